@@ -1,0 +1,44 @@
+"""Content digests: the same bytes give the same name everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def of_value(value: Any) -> str:
+    """SHA-256 (hex) of a JSON-able value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def of_file(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def of_files(root: Path, paths: Iterable[Path]) -> str:
+    """SHA-256 over names relative to `root` and contents, in name order."""
+    named = sorted((path.relative_to(root).as_posix(), path) for path in paths)
+    return of_value([[name, of_file(path)] for name, path in named])
+
+
+def of_folder(root: Path) -> str:
+    """SHA-256 over every file below `root` (following links), hidden files and caches left out."""
+    return of_files(root, visible_files(root))
+
+
+def visible_files(root: Path) -> list[Path]:
+    """Every file below `root`, in name order; hidden files and __pycache__ left out."""
+    return sorted(
+        path
+        for path in root.rglob("*")
+        if path.is_file()
+        and not any(
+            part.startswith(".") or part == "__pycache__" for part in path.relative_to(root).parts
+        )
+    )

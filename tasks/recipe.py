@@ -1,0 +1,273 @@
+"""Recipe: everything a run needs to know, and the only place where a default is written.
+
+The Prefect UI builds its form from these titles and descriptions; names are the ones PEFT, TRL and
+MLflow use. A YAML recipe holds only what differs from here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+RougeName = Literal["rouge1", "rouge2", "rougeL", "rougeLsum"]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Settings(BaseModel):
+    """A frozen group of settings that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Fields(Settings):
+    """Which column of the input holds what. All empty: guessed from the usual names, and shown."""
+
+    document: str | None = Field(
+        None, title="Document column", description="The text to summarize."
+    )
+    summary: str | tuple[str, ...] | None = Field(
+        None,
+        title="Summary column(s)",
+        description="The reference summary; several columns are several references of one document.",
+    )
+    id: str | None = Field(None, title="Id column", description="A row's own name, if it has one.")
+    text: str | None = Field(
+        None,
+        title="Chat column",
+        description="One column in chat format ([INST] question [/INST] answer), in place of the "
+        "document and summary columns.",
+    )
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Fields:
+        if self.text and (self.document or self.summary):
+            raise ValueError("text stands in place of document and summary: name one or the other")
+        return self
+
+
+class Data(Settings):
+    """Where rows come from and how many are used."""
+
+    train: str = Field(
+        title="Training data",
+        description="A file (JSONL, JSON, CSV, Parquet), a folder of them, s3://bucket/key, or "
+        "hub:owner/name for a dataset of the Hugging Face hub.",
+        min_length=1,
+    )
+    evaluation: str | None = Field(
+        None,
+        title="Evaluation data",
+        description="Same forms. None: a share of the training data, chosen by a hash of the "
+        "document, so that it is stable when data grow.",
+    )
+    fields: Fields = Field(default=Fields(), title="Columns")
+    train_rows: int | None = Field(
+        None, gt=0, title="Training rows", description="Use the first N."
+    )
+    evaluation_rows: int | None = Field(
+        None, gt=0, title="Evaluation rows", description="Use the first N."
+    )
+    evaluation_share: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        title="Evaluation share",
+        description="Share of documents held out where no evaluation data are named.",
+    )
+    revision: str | None = Field(
+        None, title="Hub revision", description="Commit of a hub dataset; needed for hub: sources."
+    )
+    train_split: str = Field("train", title="Hub split for training")
+    evaluation_split: str = Field("validation", title="Hub split for evaluation")
+    # A real set loses a row in a thousand to encoding accidents; one in a hundred means that the
+    # file or the column names are wrong.
+    max_rejected_share: Share = Field(
+        0.01,
+        title="Largest share of rejected rows",
+        description="Over this share of unusable rows the flow stops.",
+    )
+    # Below 0.8 five-word shingles start to match different dialogues that share a form (ordering
+    # food, checking in); above it, edits of one dialogue slip through.
+    near_duplicate_jaccard: Share = Field(
+        0.8,
+        title="Near-duplicate similarity",
+        description="Training documents at least this similar (Jaccard of word 5-grams, by "
+        "MinHash) to an evaluation document are dropped from training.",
+    )
+
+
+class Base(Settings):
+    """The model that is tuned."""
+
+    model: str = Field(
+        title="Base model",
+        description="A local folder in Hugging Face format, or a hub name.",
+        min_length=1,
+    )
+    revision: str | None = Field(
+        None, title="Hub revision", description="Commit of a hub model; needed for hub names."
+    )
+    quantization: Literal["nf4", "none"] = Field(
+        "nf4",
+        title="Quantization in training",
+        description="nf4: QLoRA (4-bit NormalFloat, double quantization). none: plain LoRA.",
+    )
+
+
+class Prompt(Settings):
+    """How a document becomes the model's input: in training, evaluation and serving alike."""
+
+    template: str = Field(
+        "Summarize the following conversation.\n\n{document}\n\nSummary: ",
+        title="Prompt",
+        description="Text with {document} in it, once.",
+    )
+    max_source_tokens: int | None = Field(
+        None,
+        gt=0,
+        title="Longest prompt (tokens)",
+        description="Prompts are cut to this. None: what the context leaves beside max_new_tokens.",
+    )
+    truncate: Literal["tail", "head", "middle", "error"] = Field(
+        "tail",
+        title="Cut from",
+        description="Which part of a too long document is dropped; error: such rows are rejected.",
+    )
+
+    @model_validator(mode="after")
+    def _holds_the_document(self) -> Prompt:
+        if self.template.count("{document}") != 1:
+            raise ValueError("template must hold {document} exactly once")
+        return self
+
+
+class Adapter(Settings):
+    """The LoRA adapter (Hu et al. 2021, arXiv:2106.09685), in PEFT's terms."""
+
+    r: int = Field(16, gt=0, title="Rank")
+    lora_alpha: float = Field(32, gt=0, title="Alpha", description="Scale: alpha / r.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, title="Dropout")
+    target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
+        "all-linear", title="Target modules", description="all-linear, or module name endings."
+    )
+
+
+class Training(Settings):
+    """Fine-tuning, in TRL's and transformers' terms."""
+
+    num_train_epochs: float = Field(1.0, gt=0, title="Epochs")
+    max_steps: int = Field(-1, ge=-1, title="Most steps", description="-1: the epochs decide.")
+    learning_rate: float = Field(2e-4, gt=0, title="Learning rate")
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
+        "linear", title="Schedule"
+    )
+    warmup_steps: float = Field(
+        0.03, ge=0, title="Warm-up", description="Steps; below 1, a share of all steps."
+    )
+    per_device_train_batch_size: int = Field(
+        2, gt=0, title="Micro-batch", description="Packed sequences a device and step."
+    )
+    gradient_accumulation_steps: int = Field(1, gt=0, title="Gradient accumulation")
+    max_length: int = Field(
+        1024, gt=0, title="Sequence length (tokens)", description="Rows are packed up to this."
+    )
+    packing: bool = Field(True, title="Pack rows", description="Rows never see each other.")
+    optim: str = Field("adamw_torch", title="Optimizer")
+    weight_decay: float = Field(0.0, ge=0, title="Weight decay")
+    max_grad_norm: float = Field(1.0, gt=0, title="Gradient clipping")
+    gradient_checkpointing: bool = Field(False, title="Checkpoint activations")
+    save_steps: int = Field(50, gt=0, title="Steps between checkpoints")
+    logging_steps: int = Field(5, gt=0, title="Steps between log lines")
+    seed: int = Field(0, ge=0, title="Seed")
+    timeout_hours: float = Field(48.0, gt=0, title="Time limit (hours)")
+
+
+class Merge(Settings):
+    """Folding the adapter into the weights."""
+
+    # Measured on a toy model (design): 1.0e-4 nats of KL onto the dequantized base, 5.2e-3 onto
+    # the original; the adapter was trained against the rounded weights.
+    onto: Literal["quantized_base", "original_base"] = Field(
+        "quantized_base", title="Merge onto", description="The dequantized base, or the original."
+    )
+    # 1e-2 nats is ten times what bf16 rounding costs and far below what tuning changes.
+    max_kl: float = Field(
+        1e-2, gt=0, title="Largest drift (KL, nats a token)", description="Merged against adapter."
+    )
+    # Near-ties flip under rounding: about one token in a hundred at most.
+    min_top1_agreement: Share = Field(0.98, title="Least top-1 agreement")
+    drift_rows: int = Field(16, gt=0, title="Rows in the drift check")
+
+
+class Evaluation(Settings):
+    """How summaries are written for the gate, and by the served model."""
+
+    max_new_tokens: int = Field(128, gt=0, title="Longest summary (tokens)")
+    batch_size: int = Field(16, gt=0, title="Documents a batch")
+    stop: tuple[str, ...] = Field(
+        (),
+        title="Stop strings",
+        description="Generation ends at any of these, besides end-of-text.",
+    )
+
+
+class Gate(Settings):
+    """When a challenger may succeed the champion."""
+
+    metric: RougeName = Field("rougeL", title="Primary metric")
+    min_delta: float = Field(
+        0.0, ge=0, lt=1, title="Least gain", description="The gain's lower bound must exceed this."
+    )
+    alpha: float = Field(
+        0.05, gt=0, lt=0.5, title="Alpha", description="Of the one-sided lower bound: 0.05 is 95%."
+    )
+    # Each look at one evaluation set is one more chance to be lucky; twenty tries of equal models
+    # at 5% would promote one of them in two cases of three.
+    looks: Literal["correct", "count"] = Field(
+        "correct",
+        title="Repeated looks",
+        description="correct: the k-th challenger judged on one evaluation set is held to alpha/k. "
+        "count: looks are only counted and shown.",
+    )
+    # Half a ROUGE point: below the standard error of a 500-row set (about 0.006), so that a
+    # guardrail refuses a real loss and not noise in the mean.
+    guardrail_margin: float = Field(
+        0.005,
+        ge=0,
+        title="Guardrail margin",
+        description="No other ROUGE may be worse than the champion's by more than this "
+        "(lower bound).",
+    )
+    # A summary cut off by the token limit reads as broken, whatever its ROUGE.
+    max_unfinished_rise: Share = Field(
+        0.05,
+        title="Largest rise in unfinished outputs",
+        description="Share of outputs that hit max_new_tokens, against the champion's.",
+    )
+    max_empty_share: Share = Field(0.01, title="Largest share of empty outputs")
+    # Outside half to twice the references' length a model is gaming recall or precision.
+    length_ratio: tuple[float, float] = Field(
+        (0.5, 2.0), title="Length ratio", description="Output words over reference words: bounds."
+    )
+    bootstrap_samples: int = Field(10_000, ge=1_000, title="Bootstrap samples")
+    seed: int = Field(0, ge=0, title="Bootstrap seed")
+
+
+class Recipe(Settings):
+    """Everything one retraining run needs."""
+
+    name: str = Field(
+        title="Registered model",
+        description="Name in the MLflow registry; its alias 'champion' is what users serve.",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        max_length=200,
+    )
+    data: Data = Field(title="Data")
+    base: Base = Field(title="Base model")
+    prompt: Prompt = Field(default=Prompt(), title="Prompt")
+    adapter: Adapter = Field(default=Adapter(), title="Adapter")
+    training: Training = Field(default=Training(), title="Training")
+    merge: Merge = Field(default=Merge(), title="Merge")
+    evaluation: Evaluation = Field(default=Evaluation(), title="Evaluation")
+    gate: Gate = Field(default=Gate(), title="Gate")

@@ -1,0 +1,193 @@
+"""What passes between steps: small frozen facts and references, never models or tensors.
+
+A reference is a URI another machine can read (MLflow's `runs:/RUN/path`), with a content digest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter
+
+Verdict = Literal["PROMOTE", "REJECT", "INCONCLUSIVE"]
+ROUGE_NAMES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DatasetRef:
+    """Canonical rows of one run: `train.jsonl`, `evaluation.jsonl`, `rejects.jsonl`, `report.json`."""
+
+    uri: str  # a folder
+    digest: str  # of train and evaluation rows together
+    train_digest: str
+    evaluation_digest: str  # of the evaluation rows alone
+    train_rows: int
+    evaluation_rows: int
+    rejected: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One canonical row. `source` names the document: rows of one source are one cluster."""
+
+    id: str
+    source: str
+    document: str
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BaseRef:
+    """A base model on this machine's disk."""
+
+    path: str
+    digest: str  # of the files' contents
+    model: str  # as the recipe names it
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class AdapterRef:
+    """A trained adapter in PEFT's format."""
+
+    uri: str
+    digest: str
+    base_digest: str
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Merged model against adapter on sample rows, over completion tokens."""
+
+    kl: float  # mean KL(adapter || merged), nats a token
+    top1_agreement: float  # share of tokens with the same most likely next token
+    tokens: int
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A package: weights, tokenizer, `summarizer.json` and `summarizer.py` in one folder."""
+
+    path: str
+    digest: str
+    base_digest: str
+    adapter_digest: str | None = None  # None: the untuned base
+    drift: Drift | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a model wrote for one document."""
+
+    text: str
+    finished: bool  # ended by itself, not at max_new_tokens
+    prompt_tokens: int
+    output_tokens: int
+    batch: int  # index of the batch it was generated in
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One evaluation row with a model's output and its scores."""
+
+    id: str
+    source: str
+    document: str
+    references: tuple[str, ...]
+    text: str
+    finished: bool
+    prompt_tokens: int
+    output_tokens: int
+    batch: int
+    scores: dict[str, float]  # ROUGE F1 by name, the best over the references
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One model's results on one sealed evaluation set. `uri`: the predictions table."""
+
+    model_digest: str
+    evaluation_digest: str  # the seal: rows, prompt, generation settings, metric code
+    uri: str
+    rows: int
+    means: dict[str, float]
+    finished_share: float
+    empty_share: float
+    length_ratio: float  # output words over (first) reference words
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """One metric's means, and the challenger's gain with its one-sided bounds."""
+
+    base: float | None
+    lead3: float | None
+    champion: float | None
+    challenger: float
+    gain: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Guardrail:
+    """One condition beside the primary metric, as it was found."""
+
+    name: str
+    value: float
+    bound: str  # e.g. ">= -0.005"
+    held: bool
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The gate's answer: a pure function of stored scores and the gate's settings."""
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    metrics: dict[str, MetricResult]
+    guardrails: tuple[Guardrail, ...]
+    opponent: Literal["champion", "base"]
+    opponent_version: int | None
+    challenger_digest: str
+    opponent_digest: str
+    evaluation_digest: str
+    rows: int
+    clusters: int
+    looks: int  # challengers judged on this evaluation digest, this one included
+    alpha: float  # the level used, after correction for looks
+    smallest_gain: float | None = None  # this set could have shown (80% power)
+    rows_needed: int | None = None  # to show the observed gain (80% power)
+    notes: tuple[str, ...] = ()  # said, but not decisive: below lead-3, many looks
+    schema_version: int = 1
+
+
+@dataclass(frozen=True)
+class VersionRef:
+    """A registered model version."""
+
+    name: str
+    version: int
+    digest: str
+
+
+def to_json(record: Any) -> str:
+    """A record as JSON; floats keep every digit."""
+    return TypeAdapter(type(record)).dump_json(record).decode()
+
+
+def from_json(kind: type[T], text: str | bytes) -> T:
+    """The record back from `to_json`."""
+    return TypeAdapter(kind).validate_json(text)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Canonical rows from a JSONL file."""
+    adapter = TypeAdapter(Row)
+    with path.open("rb") as lines:
+        return [adapter.validate_json(line) for line in lines]
