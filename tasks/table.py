@@ -1,0 +1,41 @@
+"""The predictions table: MLflow's `log_table` form (pandas "split"), with every digit of a float.
+
+pandas' own to_json rounds floats; scores must be recomputable exactly, so Python's json writes
+them. `mlflow.load_table` and the MLflow UI read the result.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tasks.records import ROUGE_NAMES, Prediction
+
+PLAIN = ("id", "source", "document", "references", "text", "finished")
+COUNTS = ("prompt_tokens", "output_tokens", "batch")
+COLUMNS = (*PLAIN, *COUNTS, *ROUGE_NAMES)
+
+
+def write_table(path: Path, predictions: Sequence[Prediction]) -> None:
+    """Write predictions, a row each, in their order."""
+    data = [
+        [getattr(p, name) for name in (*PLAIN, *COUNTS)] + [p.scores[name] for name in ROUGE_NAMES]
+        for p in predictions
+    ]
+    text = json.dumps({"columns": COLUMNS, "data": data}, ensure_ascii=False, allow_nan=False)
+    path.write_text(text, encoding="utf-8")
+
+
+def read_table(path: Path) -> list[Prediction]:
+    """The predictions back, equal to those written. Raises ValueError for another file's columns."""
+    table = json.loads(path.read_text(encoding="utf-8"))
+    if tuple(table["columns"]) != COLUMNS:
+        raise ValueError(f"{path} has columns {table['columns']}; a predictions table has {COLUMNS}")
+    return [_prediction(dict(zip(COLUMNS, row, strict=True))) for row in table["data"]]
+
+
+def _prediction(row: dict[str, object]) -> Prediction:
+    scores = {name: row.pop(name) for name in ROUGE_NAMES}
+    row["references"] = tuple(row["references"])  # type: ignore[arg-type]
+    return Prediction(**row, scores=scores)  # type: ignore[arg-type]
