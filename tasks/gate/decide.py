@@ -1,0 +1,152 @@
+"""The gate: may this challenger succeed its opponent? A pure function of stored scores.
+
+The burden of proof is the challenger's. PROMOTE needs a gain over min_delta that noise cannot
+explain, and every guardrail; REJECT is a measured failure (no gain, a guardrail broken); all that
+noise could explain, in the gain or in a guardrail, is INCONCLUSIVE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from tasks.gate.bootstrap import MIN_EVIDENCE
+from tasks.gate.guardrails import Found, guardrails
+from tasks.gate.measure import Measured, Table, measure
+from tasks.gate.notes import notes
+from tasks.gate.pairs import RESOLUTION, check_same_rows, check_seal, check_table
+from tasks.gate.words import SAME_MODEL, many, percent, plain, signed
+from tasks.recipe import Gate
+from tasks.records import Decision, Scores, Verdict
+
+
+def decide(
+    challenger: Table,
+    opponent: Table,
+    gate: Gate,
+    *,
+    opponent_kind: Literal["champion", "base"],
+    opponent_version: int | None,
+    challenger_scores: Scores,
+    opponent_scores: Scores,
+    base: Table | None,
+    lead3: Table | None,
+    looks: int,
+) -> Decision:
+    """Judge a challenger against the champion, or against the untuned base where there is none.
+
+    Tables are paired by row id; their order does not matter. `base` and `lead3` are shown and
+    never decide (against the base, `base` may be None). `looks`: challengers judged on this
+    evaluation digest, this one included. In the decision's metrics, bounds of gate.metric are at
+    the decision's alpha, those of the other metrics at gate.alpha, as guardrails use them.
+
+    Raises SealBroken when the two were scored under different evaluation digests, EvaluationError
+    for tables that are empty, of different rows, or hold a score that is missing or no number.
+    """
+    check_seal(challenger_scores, opponent_scores)
+    against_base = opponent_kind == "base"
+    baselines = {
+        "base": opponent if against_base and base is None else base,
+        "lead3": lead3,
+        "champion": None if against_base else opponent,
+    }
+    check_table("challenger", challenger, challenger_scores)
+    check_table(opponent_kind, opponent, opponent_scores)
+    _check_shown(challenger, {"base": base, "lead3": lead3})
+    measured = measure(challenger, opponent, baselines, gate, looks)
+    found = guardrails(challenger, opponent, challenger_scores, measured.metrics, gate)
+    same = challenger_scores.model_digest == opponent_scores.model_digest
+    verdict, reasons = judge(measured, found, gate, looks, same)
+    return Decision(
+        verdict=verdict,
+        reasons=tuple(reasons),
+        metrics=measured.metrics,
+        guardrails=tuple(one.guardrail for one in found),
+        opponent=opponent_kind,
+        opponent_version=opponent_version,
+        challenger_digest=challenger_scores.model_digest,
+        opponent_digest=opponent_scores.model_digest,
+        evaluation_digest=challenger_scores.evaluation_digest,
+        rows=measured.rows,
+        clusters=measured.clusters,
+        looks=looks,
+        alpha=measured.alpha,
+        smallest_gain=measured.smallest_gain,
+        rows_needed=measured.rows_needed,
+        notes=notes(verdict, measured, challenger, gate, looks),
+    )
+
+
+def judge(
+    measured: Measured, found: Sequence[Found], gate: Gate, looks: int, same: bool
+) -> tuple[Verdict, list[str]]:
+    """The verdict and its reasons, with numbers. `same`: both are one model, by digest."""
+    if same:
+        return "REJECT", [SAME_MODEL]
+    broken = [one.why for one in found if not one.guardrail.held and not one.noise]
+    if against := [*_no_gain(measured, gate), *broken]:
+        return "REJECT", against
+    unproven = [one.why for one in found if not one.guardrail.held]
+    if doubts := [*_doubts(measured, gate, looks), *unproven]:
+        return "INCONCLUSIVE", [*doubts, *_would_show(measured)]
+    return "PROMOTE", [_proof(measured, gate)]
+
+
+def _check_shown(challenger: Table, shown: dict[str, Table | None]) -> None:
+    for who, rows in shown.items():
+        if rows is not None:
+            check_table(who, rows)
+            check_same_rows(who, challenger, rows)
+
+
+def _no_gain(measured: Measured, gate: Gate) -> list[str]:
+    gain = measured.metrics[gate.metric].gain
+    if gain - gate.min_delta > RESOLUTION:
+        return []
+    needs = f"more than {gate.min_delta:g}" if gate.min_delta else "a gain"
+    return [f"no gain: {gate.metric} changed by {signed(gain)}, promotion needs {needs}"]
+
+
+def _doubts(measured: Measured, gate: Gate, looks: int) -> list[str]:
+    """Why a measured gain is no proof."""
+    metric, doubts = measured.metrics[gate.metric], []
+    gained = f"{gate.metric} changed by {signed(metric.gain)}"
+    if metric.low - gate.min_delta <= RESOLUTION:
+        bound = f"{percent(measured.alpha)} lower bound {plain(metric.low)}"
+        doubts.append(
+            f"{gained}, but noise could explain it: {bound} is not over {gate.min_delta:g}"
+        )
+    if measured.evidence < MIN_EVIDENCE:
+        doubts.append(
+            f"only {measured.evidence:.3g} documents tell the two models apart; under "
+            f"{MIN_EVIDENCE} no bound can be trusted"
+        )
+    elif measured.error == 0:
+        doubts.append(f"{gained} on every row alike, which no two models do: look at the tables")
+    elif measured.rough:
+        doubts.append(
+            f"{looks} challengers were judged on this evaluation set, too many to tell luck from "
+            f"gain at alpha {measured.alpha:.2g}: take fresh evaluation data"
+        )
+    return doubts
+
+
+def _would_show(measured: Measured) -> list[str]:
+    reasons = []
+    if measured.smallest_gain is not None:
+        reasons.append(
+            f"the smallest gain these {measured.rows} rows could have shown is "
+            f"{signed(measured.smallest_gain)} (80% power)"
+        )
+    if measured.rows_needed is not None and measured.rows_needed > measured.rows:
+        reasons.append(f"{many(measured.rows_needed)} rows would show a gain of this size")
+    return reasons
+
+
+def _proof(measured: Measured, gate: Gate) -> str:
+    metric = measured.metrics[gate.metric]
+    return (
+        f"{gate.metric} gained {signed(metric.gain)}; its {percent(measured.alpha)} lower bound "
+        f"{plain(metric.low)} is over {gate.min_delta:g}, on {measured.rows} rows of "
+        f"{measured.clusters} documents"
+    )

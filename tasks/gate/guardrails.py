@@ -1,0 +1,89 @@
+"""The conditions beside the primary metric: what a better mean must not be bought with.
+
+Shares and the length ratio are compared as they were counted. They are not estimates of a small
+difference but alarms for a model that broke (rambles, stops at once, writes nothing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tasks.gate.pairs import RESOLUTION
+from tasks.gate.words import plain, signed
+from tasks.recipe import Gate
+from tasks.records import Guardrail, MetricResult, Prediction, Scores
+
+
+@dataclass(frozen=True)
+class Found:
+    """A guardrail; if it does not hold, why, and whether noise alone could be the reason."""
+
+    guardrail: Guardrail
+    why: str
+    noise: bool = False
+
+
+def guardrails(
+    challenger: Sequence[Prediction],
+    opponent: Sequence[Prediction],
+    challenger_scores: Scores,
+    metrics: dict[str, MetricResult],
+    gate: Gate,
+) -> list[Found]:
+    """All guardrails, those that hold too, in a fixed order."""
+    others = [name for name in metrics if name != gate.metric]
+    return [
+        *(_other_rouge(name, metrics[name], gate) for name in others),
+        _unfinished(challenger, opponent, gate),
+        _empty(challenger, gate),
+        _length(challenger_scores.length_ratio, gate),
+    ]
+
+
+def _other_rouge(name: str, metric: MetricResult, gate: Gate) -> Found:
+    """Held when the loss is shown to be within the margin.
+
+    A measured loss over the margin is a broken guardrail; a measured gain or small loss whose
+    lower bound crosses the margin is one that noise could explain.
+    """
+    margin = gate.guardrail_margin
+    held = metric.low >= -margin - RESOLUTION
+    noise = not held and metric.gain >= -margin
+    why = f"{name} changed by {signed(metric.gain)}, a loss over the margin of {margin:g}"
+    if noise:
+        why = (
+            f"{name} could be worse by more than {margin:g}: it changed by "
+            f"{signed(metric.gain)} with lower bound {plain(metric.low)}"
+        )
+    return Found(Guardrail(name, metric.low, f">= {-margin + 0.0:g}", held), why, noise)
+
+
+def _unfinished(
+    challenger: Sequence[Prediction], opponent: Sequence[Prediction], gate: Gate
+) -> Found:
+    """A rise against the opponent, so the untuned base, which rarely stops, can be an opponent."""
+    ours, theirs = (sum(not row.finished for row in rows) for rows in (challenger, opponent))
+    rise = (ours - theirs) / len(challenger)
+    bound = gate.max_unfinished_rise
+    why = (
+        f"{ours} of {len(challenger)} outputs were cut off at the token limit, the opponent's "
+        f"{theirs}: a rise of {rise:.3f}, over {bound:g}"
+    )
+    return Found(Guardrail("unfinished_rise", rise, f"<= {bound:g}", rise <= bound), why)
+
+
+def _empty(challenger: Sequence[Prediction], gate: Gate) -> Found:
+    """Absolute: an empty summary is of no use, whoever else writes them."""
+    count = sum(not row.text.strip() for row in challenger)
+    share, bound = count / len(challenger), gate.max_empty_share
+    why = f"{count} of {len(challenger)} outputs are empty: {share:.3f}, over {bound:g}"
+    return Found(Guardrail("empty_share", share, f"<= {bound:g}", share <= bound), why)
+
+
+def _length(ratio: float, gate: Gate) -> Found:
+    """Absolute: a champion or base outside the bounds does not excuse its successor."""
+    low, high = gate.length_ratio
+    why = f"outputs are {ratio:.2f} times as long as references, outside {low:g} to {high:g}"
+    held = low <= ratio <= high
+    return Found(Guardrail("length_ratio", ratio, f"{low:g} to {high:g}", held), why)

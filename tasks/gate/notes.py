@@ -1,0 +1,56 @@
+"""What a reader of the verdict should know, though it decides nothing."""
+
+from __future__ import annotations
+
+from tasks.gate.measure import Measured, Table
+from tasks.gate.words import percent, plain
+from tasks.recipe import Gate
+from tasks.records import Verdict
+
+UNFINISHED_SHARE = 0.5  # above it most of a promoted model's summaries stop in mid-sentence
+
+
+def notes(
+    verdict: Verdict, measured: Measured, challenger: Table, gate: Gate, looks: int
+) -> tuple[str, ...]:
+    """Said beside the reasons: baselines that beat a promoted model, cut outputs, many looks."""
+    found = []
+    if verdict == "PROMOTE":
+        found += _beaten_by(measured, gate)
+        found += _cut_off(challenger)
+    if looks > 1:
+        found.append(_looks(measured.alpha, gate, looks))
+    return tuple(found)
+
+
+def _beaten_by(measured: Measured, gate: Gate) -> list[str]:
+    metric = measured.metrics[gate.metric]
+    baselines = {"lead-3 (a document's first three sentences)": metric.lead3}
+    baselines["the untuned base"] = metric.base
+    return [
+        f"the promoted model's {gate.metric} of {plain(metric.challenger)} is below "
+        f"{plain(value)} of {who}"
+        for who, value in baselines.items()
+        if value is not None and metric.challenger < value
+    ]
+
+
+def _cut_off(challenger: Table) -> list[str]:
+    count = sum(not row.finished for row in challenger)
+    if count <= UNFINISHED_SHARE * len(challenger):
+        return []
+    return [
+        f"{count} of the promoted model's {len(challenger)} outputs were cut off at the token "
+        "limit; raise evaluation.max_new_tokens or train longer"
+    ]
+
+
+def _looks(alpha: float, gate: Gate, looks: int) -> str:
+    said = f"challenger {looks} judged on this evaluation set"
+    if gate.looks == "correct":
+        return f"{said}, so its bound is held to {percent(alpha)}; fresh data start the count anew"
+    lucky = 1 - (1 - gate.alpha) ** looks
+    return (
+        f"{said}, and the bound is not corrected for it: of so many challengers no better than "
+        f"their opponent, one or more would pass by luck with probability {lucky:.2f}"
+    )

@@ -1,0 +1,134 @@
+"""Two models' predictions, checked and paired row by row; rubbish raises and is never scored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.errors import EvaluationError, SealBroken
+from tasks.gate.clusters import clusters
+from tasks.records import ROUGE_NAMES, Prediction, Scores
+
+# Differences are rounded to this grid (2.3e-10): sums of up to two million rows are then exact in
+# float64 whatever their order, so every machine computes the same decision to the last bit, and
+# the noise of subtraction (0.3 - 0.2 < 0.1) cannot break a tie.
+RESOLUTION = 2.0**-32
+TOLERANCE = 1e-9  # between a mean in a Scores record and the same mean from the table
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Per-row gains of the challenger over its opponent, in order of row ids.
+
+    `gains`: float64, rows by ROUGE_NAMES, multiples of RESOLUTION. `cluster`: int, rows.
+    """
+
+    gains: NDArray[np.float64]
+    cluster: NDArray[np.int64]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.cluster)
+
+    @property
+    def clusters(self) -> int:
+        """Number of clusters (distinct documents)."""
+        return int(self.cluster.max()) + 1
+
+
+def check_seal(challenger: Scores, opponent: Scores) -> None:
+    """Raise SealBroken unless both were taken with one set, prompt, decoding and metric."""
+    if challenger.evaluation_digest != opponent.evaluation_digest:
+        raise SealBroken(
+            f"the challenger was scored under evaluation digest {challenger.evaluation_digest}, "
+            f"its opponent under {opponent.evaluation_digest}: such scores cannot be compared; "
+            "score both on one set, with one prompt, the same generation settings and metric"
+        )
+
+
+def check_table(who: str, rows: Sequence[Prediction], scores: Scores | None = None) -> None:
+    """Raise EvaluationError for a table, or a record of it, that nothing can be decided on."""
+    if not rows:
+        raise EvaluationError(f"{who}: no evaluation rows; nothing can be decided on an empty set")
+    problems = []
+    seen: set[str] = set()
+    for row in rows:
+        if row.id in seen:
+            problems.append(f"{who}: two rows have the id {row.id!r}; ids must differ")
+        seen.add(row.id)
+        problems += [f"{who}, row {row.id!r}: {text}" for text in _bad_scores(row)]
+    if not problems and scores is not None:
+        problems = [f"{who}: {text}; score it again" for text in _disagreements(rows, scores)]
+    if problems:
+        more = [f"and {len(problems) - 10} more"] if len(problems) > 10 else []
+        raise EvaluationError.of([*problems[:10], *more])
+
+
+def pair(challenger: Sequence[Prediction], opponent: Sequence[Prediction]) -> Pairs:
+    """Pair two checked tables by row id. Raises EvaluationError unless their rows are the same."""
+    check_same_rows("opponent", challenger, opponent)
+    ours = sorted(challenger, key=lambda row: row.id)
+    theirs = sorted(opponent, key=lambda row: row.id)
+    gains = _scores(ours) - _scores(theirs)
+    return Pairs(
+        gains=np.round(gains / RESOLUTION) * RESOLUTION,
+        cluster=np.array(clusters(ours), dtype=np.int64),
+    )
+
+
+def check_same_rows(
+    who: str, challenger: Sequence[Prediction], other: Sequence[Prediction]
+) -> None:
+    """Raise EvaluationError unless both tables hold the same ids, documents and references."""
+    ours, theirs = ({row.id: row for row in rows} for rows in (challenger, other))
+    if missing := sorted(ours.keys() ^ theirs.keys()):
+        raise EvaluationError(
+            f"the challenger's table has {len(ours)} rows and the {who}'s {len(theirs)}; "
+            f"{len(missing)} ids are in one only, such as {missing[0]!r}; score both on one set"
+        )
+    for key, row in ours.items():
+        if _question(row) != _question(theirs[key]):
+            raise EvaluationError(
+                f"row {key!r} has another source, document or reference in the {who}'s table; "
+                "score both on one set"
+            )
+
+
+def mean(rows: Sequence[Prediction], name: str) -> float:
+    """A metric's mean over rows, exactly rounded, so independent of their order."""
+    return math.fsum(row.scores[name] for row in rows) / len(rows)
+
+
+def _scores(rows: Sequence[Prediction]) -> NDArray[np.float64]:
+    return np.array([[row.scores[name] for name in ROUGE_NAMES] for row in rows], dtype=np.float64)
+
+
+def _question(row: Prediction) -> tuple[str, str, tuple[str, ...]]:
+    return row.source, row.document, row.references
+
+
+def _bad_scores(row: Prediction) -> list[str]:
+    problems = [f"no {name}" for name in ROUGE_NAMES if name not in row.scores]
+    for name, value in row.scores.items():
+        if not isinstance(value, (int, float)) or not -TOLERANCE <= value <= 1 + TOLERANCE:
+            problems.append(f"{name} is {value!r}, not a number from 0 to 1")  # NaN falls here too
+    return problems
+
+
+def _disagreements(rows: Sequence[Prediction], scores: Scores) -> list[str]:
+    if scores.rows != len(rows):
+        return [f"its record counts {scores.rows} rows, its table {len(rows)}"]
+    if not 0 <= scores.length_ratio < math.inf:  # NaN falls here too
+        return [f"its record gives the length ratio {scores.length_ratio}"]
+    shares = {"finished share": (scores.finished_share, sum(r.finished for r in rows) / len(rows))}
+    found = shares | {n: (scores.means.get(n, math.nan), mean(rows, n)) for n in ROUGE_NAMES}
+    return [
+        f"its record gives {name} {stored}, its table {counted}"
+        for name, (stored, counted) in found.items()
+        if not abs(stored - counted) <= TOLERANCE
+    ]

@@ -1,0 +1,68 @@
+"""How often luck alone is promoted, over many simulated evaluation sets (fixed seeds)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tasks.gate.bootstrap import resample
+from tasks.gate.measure import level
+from tasks.gate.pairs import RESOLUTION, Pairs
+from tasks.recipe import Gate
+
+Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]
+SETS = 1000
+
+NO_GAIN: dict[str, Draw] = {
+    "normal": lambda g, n: g.normal(0, 0.1, n),
+    "like ROUGE": lambda g, n: g.beta(2, 5, n) - g.beta(1.2, 3.0, n),
+    "heavy tails": lambda g, n: 0.05 * g.standard_t(3, n),
+    "mostly ties": lambda g, n: np.where(g.random(n) < 0.2, g.normal(0, 0.2, n), 0),
+}
+
+
+def _low(
+    gains: NDArray[np.float64], alpha: float, cluster: NDArray[np.int64] | None = None
+) -> float:
+    rounded = np.round(gains[:, None] / RESOLUTION) * RESOLUTION
+    numbers = np.arange(len(gains)) if cluster is None else cluster
+    return resample(Pairs(rounded, numbers), 1000, alpha, seed=0).bounds(0, alpha)[0]
+
+
+@pytest.mark.parametrize("kind", NO_GAIN)
+@pytest.mark.parametrize("rows", [30, 150])
+def test_equal_models_are_promoted_at_most_at_alpha(kind: str, rows: int) -> None:
+    """Of sets in which the challenger is no better, a share of alpha has its bound over zero."""
+    draw = np.random.default_rng(rows)
+    lucky = sum(_low(NO_GAIN[kind](draw, rows), 0.05) > 0 for _ in range(SETS))
+    assert lucky / SETS <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / SETS)
+
+
+def test_documents_with_several_rows_keep_alpha() -> None:
+    """Where rows of a document gain and lose together, resampling documents keeps the level."""
+    draw, cluster = np.random.default_rng(1), np.repeat(np.arange(60), 5)
+    lucky = naive = 0
+    for _ in range(SETS):
+        gains = np.repeat(draw.normal(0, 0.1, 60), 5) + draw.normal(0, 0.03, 300)
+        lucky += _low(gains, 0.05, cluster) > 0
+        naive += _low(gains, 0.05) > 0
+    assert lucky / SETS <= 0.072
+    assert naive / SETS > 0.15
+
+
+def test_looks_are_corrected_over_a_family() -> None:
+    """Of ten equal challengers on one set, one or more is promoted as rarely as `level` says."""
+    gate, families, looks = Gate(bootstrap_samples=1000), 300, 10
+    expected = sum(gate.alpha / k for k in range(1, looks + 1))
+    draw = np.random.default_rng(2)
+    promoted = {"correct": 0, "count": 0}
+    for _ in range(families):
+        lows = [NO_GAIN["normal"](draw, 60) for _ in range(looks)]
+        for mode in promoted:
+            held = gate.model_copy(update={"looks": mode})
+            promoted[mode] += any(_low(g, level(held, k + 1)) > 0 for k, g in enumerate(lows))
+    assert promoted["correct"] / families <= expected + 0.03
+    assert promoted["count"] / families > 2 * expected
