@@ -73,7 +73,8 @@ def resample(pairs: Pairs, samples: int, alpha: float, seed: int) -> Resampled:
     """
     evidence = tuple(effective(pairs, metric) for metric in range(pairs.gains.shape[1]))
     totals = _cluster_totals(pairs)
-    count = _enough(samples, expanded(alpha, MIN_EVIDENCE), len(totals))
+    tail = expanded(alpha, max(MIN_EVIDENCE, min(evidence)))
+    count = _enough(samples, tail, len(totals))
     generator = np.random.Generator(np.random.PCG64(seed))
     step = max(1, CHUNK_CELLS // len(totals))
     parts = [_draw(generator, totals, min(step, count - done)) for done in range(0, count, step)]

@@ -13,64 +13,55 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tasks import digest
+from tasks.errors import EvaluationError
 from tasks.gate.decide import decide
 from tasks.gate.measure import Table
 from tasks.recipe import Gate
-from tasks.records import Decision, Scores, from_json, to_json
-from tasks.table import read_table, write_table
+from tasks.records import Decision, Scores, from_json
+from tasks.table import read_table
+
+TABLES = ("challenger", "opponent", "base", "lead3")
 
 
 @dataclass(frozen=True)
 class GateInputs:
-    """What a decision depends on besides the tables."""
+    """What a decision depends on besides the tables: the content of `gate_inputs.json`."""
 
     gate: Gate
     opponent_kind: Literal["champion", "base"]
     opponent_version: int | None
     looks: int
-    challenger_scores: Scores
-    opponent_scores: Scores
-    schema_version: int = 1
-
-
-def store(
-    folder: Path,
-    decision: Decision,
-    inputs: GateInputs,
-    challenger: Table,
-    opponent: Table,
-    base: Table | None,
-    lead3: Table | None,
-) -> None:
-    """Write all that `recompute` reads, and the decision itself."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tables = {"challenger": challenger, "opponent": opponent, "base": base, "lead3": lead3}
-    for name, rows in tables.items():
-        if rows is not None:
-            write_table(folder / f"{name}.json", rows)
-    (folder / "gate_inputs.json").write_text(to_json(inputs), encoding="utf-8")
-    (folder / "decision.json").write_text(to_json(decision), encoding="utf-8")
+    scores: dict[str, Scores]  # challenger, opponent; others may be there
 
 
 def recompute(folder: Path) -> Decision:
-    """The decision made again from the stored tables and settings."""
+    """The decision made again from the stored tables and settings.
+
+    Raises what `decide` raises, and EvaluationError for a table that is not the one scored.
+    """
     inputs = from_json(GateInputs, (folder / "gate_inputs.json").read_bytes())
-    base, lead3 = (
-        read_table(path) if path.exists() else None
-        for path in (folder / "base.json", folder / "lead3.json")
-    )
+    tables = {name: _table(folder / f"{name}.json", inputs.scores.get(name)) for name in TABLES}
     return decide(
-        read_table(folder / "challenger.json"),
-        read_table(folder / "opponent.json"),
+        tables["challenger"] or (),
+        tables["opponent"] or (),
         inputs.gate,
         opponent_kind=inputs.opponent_kind,
         opponent_version=inputs.opponent_version,
-        challenger_scores=inputs.challenger_scores,
-        opponent_scores=inputs.opponent_scores,
-        base=base,
-        lead3=lead3,
+        challenger_scores=inputs.scores["challenger"],
+        opponent_scores=inputs.scores["opponent"],
+        base=tables["base"],
+        lead3=tables["lead3"],
         looks=inputs.looks,
     )
+
+
+def _table(path: Path, scores: Scores | None) -> Table | None:
+    if not path.exists():
+        return None
+    if scores and scores.table_digest and digest.of_file(path) != scores.table_digest:
+        raise EvaluationError(f"{path} was changed after it was scored; fetch it anew")
+    return read_table(path)
 
 
 def main(arguments: list[str]) -> int:

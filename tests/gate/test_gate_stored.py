@@ -1,46 +1,53 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from gate.gate_tables import judged, record, two_models
+from gate.gate_tables import record, two_models
 
+from tasks.digest import of_file
+from tasks.errors import EvaluationError
 from tasks.gate.decide import decide
-from tasks.gate.history import HistoryRecord, of_decision
-from tasks.gate.recompute import GateInputs, main, recompute, store
+from tasks.gate.recompute import GateInputs, main, recompute
 from tasks.recipe import Gate
-from tasks.records import Decision
-
-NOON = datetime(2026, 5, 4, 12, 30, 15, tzinfo=UTC)
+from tasks.records import Decision, to_json
+from tasks.table import write_table
 
 
 def _stored(folder: Path, seed: int, kind: str = "champion") -> Decision:
+    """A gate artifact as the gate task writes it: the champion's with baselines, the base's without."""
     ours, theirs = two_models(seed, gain=0.011)
-    base, lead3 = (None, None) if kind == "base" else (theirs, two_models(seed + 1)[0])
-    lead3 = [*theirs] if lead3 else None
     inputs = GateInputs(
         gate=Gate(min_delta=0.001),
         opponent_kind="base" if kind == "base" else "champion",
         opponent_version=None if kind == "base" else 4,
         looks=3,
-        challenger_scores=record(ours, "a"),
-        opponent_scores=record(theirs, "b"),
+        scores={"challenger": record(ours, "a"), "opponent": record(theirs, "b")},
     )
+    shown = None if kind == "base" else theirs
     decision = decide(
         ours,
         theirs,
         inputs.gate,
         opponent_kind=inputs.opponent_kind,
         opponent_version=inputs.opponent_version,
-        challenger_scores=inputs.challenger_scores,
-        opponent_scores=inputs.opponent_scores,
-        base=base,
-        lead3=lead3,
+        challenger_scores=inputs.scores["challenger"],
+        opponent_scores=inputs.scores["opponent"],
+        base=shown,
+        lead3=shown,
         looks=inputs.looks,
     )
-    store(folder, decision, inputs, ours, theirs, base, lead3)
+    tables = {"challenger": ours, "opponent": theirs, "base": shown, "lead3": shown}
+    for name, rows in tables.items():
+        if rows is not None:
+            write_table(folder / f"{name}.json", rows)
+            if name in inputs.scores:
+                digest = of_file(folder / f"{name}.json")
+                inputs.scores[name] = replace(inputs.scores[name], table_digest=digest)
+    (folder / "gate_inputs.json").write_text(to_json(inputs))
+    (folder / "decision.json").write_text(to_json(decision))
     return decision
 
 
@@ -63,44 +70,9 @@ def test_a_doctored_decision_is_found_out(tmp_path: Path) -> None:
     assert main([]) == 2
 
 
-def test_history_records_survive_json() -> None:
-    """A record of the history read back is equal; one of a later schema is refused."""
-    decision = judged(*two_models(1, gain=0.05))
-    record = of_decision(decision, "dialogsum", "rougeL", 3, "run", NOON)
-    assert HistoryRecord.of_json(record.json()) == record
-    assert record.schema_version == 1
-    later = json.dumps(json.loads(record.json()) | {"schema_version": 2})
-    with pytest.raises(ValueError, match="update precis"):
-        HistoryRecord.of_json(later)
-
-
-def test_history_lines() -> None:
-    """A promotion, a refusal and a rollback, a line each."""
-    ours, theirs = two_models(1, gain=0.05)
-    won = of_decision(judged(ours, theirs), "d", "rougeL", 3, "run", NOON)
-    assert won.kind == "promotion"
-    assert won.line().startswith("2026-05-04 12:30Z  promotion  v3    PROMOTED  rougeL +0.0")
-    assert "against v2  rougeL gained" in won.line()
-    lost = of_decision(judged(theirs, ours, kind="base"), "d", "rougeL", None, "run", NOON)
-    assert lost.kind == "refusal"
-    assert "refusal    -     REJECTED  rougeL -0.0" in lost.line()
-    assert "against base  no gain" in lost.line()
-    back = HistoryRecord(
-        kind="rollback",
-        time=won.time,
-        name="d",
-        verdict=None,
-        reasons=("complaints about v3",),
-        version=2,
-        opponent_version=3,
-        metric=None,
-        gain=None,
-        low=None,
-        high=None,
-        looks=0,
-        evaluation_digest=None,
-        model_digest=None,
-        mlflow_run_id=None,
-    )
-    assert back.line() == "2026-05-04 12:30Z  rollback   v2    complaints about v3"
-    assert HistoryRecord.of_json(back.json()) == back
+def test_a_doctored_table_is_found_out(tmp_path: Path) -> None:
+    """A stored table that is not the one scored is refused."""
+    _stored(tmp_path, 1)
+    write_table(tmp_path / "challenger.json", two_models(1, gain=0.2)[0])
+    with pytest.raises(EvaluationError, match="changed after it was scored"):
+        recompute(tmp_path)
