@@ -40,8 +40,9 @@ def plain(value: float) -> str:
 
 
 def percent(alpha: float) -> str:
-    """The confidence of a one-sided bound at alpha: 0.05 is `95%`, 0.0025 `99.75%`."""
-    return f"{round(100 * (1 - alpha), 4):g}%"
+    """The confidence of a one-sided bound at alpha: 0.05 is `95%`, 0.05/3 `98.3%`."""
+    figures = 1 if alpha > 0.001 else 3
+    return f"{round(100 * (1 - alpha), figures):g}%"
 
 
 def many(count: int) -> str:

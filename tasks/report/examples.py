@@ -1,0 +1,46 @@
+"""Single rows worth reading: where the challenger won and lost most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tasks.records import Prediction
+
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Example:
+    """One evaluation row as both models summarized it."""
+
+    challenger: Prediction
+    opponent: Prediction
+    gain: float  # of the primary metric
+
+    @property
+    def words(self) -> int:
+        """Length of the document."""
+        return len(self.challenger.document.split())
+
+
+def examples(
+    challenger: Sequence[Prediction], opponent: Sequence[Prediction], metric: str
+) -> list[Example]:
+    """All rows, paired by id, from the largest gain to the largest loss; ties by id."""
+    theirs = {row.id: row for row in opponent}
+    pairs = [
+        Example(row, theirs[row.id], row.scores[metric] - theirs[row.id].scores[metric])
+        for row in challenger
+    ]
+    return sorted(pairs, key=lambda one: (-one.gain, one.challenger.id))
+
+
+def wins(ordered: Sequence[Example]) -> list[Example]:
+    """The five largest gains, largest first; a tie is no gain."""
+    return [one for one in ordered[:SHOWN] if one.gain > 0]
+
+
+def losses(ordered: Sequence[Example]) -> list[Example]:
+    """The five largest losses, largest first."""
+    return [one for one in ordered[: -SHOWN - 1 : -1] if one.gain < 0]

@@ -1,0 +1,136 @@
+"""The report as GitHub-flavoured Markdown, shorter: for a Prefect artifact."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from tasks.report import words
+from tasks.report.data import ReportData
+from tasks.report.examples import Example, examples, losses, wins
+from tasks.report.plots import Plot, plots
+
+LARGEST_IMAGE = 200_000  # characters of a data URI: an artifact is kept in Prefect's database
+MOST_TEXT = 600  # characters of a document or summary
+
+
+def render_markdown(data: ReportData) -> str:
+    """Verdict, tables, plots, wins and losses.
+
+    Documents and outputs are untrusted: they stand in code blocks that they cannot end.
+    """
+    ordered = examples(data.challenger, data.opponent, data.metric)
+    return "\n\n".join(
+        [
+            f"# {_inline(data.headline)}",
+            _bullets(data.decision.reasons),
+            *([f"To know:\n\n{_bullets(data.decision.notes)}"] if data.decision.notes else []),
+            *_scores(data),
+            *_guardrails(data),
+            *(_image(plot) for plot in plots(data, ordered) if len(plot.uri) <= LARGEST_IMAGE),
+            *_examples("Biggest wins", wins(ordered), data),
+            *_examples("Biggest losses", losses(ordered), data),
+            *_facts("Cost", data.cost),
+            *_facts("Training", data.training_metrics),
+            *_facts("Data", _top_numbers(data.data_report)),
+            *_facts("Where it came from", {**data.links, **data.digests}),
+        ]
+    )
+
+
+def _scores(data: ReportData) -> list[str]:
+    head = ["ROUGE F1", "untuned base", "lead-3", "champion", "challenger", "gain", "[low, high]"]
+    rows = []
+    for name, found in data.decision.metrics.items():
+        means = (found.base, found.lead3, found.champion, found.challenger)
+        bounds = f"[{words.gain(found.low)}, {words.gain(found.high)}]"
+        shown = f"**{name}**" if name == data.metric else name
+        rows.append([shown, *(words.score(m) for m in means), words.gain(found.gain), bounds])
+    said = f"Gain over {data.against} on {data.decision.rows} rows; **{data.metric}** decides."
+    return ["## Scores", _table(head, rows, right=len(head) - 1), said]
+
+
+def _guardrails(data: ReportData) -> list[str]:
+    rows = [
+        [
+            words.guardrail(one.name),
+            words.score(one.value),
+            one.bound,
+            "yes" if one.held else "**no**",
+        ]
+        for one in data.decision.guardrails
+    ]
+    return ["## Guardrails", _table(["Condition", "found", "bound", "held"], rows)]
+
+
+def _image(plot: Plot) -> str:
+    return f"### {plot.title}\n\n![{plot.title}]({plot.uri})\n\n{plot.text}"
+
+
+def _examples(title: str, chosen: Sequence[Example], data: ReportData) -> list[str]:
+    if not chosen:
+        return [f"## {title}", "None."]
+    parts = [f"## {title}"]
+    for one in chosen:
+        old, new = one.opponent.scores[data.metric], one.challenger.scores[data.metric]
+        parts.append(
+            f"### {words.gain(one.gain)} {data.metric} ({old:.3f} → {new:.3f}), "
+            f"row {_code(one.challenger.id)}"
+        )
+        texts = {
+            "Document": one.challenger.document,
+            "Reference": "\n\n".join(one.challenger.references),
+            data.opponent_name.capitalize(): one.opponent.text,
+            "Challenger": one.challenger.text,
+        }
+        parts += [f"{who}:\n\n{_block(text)}" for who, text in texts.items()]
+    return parts
+
+
+def _facts(title: str, facts: object) -> list[str]:
+    if not isinstance(facts, dict) or not facts:
+        return []
+    rows = [[words.label(key), words.value(value)] for key, value in facts.items()]
+    return [f"## {title}", _table(["", ""], rows)]
+
+
+def _top_numbers(report: object, path: str = "", depth: int = 0) -> dict[str, object]:
+    """A nested report's numbers, two levels deep: `train rows: 1500`."""
+    if not isinstance(report, dict):
+        return {path: report} if isinstance(report, (int, float)) else {}
+    found: dict[str, object] = {}
+    if depth <= 2:
+        for key, value in report.items():
+            found |= _top_numbers(value, f"{path} {key}".strip(), depth + 1)
+    return found
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], right: int = 0) -> str:
+    """`right`: the last so many columns are numbers."""
+    rules = ["---"] * (len(head) - right) + ["---:"] * right
+    return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in (head, rules, *rows))
+
+
+def _cell(text: str) -> str:
+    return " ".join(_inline(text).replace("|", "\\|").split())
+
+
+def _inline(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _bullets(texts: Iterable[str]) -> str:
+    return "\n".join(f"- {_inline(text)}" for text in texts)
+
+
+def _code(text: str) -> str:
+    """A name as code on one line, so that it cannot be a link or picture."""
+    return f"`{' '.join(text.replace('`', ' ').split())}`"
+
+
+def _block(text: str) -> str:
+    """A fence longer than any run of backticks inside it."""
+    shown = words.cut(text, MOST_TEXT) or "(empty)"
+    longest = max((len(run) for run in re.findall(r"`+", shown)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{shown}\n{fence}"

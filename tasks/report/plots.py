@@ -1,0 +1,131 @@
+"""The report's plots, as PNG in a data URI."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tasks.report.examples import Example
+
+if TYPE_CHECKING:
+    from tasks.report.data import ReportData
+
+BLUE, ORANGE, GREY, INK = "#1f5fa8", "#c2571a", "#9aa3ad", "#1c2530"
+FIFTHS = 5
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e9ec",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture with a title and a sentence that says what it shows."""
+
+    title: str
+    text: str
+    uri: str  # data:image/png;base64,...
+
+
+def plots(data: ReportData, ordered: Sequence[Example]) -> list[Plot]:
+    """All plots there are data for; a run that skipped training has no loss."""
+    curve = [point for point in data.training_curve if "loss" in point and "step" in point]
+    found = [_loss(curve)] if curve else []
+    return [*found, _histogram(data, ordered), _lengths(data, ordered)]
+
+
+def _loss(curve: Sequence[Mapping[str, float]]) -> Plot:
+    with _Drawing() as drawing:
+        axes = drawing.axes
+        steps, loss = [p["step"] for p in curve], [p["loss"] for p in curve]
+        axes.plot(steps, loss, color=BLUE, linewidth=1.5, marker="o", markersize=2.5)
+        axes.set(xlabel="optimizer step", ylabel="training loss (nats a token)")
+        if all("learning_rate" in p for p in curve):
+            right = axes.twinx()
+            right.plot(steps, [p["learning_rate"] for p in curve], color=GREY, linewidth=1)
+            right.set_ylabel("learning rate", color="#6b7580")
+            right.set_ylim(bottom=0)
+            right.grid(visible=False)
+            right.yaxis.set_major_formatter("{x:g}")
+    text = (
+        f"Training loss, from {loss[0]:.3f} to {loss[-1]:.3f}; the grey line is the learning rate."
+    )
+    return Plot("Training loss", text, drawing.uri)
+
+
+def _histogram(data: ReportData, ordered: Sequence[Example]) -> Plot:
+    gains = np.array([one.gain for one in ordered])
+    found = data.decision.metrics[data.metric]
+    reach = max(0.05, float(np.abs(gains).max()))
+    bins = np.linspace(-reach, reach, 32)  # odd: the middle one is centred on zero
+    with _Drawing() as drawing:
+        axes = drawing.axes
+        counts, edges = np.histogram(gains, bins)
+        middles = (edges[:-1] + edges[1:]) / 2
+        colours = np.where(middles > 1e-9, BLUE, np.where(middles < -1e-9, ORANGE, GREY))
+        axes.bar(middles, counts, width=np.diff(edges) * 0.92, color=list(colours))
+        axes.axvspan(found.low, found.high, color=INK, alpha=0.12, linewidth=0)
+        axes.axvline(found.gain, color=INK, linewidth=1.4)
+        axes.set(xlabel=f"gain in {data.metric} on one row", ylabel="rows")
+        axes.yaxis.get_major_locator().set_params(integer=True)
+    won, lost = int((gains > 0).sum()), int((gains < 0).sum())
+    text = (
+        f"{won} rows gained, {lost} lost, {len(gains) - won - lost} stayed equal. "
+        "The line is the mean gain, the band its bounds."
+    )
+    return Plot("Gain per example", text, drawing.uri)
+
+
+def _lengths(data: ReportData, ordered: Sequence[Example]) -> Plot:
+    words = np.array([max(one.words, 1) for one in ordered])
+    gains = np.array([one.gain for one in ordered])
+    by_length = np.argsort(words, kind="stable")
+    with _Drawing() as drawing:
+        axes = drawing.axes
+        axes.scatter(words, gains, s=9, color=BLUE, alpha=0.35, linewidths=0)
+        axes.axhline(0, color=INK, linewidth=0.8)
+        parts = [part for part in np.array_split(by_length, FIFTHS) if len(part)]
+        middles = [float(np.median(words[part])) for part in parts]
+        means = [float(gains[part].mean()) for part in parts]
+        axes.plot(middles, means, color=ORANGE, linewidth=1.6, marker="o", markersize=4)
+        axes.set(xlabel="words in the document", ylabel=f"gain in {data.metric}")
+        if words.max() > 20 * words.min():
+            axes.set_xscale("log")
+    text = "A dot is a row. The orange line is the mean gain of each fifth of the rows by length."
+    return Plot("Gain against document length", text, drawing.uri)
+
+
+class _Drawing:
+    """A figure in the report's style, drawn without pyplot's global state; `uri` when done."""
+
+    def __enter__(self) -> _Drawing:
+        import matplotlib
+        from matplotlib.figure import Figure
+
+        self._style: Any = matplotlib.rc_context(STYLE)
+        self._style.__enter__()
+        self._figure: Any = Figure(figsize=(5.0, 3.1), dpi=150, layout="constrained")
+        self.axes: Any = self._figure.add_subplot()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        stream = io.BytesIO()
+        if error[0] is None:
+            self._figure.savefig(stream, format="png", metadata={"Software": None})
+        self._style.__exit__(*error)
+        self.uri = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"

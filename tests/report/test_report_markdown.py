@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from gate.gate_tables import two_models
+from report.report_data import report_data
+
+from tasks.report import markdown
+from tasks.report.markdown import render_markdown
+
+
+def test_the_artifact_holds_the_numbers() -> None:
+    """Verdict, scores with bounds, guardrails, examples, cost and where it came from."""
+    data = report_data(kind="base")
+    text = render_markdown(data)
+    assert text.startswith(f"# {data.headline}\n\n- rougeL gained")
+    found = data.decision.metrics["rougeL"]
+    assert found.champion is None
+    row = f"| **rougeL** | {found.base:.4f} | - | - | {found.challenger:.4f} | {found.gain:+.4f} | "
+    assert f"{row}[{found.low:+.4f}, {found.high:+.4f}] |" in text
+    for part in ("Gain over the untuned base", "## Biggest wins", "| peak memory gib | 1.42 |"):
+        assert part in text
+    assert "| train prompt tokens p95 | 435 |" in text
+    assert text.count("![") == 3
+
+
+def test_large_pictures_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An artifact lives in a database: a picture over the limit is left out."""
+    monkeypatch.setattr(markdown, "LARGEST_IMAGE", 100)
+    assert "![" not in render_markdown(report_data())
+
+
+def test_a_text_cannot_end_its_block() -> None:
+    """Backticks, HTML and pipes in documents, ids and outputs stay text."""
+    ours, theirs = two_models(1, rows=30, gain=0.08)
+    evil = "a ```` b\n```\n<script>x</script>\n# heading"
+    spoiled = [[replace(r, document=evil, id=f"{r.id}![x](y)`") for r in t] for t in (ours, theirs)]
+    text = render_markdown(report_data(*spoiled, cost={"a|b": "<i>\nx"}))
+    assert f"`````text\n{evil}\n`````" in text
+    assert ", row `row000" in text
+    assert "![x](y)`\n" in text
+    assert "| a\\|b | &lt;i> x |" in text
+
+
+def test_long_documents_are_cut() -> None:
+    """A long document is cut short in the artifact; the page has all of it."""
+    ours, theirs = two_models(1, rows=30, gain=0.08)
+    long = [[replace(r, document="word " * 5000) for r in t] for t in (ours, theirs)]
+    assert len(render_markdown(report_data(*long))) < 200_000

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from gate.gate_tables import judged, table, two_models
+from report.report_data import report_data
+
+from tasks.report.examples import examples, losses, wins
+from tasks.report.page import render_html
+
+EVIL = "<script>alert('x')</script> & \"quoted\" <img src=http://evil.example/x.png>"
+
+
+class _Page(HTMLParser):
+    """Tags, attributes and visible text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.words += f"{data} "
+
+
+def test_the_page_holds_the_numbers() -> None:
+    """Verdict, every metric's means, gain and bounds, guardrails, cost, data and digests."""
+    data = report_data()
+    words = " ".join(_Page(render_html(data)).words.split())
+    for name, found in data.decision.metrics.items():
+        assert name in words
+        for value in (found.champion, found.challenger):
+            assert f"{value:.4f}" in words
+        assert f"{found.gain:+.4f} [{found.low:+.4f}, {found.high:+.4f}]" in words
+    assert data.headline in words
+    for text in (*data.decision.reasons, "champion v2", "empty outputs", "1.27", "1.42", "abc123"):
+        assert text in words
+    for text in ("1,500", "p50 207 · p95 435 · max 744", "no <summary>", "t.jsonl"):
+        assert text in words
+    assert data.decision.evaluation_digest in words
+
+
+def test_the_page_loads_nothing_from_anywhere() -> None:
+    """No script, no external image, style or font: it can be mailed and opened offline."""
+    text = render_html(report_data())
+    page = _Page(text)
+    assert not {"script", "link", "iframe", "object", "base"} & set(page.tags)
+    loads = [value for _, name, value in page.attributes if name in {"src", "srcset", "data"}]
+    assert len(loads) == 3
+    assert all(value.startswith("data:image/png;base64,iVBOR") for value in loads)
+    assert "url(" not in text
+    assert "@import" not in text
+    links = [value for tag, name, value in page.attributes if (tag, name) == ("a", "href")]
+    assert links == ["http://localhost:5000/#/runs/1"]  # and no javascript: link
+
+
+def test_untrusted_text_is_escaped() -> None:
+    """A document, an output, an id or a reject that holds HTML is shown, not obeyed."""
+    ours, theirs = two_models(1, rows=30, gain=0.08)
+
+    def spoil(rows: list) -> list:  # type: ignore[type-arg]
+        return [
+            replace(r, id=f"{r.id}{EVIL}", document=EVIL, references=(EVIL,), text=EVIL)
+            for r in rows
+        ]
+
+    data = report_data(
+        spoil(ours), spoil(theirs), data_report={EVIL: {"examples": [EVIL, {EVIL: EVIL}]}}
+    )
+    page = _Page(render_html(data))
+    assert "script" not in page.tags
+    assert page.tags.count("img") == 3
+    assert page.words.count("<script>alert('x')</script>") >= 10 * 5
+
+
+def test_wins_and_losses_are_the_largest() -> None:
+    """Five largest gains, largest first; five largest losses, worst first; ties are neither."""
+    theirs = table([0.5] * 20)
+    ours = table([0.5 + (i - 10) * 0.02 for i in range(20)])
+    ordered = examples(ours[::-1], theirs, "rougeL")
+    assert [one.challenger.id for one in wins(ordered)] == [f"row{i:05}" for i in range(19, 14, -1)]
+    assert [one.challenger.id for one in losses(ordered)] == [f"row{i:05}" for i in range(5)]
+    assert wins(ordered)[0].gain == pytest.approx(0.18)
+    few = examples(table([0.5, 0.6, 0.2]), table([0.5, 0.5, 0.5]), "rouge1")
+    assert [one.challenger.id for one in wins(few)] == ["row00001"]
+    assert [one.challenger.id for one in losses(few)] == ["row00002"]
+
+
+def test_examples_show_both_texts() -> None:
+    """Each win has its document, reference, opponent's and challenger's text."""
+    data = report_data()
+    text = render_html(data)
+    best = wins(examples(data.challenger, data.opponent, "rougeL"))[0]
+    card = next(
+        c for c in re.findall(r"<article>.*?</article>", text, re.S) if best.challenger.id in c
+    )
+    for part in (best.challenger.document, *best.challenger.references, best.opponent.text):
+        assert part in card
+    assert f"{best.gain:+.4f}" in card
+
+
+def test_a_page_with_little_to_show() -> None:
+    """No training, no data report, no gain at all, one row: still a page, and it says so."""
+    rows = table([0.5])
+    decision = judged(rows, rows, kind="base", digests=("m", "m"))
+    data = report_data(rows, rows, training_curve=(), data_report={}, cost={}, decision=decision)
+    words = " ".join(_Page(render_html(replace(data, version=None))).words.split())
+    for text in ("same model", "No row gained.", "No row lost.", "did not train", "untuned base"):
+        assert text in words
+    assert words.count("Not recorded.") == 2
+
+
+def test_rendering_is_repeatable() -> None:
+    """The same data give the same page, pictures included."""
+    assert render_html(report_data()) == render_html(report_data())
