@@ -1,0 +1,192 @@
+"""Which column is what: named by the recipe or guessed, then applied to every row."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tasks.ingest.chat import CLOSE, split_chat
+from tasks.ingest.parts import RAW_CHARACTERS, Example, Raw, Reject, shown
+from tasks.recipe import Fields
+
+# In order: the first pair that a file has wins, so `text, summary` (BillSum) comes before
+# `question, answer`, and DialogSum's numbered references count as `summary`.
+PAIRS = (
+    ("dialogue", "summary"),
+    ("document", "summary"),
+    ("article", "highlights"),
+    ("article", "abstract"),
+    ("article", "summary"),
+    ("conversation", "summary"),
+    ("transcript", "summary"),
+    ("text", "summary"),
+    ("question", "answer"),
+    ("document", "target"),
+    ("source", "target"),
+    ("input", "output"),
+    ("prompt", "completion"),
+)
+IDS = ("id", "fname", "qid", "bill_id", "doc_id", "guid", "uid")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of one file that are used: `text` alone, or `document` and `summary`."""
+
+    document: str | None
+    summary: tuple[str, ...]
+    id: str | None
+    text: str | None
+    guessed: tuple[str, ...] = ()  # which of these four the recipe left open
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every column that is read."""
+        all_names = (self.text, self.document, *self.summary, self.id)
+        return tuple(dict.fromkeys(name for name in all_names if name))
+
+
+def choose(fields: Fields, names: list[str], rows: list[dict[str, Any]]) -> tuple[Columns, bool]:
+    """The recipe's columns, with what it leaves open guessed from names; False: no guess fits."""
+    named = Columns(fields.document, _listed(fields.summary), fields.id, fields.text)
+    if named.text or (named.document and named.summary):
+        return named, True
+    id_ = named.id or _guess_id(names)
+    found = None
+    if not named.document and not named.summary and _is_chat(names, rows):
+        found = Columns(None, (), id_, "text")
+    for document, summary in () if found else PAIRS:
+        documents = named.document or _same_name(document, names)
+        summaries = named.summary or _summary_columns(summary, names)
+        if documents and summaries and documents not in summaries:
+            found = Columns(documents, summaries, id_, None)
+            break
+    return (replace(found, guessed=_differing(found, named)), True) if found else (named, False)
+
+
+def _differing(found: Columns, named: Columns) -> tuple[str, ...]:
+    keys = ("document", "summary", "id", "text")
+    return tuple(key for key in keys if getattr(found, key) != getattr(named, key))
+
+
+def problems_of(file: str, columns: Columns, found: bool, names: list[str]) -> list[str]:
+    """What keeps these columns from being read in a file with columns `names`."""
+    has = f"it has: {shown(names)}"
+    wanted = {
+        "data.fields.document": (columns.document,),
+        "data.fields.summary": columns.summary,
+        "data.fields.id": (columns.id,),
+        "data.fields.text": (columns.text,),
+    }
+    problems = []
+    for key, columns_named in wanted.items():
+        for name in columns_named:
+            if name and name not in names:
+                near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+                hint = f'; nearest: "{near[0]}"' if near else ""
+                problems.append(f'{file} has no column "{name}" ({key}); {has}{hint}')
+    if not problems and not found:
+        problems.append(
+            f"{file}: no columns of usual names for document and summary; {has}; name them in "
+            "data.fields.document and data.fields.summary, or data.fields.text"
+        )
+    return problems
+
+
+def example_of(raw: Raw, file: str, columns: Columns) -> Example | Reject:
+    """A row's document and references, or why it cannot be used."""
+    if raw.value is None:
+        return Reject(file, raw.line, raw.problem, _printable(raw.text))
+    try:
+        id_ = _id(raw.value, columns)
+        if columns.text:
+            document, answer = split_chat(_text(raw.value, columns.text, "text"))
+            references: tuple[str, ...] = (answer,)
+        else:
+            document = _text(raw.value, columns.document or "", "document")
+            references = tuple(
+                text for name in columns.summary for text in _references(raw.value, name)
+            )
+    except ValueError as error:
+        return rejected(file, raw.line, str(error), raw.value)
+    return Example(file, raw.line, id_, document, references)
+
+
+def rejected(file: str, line: int, problem: str, value: Any) -> Reject:
+    """A reject that shows its row as JSON."""
+    raw = json.dumps(value, ensure_ascii=False, default=str)
+    return Reject(file, line, problem, _printable(raw))
+
+
+def _printable(raw: str) -> str:
+    # Lone surrogates (bytes that were no UTF-8) cannot be written; the rejects file must be.
+    return raw[:RAW_CHARACTERS].encode(errors="backslashreplace").decode()[:RAW_CHARACTERS]
+
+
+def _text(row: dict[str, Any], name: str, key: str) -> str:
+    if name not in row:
+        raise ValueError(f'has no "{name}"; add it or set data.fields.{key}')
+    return _checked(row[name], f'"{name}"', key)
+
+
+def _references(row: dict[str, Any], name: str) -> tuple[str, ...]:
+    value = row.get(name)
+    if not isinstance(value, list):
+        return (_text(row, name, "summary"),)
+    if not value:
+        raise ValueError(f'"{name}" is an empty list; add a summary or remove the row')
+    return tuple(
+        _checked(item, f'"{name}" (reference {number})', "summary")
+        for number, item in enumerate(value, 1)
+    )
+
+
+def _checked(value: Any, where: str, key: str) -> str:
+    if not isinstance(value, str):
+        kind = {"NoneType": "null", "dict": "an object", "list": "a list", "bytes": "binary"}
+        found = kind.get(type(value).__name__, "a number or truth value")
+        raise ValueError(f"{where} is {found}, not text; mend it or set data.fields.{key}")
+    if not value.strip():
+        raise ValueError(f"{where} is blank; fill it in or remove the row")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{where} is not valid Unicode; save the file as UTF-8") from None
+    return value.replace("\r\n", "\n")
+
+
+def _id(row: dict[str, Any], columns: Columns) -> str:
+    if not columns.id:
+        return ""
+    value = row.get(columns.id)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if "id" in columns.guessed and not (isinstance(value, str) and value.strip()):
+        return ""  # nobody asked for this column: a row without it has a place for a name
+    return _text(row, columns.id, "id")
+
+
+def _listed(summary: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (summary,) if isinstance(summary, str) else tuple(summary or ())
+
+
+def _same_name(wanted: str, names: list[str]) -> str | None:
+    return next((name for name in names if name.lower() == wanted), None)
+
+
+def _summary_columns(wanted: str, names: list[str]) -> tuple[str, ...]:
+    one = _same_name(wanted, names)
+    numbered = [name for name in names if re.fullmatch(rf"{wanted}_?\d+", name.lower())]
+    return (one,) if one else tuple(numbered)
+
+
+def _guess_id(names: list[str]) -> str | None:
+    return next((found for wanted in IDS if (found := _same_name(wanted, names))), None)
+
+
+def _is_chat(names: list[str], rows: list[dict[str, Any]]) -> bool:
+    texts = [row.get("text") for row in rows]
+    return "text" in names and any(isinstance(text, str) and CLOSE in text for text in texts)

@@ -1,0 +1,143 @@
+"""Training documents that are, or nearly are, evaluation documents.
+
+Similarity is the Jaccard index of the sets of word 5-grams. MinHash with locality-sensitive hashing
+(Broder 1997; datasketch) proposes pairs, and each is then compared exactly.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.errors import RecipeError
+
+WORDS = 5  # a shingle
+PERMUTATIONS = 128
+BLOCK = 4096  # shingles hashed at a time: each takes all permutations at once in memory
+# The chance of proposing a pair right at the threshold; datasketch's own choice of bands weighs
+# both kinds of error alike and proposes only 40% of the pairs at 0.8.
+LEAST_RECALL = 0.999
+# Chinese and Japanese are written without blanks: there each character counts as a word.
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
+_FACTORS = [pow(0x9E3779B97F4A7C15, power, 2**64) for power in range(1, WORDS + 1)]
+
+
+@functools.lru_cache(maxsize=1 << 18)
+def _hash(word: str) -> int:
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "big")
+
+
+def shingles(document: str) -> NDArray[np.uint64]:
+    """The distinct word 5-grams of a document, as sorted 64-bit hashes; at least one.
+
+    Case, punctuation and white space do not count. A document of fewer words is one shingle.
+    """
+    words = _WORD.findall(document.casefold()) or document.split() or [""]
+    if len(words) < WORDS:
+        return np.array([_hash("\0".join(words))], dtype=np.uint64)
+    hashes = np.fromiter(map(_hash, words), dtype=np.uint64, count=len(words))
+    count = len(words) - WORDS + 1
+    mixed = np.zeros(count, dtype=np.uint64)
+    for place, factor in enumerate(_FACTORS):  # arithmetic modulo 2**64, odd factors: order counts
+        mixed += hashes[place : place + count] * np.uint64(factor)
+    return np.unique(mixed)
+
+
+def jaccard(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> float:
+    """Shared over all: 1.0 for equal sets."""
+    shared = len(np.intersect1d(a, b, assume_unique=True))
+    return shared / (len(a) + len(b) - shared)
+
+
+def bands(threshold: float) -> tuple[int, int]:
+    """The fewest false proposals: bands and rows of the LSH that keep LEAST_RECALL at `threshold`.
+
+    Raises RecipeError for a threshold so low that no bands do.
+    """
+    for rows in range(PERMUTATIONS // 2, 0, -1):
+        count = PERMUTATIONS // rows
+        if 1 - (1 - threshold**rows) ** count >= LEAST_RECALL:
+            return count, rows
+    least = 1 - (1 - LEAST_RECALL) ** (1 / PERMUTATIONS)
+    raise RecipeError(
+        f"data.near_duplicate_jaccard is {threshold}, and {PERMUTATIONS} hashes find pairs from "
+        f"{least:.2f} up; raise it"
+    )
+
+
+@dataclass(frozen=True)
+class Match:
+    """The evaluation row that a training document is like."""
+
+    id: str
+    jaccard: float
+
+
+class OverlapIndex:
+    """Evaluation documents, to be asked whether a training document is one of them."""
+
+    def __init__(self, threshold: float) -> None:
+        from datasketch import MinHash, MinHashLSH
+
+        self.threshold = threshold
+        self._lsh = MinHashLSH(num_perm=PERMUTATIONS, params=bands(threshold))
+        self._blank = MinHash(num_perm=PERMUTATIONS, hashfunc=_low_bits)
+        self._by_source: dict[str, int] = {}
+        self._ids: list[str] = []
+        self._shingles: list[NDArray[np.uint64]] = []
+        self._all: NDArray[np.uint64] | None = None
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def add(self, source: str, id_: str, document: str) -> None:
+        """Take in an evaluation row; a source that is there already changes nothing."""
+        if source in self._by_source:
+            return
+        number = len(self._ids)
+        self._by_source[source] = number
+        self._ids.append(id_)
+        found = shingles(document)
+        self._shingles.append(found)
+        self._lsh.insert(number, self._minhash(found), check_duplication=False)
+        self._all = None
+
+    def exact(self, source: str) -> str | None:
+        """The id of the evaluation row with this very document."""
+        number = self._by_source.get(source)
+        return None if number is None else self._ids[number]
+
+    def near(self, document: str) -> Match | None:
+        """The most similar evaluation row at or over the threshold."""
+        found = shingles(document)
+        # A set at least t-similar to one of them shares at least t of itself with their union:
+        # almost no document does, and the others need no MinHash.
+        if not self._shared(found) >= self.threshold * len(found):
+            return None
+        proposed = sorted(self._lsh.query(self._minhash(found)))
+        matches = [Match(self._ids[n], jaccard(found, self._shingles[n])) for n in proposed]
+        near = [match for match in matches if match.jaccard >= self.threshold]
+        return max(near, key=lambda match: match.jaccard, default=None)
+
+    def _shared(self, found: NDArray[np.uint64]) -> int:
+        if self._all is None:
+            self._all = np.unique(np.concatenate([np.empty(0, np.uint64), *self._shingles]))
+        if not len(self._all):
+            return 0
+        at = np.minimum(np.searchsorted(self._all, found), len(self._all) - 1)
+        return int(np.count_nonzero(self._all[at] == found))
+
+    def _minhash(self, found: NDArray[np.uint64]) -> object:
+        minhash = self._blank.copy()
+        for start in range(0, len(found), BLOCK):
+            minhash.update_batch(found[start : start + BLOCK].tolist())
+        return minhash
+
+
+def _low_bits(value: int) -> int:
+    return value & 0xFFFFFFFF

@@ -1,0 +1,71 @@
+"""What passes between ingest's own modules, and the ways in which texts are compared."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RAW_CHARACTERS = 500  # enough to recognize a row by, without copying a book into the rejects
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One input file on this machine's disk. `name` is how messages and reports call it."""
+
+    name: str
+    path: Path
+    size: int
+    sha256: str
+    verified: tuple[str, ...] = ()  # what a download was checked against
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A row as read: its columns, or the problem that kept it from being read."""
+
+    line: int  # 1-based; in Parquet files and JSON arrays the row's number
+    value: dict[str, Any] | None
+    problem: str = ""
+    text: str = ""  # what stood there, when it could not be read
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A row set aside, as it stands in `rejects.jsonl`."""
+
+    file: str
+    line: int
+    problem: str
+    raw: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} {self.problem}"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A usable row, with where it came from."""
+
+    file: str
+    line: int
+    id: str
+    document: str
+    references: tuple[str, ...]
+
+
+def normalized(text: str) -> str:
+    """The text with every run of white space as one blank: equal documents, however wrapped."""
+    return " ".join(text.split())
+
+
+def source_of(document: str) -> str:
+    """16 hex digits that name a document, whatever its white space."""
+    return hashlib.sha256(normalized(document).encode()).hexdigest()[:16]
+
+
+def shown(names: list[str], most: int = 30) -> str:
+    """Names in a message, not too many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

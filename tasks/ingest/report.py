@@ -1,0 +1,128 @@
+"""The data report: what was read, set aside and kept, and how long it is in tokens."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.ingest.collect import Side, Tally
+from tasks.ingest.fields import Columns
+from tasks.ingest.inputs import Input
+from tasks.ingest.parts import SourceFile
+from tasks.recipe import Data
+
+if TYPE_CHECKING:
+    from tasks.summarizer import SummarizerSettings
+
+SCHEMA_VERSION = 1
+
+
+@dataclass
+class Overlap:
+    """Training rows dropped because their document is, or nearly is, an evaluation document."""
+
+    evaluation_documents: int
+    train_documents: int = 0  # distinct ones that stayed
+    exact: int = 0
+    near: int = 0
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    kept: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
+
+
+def full_report(
+    data: Data,
+    inputs: dict[str, Input],
+    tallies: dict[str, Tally],
+    train: Side,
+    evaluation: Side,
+    overlap: Overlap,
+    settings: SummarizerSettings | None,
+) -> dict[str, Any]:
+    """Everything in `report.json`; numbers, names and digests only, so it is the same each time."""
+    every = np.ones(evaluation.rows, dtype=bool)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "split": "named files"
+        if len(inputs) > 1
+        else f"hash of the document, evaluation share {data.evaluation_share}",
+        "train": _split(train, overlap.kept, overlap.train_documents, settings),
+        "evaluation": _split(evaluation, every, overlap.evaluation_documents, settings),
+        "overlap": {
+            "near_duplicate_jaccard": data.near_duplicate_jaccard,
+            "exact_dropped": overlap.exact,
+            "near_dropped": overlap.near,
+            "examples": overlap.examples,
+        },
+        "rejected": sum(tally.rejected for tally in tallies.values()),
+        "first_rejects": [str(r) for tally in tallies.values() for r in tally.first_rejects],
+        "inputs": {key: _input(inputs[key], tallies[key]) for key in inputs},
+    }
+
+
+def _split(
+    side: Side, kept: NDArray[np.bool_], documents: int, settings: SummarizerSettings | None
+) -> dict[str, Any]:
+    report: dict[str, Any] = {
+        "rows": int(kept.sum()),
+        "documents": documents,
+        "duplicates_dropped": side.duplicates,
+    }
+    if settings is None:
+        return report
+    cuts = _numbers(side.cuts)[kept]
+    summaries = _numbers(side.summaries)[np.repeat(kept, _numbers(side.references))]
+    return report | {
+        "prompt_tokens": distribution(_numbers(side.prompts)[kept]),
+        "summary_tokens": distribution(summaries),
+        "truncated_prompts": _over(cuts, 0, report["rows"])
+        | {"limit": settings.max_source_tokens, "tokens_cut": distribution(cuts[cuts > 0])},
+        "summaries_over_max_new_tokens": _over(summaries, settings.max_new_tokens, len(summaries))
+        | {"limit": settings.max_new_tokens},
+    }
+
+
+def _over(values: NDArray[np.int64], limit: int, of: int) -> dict[str, Any]:
+    count = int((values > limit).sum())
+    return {"count": count, "share": _share(count, of)}
+
+
+def _input(source: Input, tally: Tally) -> dict[str, Any]:
+    return {
+        "source": source.gathered.spec,
+        "rows_read": tally.read,
+        "rejected": tally.rejected,
+        "rejected_share": _share(tally.rejected, tally.read),
+        "files": [_file(file, used, tally.by_file.get(file.name, 0)) for file, used in source],
+        "ignored": list(source.gathered.ignored),
+    }
+
+
+def _file(file: SourceFile, columns: Columns, rows: int) -> dict[str, Any]:
+    return {
+        "name": file.name,
+        "bytes": file.size,
+        "sha256": file.sha256,
+        "verified": list(file.verified),
+        "rows_read": rows,
+        "fields": asdict(columns),
+    }
+
+
+def distribution(values: NDArray[np.int64]) -> dict[str, int]:
+    """Median, 95th percentile (nearest rank: a value that occurs) and maximum; zeros for none."""
+    if not len(values):
+        return {"p50": 0, "p95": 0, "max": 0}
+    p50, p95 = np.percentile(values, [50, 95], method="inverted_cdf")
+    return {"p50": int(p50), "p95": int(p95), "max": int(values.max())}
+
+
+def _numbers(values: array[int]) -> NDArray[np.int64]:
+    return np.array(values, dtype=np.int64)
+
+
+def _share(part: int, whole: int) -> float:
+    return round(part / whole, 6) if whole else 0.0

@@ -1,0 +1,160 @@
+"""Objects of an S3 store: listed, streamed to disk and checked. AWS_ENDPOINT_URL is boto3's own."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import DataError
+from tasks.ingest.parts import SourceFile
+
+CHUNK_BYTES = 1 << 20
+TRIES = 3  # boto3 tries a request again by itself, but not a stream that broke off
+
+
+@dataclass(frozen=True)
+class Object:
+    """One stored object."""
+
+    bucket: str
+    key: str
+    etag: str
+    size: int
+
+    @property
+    def uri(self) -> str:
+        """Its address, as messages name it."""
+        return f"s3://{self.bucket}/{self.key}"
+
+
+def objects(key: str, uri: str) -> list[Object]:
+    """The object of that key, or else all below it as a folder, in key order, empty ones left out.
+
+    Raises DataError when there is nothing, or the store refuses.
+    """
+    bucket, _, path = uri.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise DataError(f"{key}: {uri} names no bucket; write s3://bucket/key")
+    with _refusals(f"{key}: {uri}"):
+        client = _client()
+        one = None if not path or path.endswith("/") else _head(client, bucket, path)
+        found = [one] if one else _below(client, bucket, path)
+    if not found:
+        raise DataError(f"{key}: {uri}: no such object, and none below it; correct the key")
+    if one and not one.size:
+        raise DataError(f"{key}: {uri} is empty; put rows in it, or name another object")
+    return [item for item in found if item.size]
+
+
+def download(item: Object, folder: Path) -> SourceFile:
+    """Stream an object into `folder`, in pieces of a MiB.
+
+    Compared with what the store says: always the size; the ETag where it is an MD5 (no multipart
+    upload, no KMS key); the object's SHA-256 or CRC32 where the store keeps one. `verified` names
+    them. Raises DataError when the bytes differ, or the store refuses.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / Path(item.key).name
+    with _refusals(item.uri):
+        client = _client()
+        for _ in range(TRIES - 1):
+            with contextlib.suppress(*_broken_streams()):
+                return _fetch(client, item, path)
+        return _fetch(client, item, path)
+
+
+def _fetch(client: Any, item: Object, path: Path) -> SourceFile:
+    # IfMatch: the object must still be the one that was listed, and digested.
+    answer = client.get_object(
+        Bucket=item.bucket, Key=item.key, IfMatch=f'"{item.etag}"', ChecksumMode="ENABLED"
+    )
+    md5, sha256, crc, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0, 0
+    with path.open("wb") as file:
+        for chunk in answer["Body"].iter_chunks(CHUNK_BYTES):
+            file.write(chunk)
+            md5.update(chunk)
+            sha256.update(chunk)
+            crc, size = zlib.crc32(chunk, crc), size + len(chunk)
+    said = _said(item, answer)
+    found = {
+        "size": str(size),
+        "etag-md5": md5.hexdigest(),
+        "sha256": base64.b64encode(sha256.digest()).decode(),
+        "crc32": base64.b64encode(crc.to_bytes(4, "big")).decode(),
+    }
+    for name, value in said.items():
+        if found[name] != value:
+            raise DataError(
+                f"{item.uri}: {name} of the downloaded bytes is {found[name]}, the store says "
+                f"{value}: damaged on the way or in the store; run again, or upload it again"
+            )
+    return SourceFile(item.uri, path, size, sha256.hexdigest(), tuple(said))
+
+
+def _said(item: Object, answer: dict[str, Any]) -> dict[str, str]:
+    """What the store itself says of the bytes."""
+    said = {"size": str(item.size)}
+    plain = len(item.etag) == 32 and not answer.get("SSECustomerAlgorithm")
+    if plain and not str(answer.get("ServerSideEncryption", "")).startswith("aws:kms"):
+        said["etag-md5"] = item.etag
+    for name, header in (("sha256", "ChecksumSHA256"), ("crc32", "ChecksumCRC32")):
+        value = answer.get(header, "")
+        if value and "-" not in value:  # "-N": of the parts' checksums, not of the bytes
+            said[name] = value
+    return said
+
+
+def _client() -> Any:
+    import boto3
+
+    # A session of its own: boto3's default one keeps the first credentials it saw, and threads
+    # must not share it.
+    return boto3.session.Session().client("s3")
+
+
+def _head(client: Any, bucket: str, key: str) -> Object | None:
+    from botocore.exceptions import ClientError
+
+    try:
+        answer = client.head_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
+            return None
+        raise
+    return Object(bucket, key, answer["ETag"].strip('"'), answer["ContentLength"])
+
+
+def _below(client: Any, bucket: str, path: str) -> list[Object]:
+    prefix = path if not path or path.endswith("/") else path + "/"
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    found = [
+        Object(bucket, item["Key"], item["ETag"].strip('"'), item["Size"])
+        for page in pages
+        for item in page.get("Contents", [])
+    ]
+    return sorted(found, key=lambda item: item.key)
+
+
+def _broken_streams() -> tuple[type[Exception], ...]:
+    from botocore import exceptions as e
+
+    return (e.ResponseStreamingError, e.IncompleteReadError, e.ReadTimeoutError)
+
+
+@contextlib.contextmanager
+def _refusals(where: str) -> Iterator[None]:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except (ClientError, BotoCoreError) as error:
+        raise DataError(
+            f"{where}: {error}; check bucket and key, the AWS credentials, and AWS_ENDPOINT_URL "
+            "for a store other than Amazon's"
+        ) from error
