@@ -32,6 +32,38 @@ def find_base(base: Base) -> BaseRef:
     return BaseRef(str(path), digest.of_folder(path), base.model, base.revision)
 
 
+def look_for(base: Base) -> tuple[Path | None, list[str]]:
+    """Where the base is on this machine (None: a run would fetch it), and what is wrong with it.
+
+    Downloads nothing.
+    """
+    path = Path(base.model)
+    if path.is_dir():
+        return path, problems_of(path)
+    try:
+        path = _from_hub(base, local_only=True)
+    except BaseModelError as error:
+        return None, _hub_problems(base, str(error))
+    return path, problems_of(path)
+
+
+def _hub_problems(base: Base, local_problem: str) -> list[str]:
+    """What keeps the hub from giving a base that is not here; nothing when it would."""
+    from huggingface_hub import HfApi, auth_check
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled
+
+    if not base.revision or base.model.count("/") != 1:
+        return [local_problem]
+    try:
+        HfApi().model_info(base.model, revision=base.revision)
+        auth_check(base.model)
+    except GatedRepoError:
+        return [_gated(base)]
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
+        return [local_problem]
+    return []
+
+
 def problems_of(path: Path) -> list[str]:
     """What keeps a folder from being a base model, each with its mend."""
     problems = []
@@ -46,7 +78,7 @@ def problems_of(path: Path) -> list[str]:
     return problems
 
 
-def _from_hub(base: Base) -> Path:
+def _from_hub(base: Base, *, local_only: bool = False) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
@@ -66,15 +98,17 @@ def _from_hub(base: Base) -> Path:
             allow_patterns=["*.json", "*.safetensors", "*.model"],
         )
     except GatedRepoError as error:
-        raise BaseModelError(
-            f"{base.model} is gated: accept its licence on the hub and set HF_TOKEN"
-        ) from error
+        raise BaseModelError(_gated(base)) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise BaseModelError(
             f"base.model {base.model!r}: neither a folder here ({Path.cwd()}) nor to be had from "
             f"the hub ({error}); correct the name, or download it and name the folder"
         ) from error
     return Path(found)
+
+
+def _gated(base: Base) -> str:
+    return f"{base.model} is gated: accept its licence on the hub and set HF_TOKEN"
 
 
 def config_of(path: Path) -> dict[str, Any]:

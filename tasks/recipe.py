@@ -223,11 +223,11 @@ class Gate(Settings):
         0.05, gt=0, lt=0.5, title="Alpha", description="Of the one-sided lower bound: 0.05 is 95%."
     )
     # Each look at one evaluation set is one more chance to be lucky; twenty tries of equal models
-    # at 5% would promote one of them in two cases of three.
+    # at 5% would promote one of them in two cases of three, alpha/k^2 in one of twelve at most.
     looks: Literal["correct", "count"] = Field(
         "correct",
         title="Repeated looks",
-        description="correct: the k-th challenger judged on one evaluation set is held to alpha/k. "
+        description="correct: the k-th challenger judged on one evaluation set is held to alpha/k^2. "
         "count: looks are only counted and shown.",
     )
     # Half a ROUGE point: below the standard error of a 500-row set (about 0.006), so that a

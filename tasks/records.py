@@ -108,7 +108,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Scores:
-    """One model's results on one sealed evaluation set. `uri`: the predictions table."""
+    """One model's results on one sealed evaluation set. `uri`: the predictions table.
+
+    Its per-example scores are in the table; `table_digest` is of that file's bytes.
+    """
 
     model_digest: str
     evaluation_digest: str  # the seal: rows, prompt, generation settings, metric code
@@ -119,6 +122,7 @@ class Scores:
     empty_share: float
     length_ratio: float  # output words over (first) reference words
     seconds: float = 0.0
+    table_digest: str = ""
 
 
 @dataclass(frozen=True)

@@ -33,13 +33,13 @@ class Measured:
 def level(gate: Gate, looks: int) -> float:
     """Alpha of the primary bound at the `looks`-th challenger judged on one evaluation set.
 
-    gate.looks "correct" gives alpha/looks, so that of k equal challengers alpha(1 + 1/2 + ... + 1/k)
-    are promoted by luck, at most: in 20 looks 18% and not 64%. It grows with the logarithm of
-    looks and so is not bounded for ever; fresh evaluation data start the count anew.
+    gate.looks "correct" gives alpha/looks^2. The levels of all looks there can ever be add up to
+    1.64 alpha (a union bound, as in alpha-spending: Lan & DeMets 1983): at 0.05, at most one lucky
+    promotion in twelve sets, however often one tries. Fresh evaluation data start the count anew.
     """
     if looks < 1:
         raise ValueError(f"looks counts this challenger too, so it is at least 1, not {looks}")
-    return gate.alpha / looks if gate.looks == "correct" else gate.alpha
+    return gate.alpha / looks**2 if gate.looks == "correct" else gate.alpha
 
 
 def measure(

@@ -11,10 +11,13 @@ from prefect.logging import get_run_logger
 from tasks import digest, history, tracking
 from tasks.errors import EvaluationError
 from tasks.gate.decide import decide
+from tasks.gate.words import headline
 from tasks.policy import STEP
 from tasks.recipe import Gate, Recipe
 from tasks.records import Decision, Prediction, Scores, to_json
 from tasks.table import read_table
+
+__all__ = ["gate", "headline"]
 
 
 @task(name="gate", **STEP)

@@ -56,7 +56,7 @@ def test_documents_with_several_rows_keep_alpha() -> None:
 def test_looks_are_corrected_over_a_family() -> None:
     """Of eight equal challengers on one set, one or more is promoted as rarely as `level` says."""
     gate, families, looks = Gate(bootstrap_samples=1000), 200, 8
-    expected = sum(gate.alpha / k for k in range(1, looks + 1))
+    expected = sum(gate.alpha / k**2 for k in range(1, looks + 1))
     draw = np.random.default_rng(2)
     promoted = {"correct": 0, "count": 0}
     for _ in range(families):

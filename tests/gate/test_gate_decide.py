@@ -92,11 +92,11 @@ def test_a_gain_up_to_min_delta_is_no_gain() -> None:
 
 
 def test_many_looks_are_corrected_and_said() -> None:
-    """The k-th look is held to alpha/k: a gain good enough for the first is not for the fiftieth."""
+    """The k-th look is held to alpha/k^2: a gain good enough for the first is not for the fiftieth."""
     ours, theirs = two_models(8, gain=0.016)
     first, later = judged(ours, theirs, looks=1), judged(ours, theirs, looks=50)
     assert (first.verdict, later.verdict) == ("PROMOTE", "INCONCLUSIVE")
-    assert later.alpha == QUICK.alpha / 50
+    assert later.alpha == QUICK.alpha / 50**2
     assert later.metrics["rougeL"].low < first.metrics["rougeL"].low
     assert "challenger 50" in later.notes[0]
     counted = judged(ours, theirs, QUICK.model_copy(update={"looks": "count"}), looks=50)

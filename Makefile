@@ -1,0 +1,33 @@
+# Every target makes .venv first if need be. PYTHON: any 3.11 or later.
+PYTHON ?= python3
+BIN := .venv/bin
+export HF_HUB_OFFLINE ?= 1
+export DO_NOT_TRACK ?= 1
+
+.PHONY: demo test test-all check bench setup
+
+setup: .venv/installed
+
+# Constraints pin everything: an unpinned torch, for one, is several gigabytes.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup  ## train, judge and register a summarizer, then turn a weaker one away
+	$(BIN)/python deployments/demo/demo.py
+
+test: setup  ## what a contributor runs; 12 minutes at most on 2 cores
+	$(BIN)/python -m pytest -q
+
+test-all: setup  ## what needs S3, crashes, clean environments; 35 minutes at most
+	$(BIN)/python -m pytest -q -m full
+
+check: setup  ## lint, types, the import rule; under a minute
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_house.py
+
+bench: setup  ## side by side, ratios; nothing is asserted
+	$(BIN)/python tests/bench/rouge_speed.py

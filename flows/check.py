@@ -1,0 +1,67 @@
+"""Everything that can be known about a run before it spends GPU time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tasks import estimate, package, tracking
+from tasks.errors import PrecisError
+from tasks.ingest.task import preflight
+from tasks.recipe import Recipe
+from tasks.register.task import standing
+
+
+@dataclass
+class Checked:
+    """What was found; `problems` would stop the run."""
+
+    found: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def as_text(self) -> str:
+        """For a terminal."""
+        lines = [f"  {line}" for line in self.found]
+        if not self.problems:
+            return "\n".join([*lines, "nothing stands in the way of this run"])
+        return "\n".join([*lines, "problems:", *(f"- {problem}" for problem in self.problems)])
+
+
+def check(recipe: Recipe) -> Checked:
+    """Base, data, memory, disk and registry; every problem at once."""
+    result = Checked()
+    base = _base(recipe, result)
+    found, problems = preflight(recipe, base)
+    result.found += found
+    result.problems += problems
+    _registry(recipe, result)
+    return result
+
+
+def _base(recipe: Recipe, result: Checked) -> Path | None:
+    path, problems = package.look_for(recipe.base)
+    result.problems += problems
+    if path is None and not problems:
+        result.found.append(f"base: {recipe.base.model} would be downloaded from the hub")
+    if path is None or problems:
+        return None
+    needs = estimate.estimate(recipe, path, tracking.work_folder())
+    result.found += needs.lines()
+    result.problems += needs.problems()
+    try:
+        package.settings_for(recipe, path)
+    except PrecisError as error:
+        result.problems.append(str(error))
+        return None
+    return path
+
+
+def _registry(recipe: Recipe, result: Checked) -> None:
+    try:
+        client = tracking.connect()
+        champion = standing(client, recipe.name)
+    except PrecisError as error:
+        result.problems.append(str(error))
+        return
+    who = f"champion v{champion.number}" if champion else "no champion yet: the untuned base"
+    result.found.append(f"registry: {tracking.tracking_uri()} answers; to beat: {who}")

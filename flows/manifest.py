@@ -1,0 +1,58 @@
+"""What a run was made with: code, libraries, machine, seeds."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tasks import device, digest
+from tasks.recipe import Recipe
+
+LIBRARIES: tuple[str, ...] = (
+    "precis",
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "bitsandbytes",
+    "datasets",
+)
+LIBRARIES += ("accelerate", "prefect", "mlflow", "evaluate", "boto3", "numpy")
+
+
+def manifest(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """Facts to reproduce a run by; data and model digests stand in the run's step results."""
+    installed = sorted(f"{d.name}=={d.version}" for d in metadata.distributions())
+    return {
+        "git": _git(Path(__file__).parent),
+        "folder": folder.name,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "device": device.compute(),
+        "libraries": {name: metadata.version(name) for name in LIBRARIES},
+        "installed_digest": digest.of_value(installed),
+        "base": {"model": recipe.base.model, "revision": recipe.base.revision},
+        "seeds": {"training": recipe.training.seed, "bootstrap": recipe.gate.seed},
+    }
+
+
+def _git(folder: Path) -> dict[str, Any] | None:
+    """Commit and dirty flag of the checkout this code runs from; None where it is installed."""
+
+    def ask(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *words], cwd=folder, capture_output=True, text=True, check=False
+            )
+        except FileNotFoundError:  # no git on this machine
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = ask("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit, "dirty": bool(ask("status", "--porcelain"))}

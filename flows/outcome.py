@@ -1,0 +1,85 @@
+"""What a retrain run came to, in a sentence and as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from prefect.context import FlowRunContext
+
+from tasks.gate.task import headline
+from tasks.recipe import Recipe
+from tasks.records import Decision, VersionRef
+from tasks.tracking import Run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run's decision and what became of it."""
+
+    name: str
+    decision: Decision
+    version: int | None
+    headline: str
+    skipped: tuple[str, ...]
+    mlflow_run_id: str
+    prefect_flow_run_id: str
+
+    @classmethod
+    def of(
+        cls, run: Run, recipe: Recipe, decision: Decision, version: VersionRef | None
+    ) -> Outcome:
+        """The outcome of the flow run under way."""
+        context = FlowRunContext.get()
+        assert context is not None
+        assert context.flow_run is not None
+        number = version.version if version else None
+        return cls(
+            name=recipe.name,
+            decision=decision,
+            version=number,
+            headline=headline(decision, recipe.name, number, recipe.gate.metric),
+            skipped=tuple(run.skipped),
+            mlflow_run_id=run.id,
+            prefect_flow_run_id=str(context.flow_run.id),
+        )
+
+    def as_text(self) -> str:
+        """For a terminal: the verdict, the numbers, the reasons, where to look next."""
+        rows = [f"{'':10}{'base':>9}{'lead-3':>9}{'champion':>9}{'challenger':>11}   gain"]
+        for name, found in self.decision.metrics.items():
+            cells = "".join(_cell(value) for value in (found.base, found.lead3, found.champion))
+            rows.append(
+                f"{name:10}{cells}{found.challenger:>11.4f}   "
+                f"{found.gain:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+            )
+        said = [f"- {text}" for text in (*self.decision.reasons, *self.decision.notes)]
+        skipped = [f"unchanged, not done again: {', '.join(self.skipped)}"] if self.skipped else []
+        return "\n".join(
+            [self.headline, *rows, *said, *skipped, f"MLflow run {self.mlflow_run_id}"]
+        )
+
+    def as_json(self) -> str:
+        """The `--json` object; its keys are documented in README."""
+        found = self.decision
+        values: dict[str, Any] = {
+            "verdict": found.verdict,
+            "name": self.name,
+            "version": self.version,
+            "champion_version": found.opponent_version,
+            "skipped": self.skipped,
+            "metrics": {name: asdict(result) for name, result in found.metrics.items()},
+            "reasons": found.reasons,
+            "notes": found.notes,
+            "looks": found.looks,
+            "mlflow_run_id": self.mlflow_run_id,
+            "prefect_flow_run_id": self.prefect_flow_run_id,
+            "model_digest": found.challenger_digest,
+            "evaluation_digest": found.evaluation_digest,
+        }
+        return json.dumps(values, indent=2)
+
+
+def _cell(value: float | None) -> str:
+    return f"{'-':>9}" if value is None else f"{value:>9.4f}"

@@ -1,0 +1,77 @@
+"""Retrain: raw data in, a registered champion out, or the numbers that say why not.
+
+ingest -> train -> merge -> evaluate -> gate -> register, in that order, below.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.states import Completed, Failed
+
+from flows.outcome import Outcome
+from flows.run import tracked_run
+from tasks.errors import PrecisError, RegistryError
+from tasks.evaluate.task import evaluate, lead3, untuned
+from tasks.gate.task import gate, headline
+from tasks.ingest.task import find_base, ingest
+from tasks.merge.task import merge
+from tasks.recipe import Recipe
+from tasks.records import BaseRef, DatasetRef, Decision, ModelRef, VersionRef
+from tasks.register.task import as_model, current_champion, earlier_decision, register
+from tasks.report.task import report
+from tasks.train.task import train
+
+MOST_CONTESTS = 10
+
+
+@flow(name="retrain", flow_run_name="{recipe.name}", validate_parameters=True)
+def retrain(recipe: Recipe) -> Any:
+    """Train a challenger and promote it only if it is truly better than the champion."""
+    try:
+        outcome = run_retrain(recipe)
+    except PrecisError as error:
+        return Failed(message=str(error), data=error)
+    return Completed(name=outcome.decision.verdict, message=outcome.headline, data=outcome)
+
+
+def run_retrain(recipe: Recipe) -> Outcome:
+    """The flow's body, in the order it happens."""
+    with tracked_run(recipe) as run:
+        current_champion(recipe.name)  # an unreachable registry is known now, not later
+        base = find_base(recipe.base)
+        dataset = ingest(recipe, base)
+        adapter = train(dataset, base, recipe)
+        model = merge(adapter, base, dataset, recipe)
+        decision, version = contest(model, base, dataset, recipe)
+        outcome = Outcome.of(run, recipe, decision, version)
+        report(recipe, decision, version, outcome.headline, dataset, adapter, model)
+        return outcome
+
+
+def contest(
+    model: ModelRef, base: BaseRef, dataset: DatasetRef, recipe: Recipe
+) -> tuple[Decision, VersionRef | None]:
+    """Judge the challenger, and register it if it wins; again if the champion changed meanwhile."""
+    challenger = evaluate(model, dataset, base, recipe, "challenger")
+    copied = lead3(dataset, base, recipe)
+    plain = evaluate(untuned(base, recipe), dataset, base, recipe, "base")
+    for _ in range(MOST_CONTESTS):
+        champion = current_champion(recipe.name)
+        if champion and (decided := earlier_decision(champion)):
+            return decided, VersionRef(recipe.name, champion.number, champion.digest)
+        opponent = plain
+        if champion:
+            opponent = evaluate(as_model(champion), dataset, base, recipe, "champion")
+        decision = gate(
+            challenger, opponent, plain, copied, champion.number if champion else None, recipe
+        )
+        if decision.verdict != "PROMOTE":
+            return decision, None
+        said = headline(decision, recipe.name, None, recipe.gate.metric)
+        if version := register(model, challenger, decision, said, recipe):
+            return decision, version
+    raise RegistryError(
+        f"the champion of {recipe.name!r} changed {MOST_CONTESTS} times during this run; run again"
+    )

@@ -1,0 +1,65 @@
+"""The MLflow run behind a flow run, linked both ways with Prefect's."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from prefect.artifacts import create_link_artifact
+from prefect.context import FlowRunContext
+from prefect.settings import PREFECT_UI_URL
+
+from flows.manifest import manifest
+from tasks import tracking
+from tasks.recipe import Recipe
+
+
+@contextlib.contextmanager
+def tracked_run(recipe: Recipe) -> Iterator[tracking.Run]:
+    """The run of the flow under way, with recipe and manifest stored before any work."""
+    with bare_run(recipe.name) as run:
+        _store_recipe(run, recipe)
+        yield run
+
+
+@contextlib.contextmanager
+def bare_run(name: str) -> Iterator[tracking.Run]:
+    """The run of the flow under way, for the registered model `name`."""
+    context = FlowRunContext.get()
+    assert context is not None
+    assert context.flow_run is not None
+    flow_run = context.flow_run
+    tags = {
+        "mlflow.runName": flow_run.name,
+        "precis.flow": context.flow.name if context.flow else "",
+    }
+    if ui := PREFECT_UI_URL.value():
+        link = f"{ui}/runs/flow-run/{flow_run.id}"
+        tags |= {"precis.prefect_url": link, "mlflow.note.content": f"[Prefect flow run]({link})"}
+    with tracking.run_for(name, str(flow_run.id), tags) as run:
+        if run_page := tracking.run_url(run):
+            create_link_artifact(link=run_page, link_text="MLflow run", key="mlflow-run")
+        yield run
+
+
+def _store_recipe(run: tracking.Run, recipe: Recipe) -> None:
+    folder = tracking.work_folder() / "runs" / run.id
+    folder.mkdir(parents=True, exist_ok=True)
+    values = recipe.model_dump(mode="json", exclude_defaults=True)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest(recipe, Path.cwd())))
+    run.log_file(folder / "recipe.yaml")
+    run.log_file(folder / "manifest.yaml")
+    run.log_params(_flat(recipe.model_dump(mode="json", exclude={"name"})))
+
+
+def _flat(values: dict[str, object], prefix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            found[prefix + key] = str(value)
+    return found

@@ -1,0 +1,127 @@
+"""Prefect tasks: write and score the summaries of the sealed evaluation set."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.logging import get_run_logger
+
+from tasks import child, device, digest, package, tracking
+from tasks.errors import EvaluationError, RegistryError
+from tasks.evaluate.predict import lead3_predictions, scores_of
+from tasks.evaluate.seal import evaluation_digest
+from tasks.policy import STEP
+from tasks.progress import Progress
+from tasks.recipe import Recipe
+from tasks.records import BaseRef, DatasetRef, ModelRef, Scores, read_rows
+from tasks.table import read_table, write_table
+
+
+@task(name="evaluate", task_run_name="evaluate {who}", **STEP)
+def evaluate(
+    model: ModelRef, dataset: DatasetRef, base: BaseRef, recipe: Recipe, who: str
+) -> Scores:
+    """A model's scores on this run's evaluation set; known predictions are used again."""
+    run = tracking.current()
+    seal = _seal(dataset, base, recipe)
+    key = digest.of_value([model.digest, seal, device.compute()])
+    if known := run.recall(f"evaluate.{who}", key, Scores, _intact):
+        return known
+    folder = tracking.work_folder() / "evaluate" / key[:16]
+    table = folder / f"{who}.json"
+    answer = child.run(
+        "tasks.evaluate.predict:predict",
+        {
+            "package": str(_local(model)),
+            "rows": str(_sealed_rows(dataset)),
+            "table": str(table),
+        },
+        folder,
+        on_progress=_Watch(who),
+    )
+    return _keep(f"evaluate.{who}", key, table, model.digest, seal, answer["seconds"])
+
+
+@task(name="lead-3", **STEP)
+def lead3(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> Scores:
+    """The baseline that copies the first three sentences or turns."""
+    run = tracking.current()
+    seal = _seal(dataset, base, recipe)
+    key = tracking.step_key("evaluate", baseline="lead3", seal=seal)
+    if known := run.recall("evaluate.lead3", key, Scores, _intact):
+        return known
+    predictions = lead3_predictions(read_rows(_sealed_rows(dataset)))
+    table = tracking.work_folder() / "evaluate" / key[:16] / "lead3.json"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    write_table(table, predictions)
+    return _keep("evaluate.lead3", key, table, "lead3", seal, 0.0)
+
+
+@task(name="package base", **STEP)
+def untuned(base: BaseRef, recipe: Recipe) -> ModelRef:
+    """The base as it is, with the same prompt and settings as the challenger."""
+    settings = package.settings_for(recipe, Path(base.path))
+    name = digest.of_value([base.digest, repr(settings)])[:16]
+    return package.package_base(base, settings, tracking.work_folder() / "base" / name)
+
+
+def _keep(step: str, key: str, table: Path, model_digest: str, seal: str, seconds: float) -> Scores:
+    run = tracking.current()
+    uri = run.log_table(table, "predictions")
+    found = scores_of(read_table(table), model_digest, seal, uri, seconds)
+    scores = dataclasses.replace(found, table_digest=digest.of_file(table))
+    who = step.removeprefix("evaluate.")
+    run.log_metrics({f"{who}/{name}": value for name, value in scores.means.items()})
+    run.record(step, key, scores)
+    return scores
+
+
+def _intact(scores: Scores) -> bool:
+    return (
+        tracking.readable(scores)
+        and digest.of_file(tracking.fetch(scores.uri)) == scores.table_digest
+    )
+
+
+def _seal(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> str:
+    settings = package.settings_for(recipe, Path(base.path))
+    return evaluation_digest(dataset.evaluation_digest, settings)
+
+
+def _local(model: ModelRef) -> Path:
+    """The package on this machine, its bytes checked against the digest it is known by."""
+    folder = Path(model.path)
+    if model.path.startswith("models:/"):
+        folder = tracking.fetch(model.path) / "artifacts" / "package"
+    if digest.of_folder(folder) != model.digest:
+        raise RegistryError(
+            f"{model.path} is not what was judged: its files' digest is not {model.digest[:16]}...; "
+            "restore it from a backup, or roll back to a version that is intact"
+        )
+    return folder
+
+
+def _sealed_rows(dataset: DatasetRef) -> Path:
+    path = tracking.fetch(dataset.uri) / "evaluation.jsonl"
+    if digest.of_file(path) != dataset.evaluation_digest:
+        raise EvaluationError(
+            f"{path} was changed after ingest (its digest is not {dataset.evaluation_digest[:16]}...); "
+            "run again with the original data"
+        )
+    return path
+
+
+class _Watch:
+    """Progress of generation, to the terminal and Prefect."""
+
+    def __init__(self, who: str) -> None:
+        self.who, self.log = who, get_run_logger()
+        self.bar = Progress(f"evaluate-{who}")
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        done, total = int(line["done"]), int(line["total"])
+        self.bar.update(done / total)
+        self.log.info(f"{self.who}: {done}/{total} summaries")

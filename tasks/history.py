@@ -1,0 +1,121 @@
+"""The history of a registered model: every promotion, refusal and rollback, in order.
+
+Each flow run writes its record as a tag of its own MLflow run, so that nothing is ever rewritten by
+another; whether a promotion took effect is read from the registry, the one place that decides it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from tasks.recipe import Recipe
+from tasks.records import Decision, Verdict, from_json
+
+RECORD, LOOK_MODEL, LOOK_SEAL = "precis.history", "precis.look.model", "precis.look.evaluation"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class HistoryRecord:
+    """One entry. `version` is None for refusals, and for a promotion that never took effect."""
+
+    kind: Literal["promotion", "refusal", "rollback"]
+    time: str  # UTC, ISO 8601
+    name: str
+    verdict: Verdict | None
+    reasons: tuple[str, ...]
+    version: int | None
+    opponent_version: int | None
+    metric: str | None
+    gain: float | None
+    low: float | None
+    high: float | None
+    looks: int | None
+    evaluation_digest: str | None
+    model_digest: str
+    mlflow_run_id: str
+    schema_version: int = SCHEMA_VERSION
+
+    def line(self) -> str:
+        """One line for a terminal."""
+        what = {
+            "promotion": f"promoted v{self.version}",
+            "rollback": f"rolled back to v{self.version}",
+        }
+        head = what.get(self.kind, f"refused ({self.verdict})")
+        if self.kind == "promotion" and self.version is None:
+            head = "passed the gate, not registered (the run ended before)"
+        against = f"v{self.opponent_version}" if self.opponent_version else "the untuned base"
+        gain = ""
+        if self.gain is not None:
+            gain = (
+                f"  {self.metric} {self.gain:+.4f} [{self.low:+.4f}, {self.high:+.4f}] against "
+                f"{against}, look {self.looks}"
+            )
+        return f"{self.time}  {head}{gain}"
+
+
+def count_look(run: Any, model_digest: str, evaluation_digest: str) -> int:
+    """Record that a challenger is judged on an evaluation set; how many have been, it included."""
+    run.tag(LOOK_MODEL, model_digest)
+    run.tag(LOOK_SEAL, evaluation_digest)
+    seen = _runs(run.client, run.experiment_id, f"tags.`{LOOK_SEAL}` = '{evaluation_digest}'")
+    return len({found.data.tags[LOOK_MODEL] for found in seen} | {model_digest})
+
+
+def write_decision(run: Any, recipe: Recipe, decision: Decision) -> None:
+    """Write a gate's decision into the history, before it is acted on."""
+    primary = decision.metrics[recipe.gate.metric]
+    record = HistoryRecord(
+        kind="promotion" if decision.verdict == "PROMOTE" else "refusal",
+        time=now(),
+        name=recipe.name,
+        verdict=decision.verdict,
+        reasons=decision.reasons,
+        version=None,
+        opponent_version=decision.opponent_version,
+        metric=recipe.gate.metric,
+        gain=primary.gain,
+        low=primary.low,
+        high=primary.high,
+        looks=decision.looks,
+        evaluation_digest=decision.evaluation_digest,
+        model_digest=decision.challenger_digest,
+        mlflow_run_id=run.id,
+    )
+    write(run, record)
+
+
+def write(run: Any, record: HistoryRecord) -> None:
+    """Write a record as its run's tag."""
+    run.tag(RECORD, json.dumps(asdict(record)))
+
+
+def read(client: Any, name: str, versions: dict[str, int]) -> list[HistoryRecord]:
+    """All records of a model, oldest first; `versions` maps run ids to what they registered."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        return []
+    found = _runs(client, experiment.experiment_id, f"tags.`{RECORD}` != ''")
+    records = [from_json(HistoryRecord, run.data.tags[RECORD]) for run in found]
+    filled = [replace(record, version=versions.get(record.mlflow_run_id)) for record in records]
+    return sorted(filled, key=lambda record: record.time)
+
+
+def now() -> str:
+    """The time as records hold it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _runs(client: Any, experiment_id: str, where: str) -> list[Any]:
+    found: list[Any] = []
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], where, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found

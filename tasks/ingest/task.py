@@ -1,0 +1,55 @@
+"""Prefect tasks: find the base, make the run's dataset."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from prefect import task
+from prefect.logging import get_run_logger
+
+from tasks import package, tracking
+from tasks.ingest.prepare import prepare, problems, source_digest
+from tasks.policy import STEP
+from tasks.recipe import Base, Recipe
+from tasks.records import BaseRef, DatasetRef
+
+
+@task(name="find base", **STEP)
+def find_base(base: Base) -> BaseRef:
+    """The base model on this machine, digested."""
+    return package.find_base(base)
+
+
+@task(name="ingest", **STEP)
+def ingest(recipe: Recipe, base: BaseRef) -> DatasetRef:
+    """Canonical train and evaluation rows of this run's data, stored with the run."""
+    run = tracking.current()
+    settings = package.settings_for(recipe, Path(base.path))
+    key = tracking.step_key(
+        "ingest",
+        sources=source_digest(recipe.data),
+        data=recipe.data.model_dump(mode="json"),
+        prompt=recipe.prompt.model_dump(mode="json"),
+        settings=dataclasses.asdict(settings),
+        base=base.digest,  # its tokenizer measures the rows
+    )
+    if known := run.recall("ingest", key, DatasetRef, tracking.readable):
+        return known
+    folder = tracking.work_folder() / "data" / key[:16]
+    made = prepare(recipe.data, recipe.prompt, settings, Path(base.path), folder)
+    dataset = dataclasses.replace(made, uri=run.log_folder(folder, "dataset"))
+    run.record("ingest", key, dataset)
+    get_run_logger().info(
+        f"{dataset.train_rows} training rows, {dataset.evaluation_rows} evaluation rows, "
+        f"{dataset.rejected} rejected"
+    )
+    return dataset
+
+
+def preflight(recipe: Recipe, base: Path | None) -> tuple[list[str], list[str]]:
+    """What `precis check` says of the data: facts, and problems that would stop a run."""
+    settings = package.settings_for(recipe, base) if base else None
+    found, counts = problems(recipe.data, recipe.prompt, settings, base)
+    facts = [f"data: {', '.join(f'{n} {name}' for name, n in counts.items())}"] if counts else []
+    return facts, found

@@ -1,0 +1,55 @@
+"""Prefect task: fold the adapter into the weights, shard by shard, and check the drift."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import task
+from prefect.logging import get_run_logger
+
+from tasks import child, package, tracking
+from tasks.policy import STEP
+from tasks.recipe import Recipe
+from tasks.records import AdapterRef, BaseRef, DatasetRef, Drift, ModelRef
+
+
+@task(name="merge", **STEP)
+def merge(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Recipe) -> ModelRef:
+    """The package of the merged model; refused when it drifted from the adapter."""
+    run = tracking.current()
+    key = tracking.step_key(
+        "merge",
+        adapter=adapter.digest,
+        base=base.digest,
+        quantization=recipe.base.quantization,
+        merge=recipe.merge.model_dump(mode="json"),
+        rows=dataset.train_digest,
+        settings=repr(package.settings_for(recipe, Path(base.path))),
+    )
+    if known := run.recall("merge", key, ModelRef, _here):
+        return known
+    work = tracking.work_folder() / "merge" / key[:16]
+    answer = child.run(
+        "tasks.merge.merge:merge_and_check",
+        {
+            "base": base.path,
+            "adapter": str(tracking.fetch(adapter.uri)),
+            "rows": str(tracking.fetch(dataset.uri) / "train.jsonl"),
+            "recipe": recipe.model_dump(mode="json"),
+            "out": str(work / "package"),
+        },
+        work,
+    )
+    drift = Drift(**answer["drift"])
+    model = ModelRef(answer["path"], answer["digest"], base.digest, adapter.digest, drift)
+    run.log_metrics({"merge/kl": drift.kl, "merge/top1_agreement": drift.top1_agreement})
+    run.record("merge", key, model)
+    get_run_logger().info(
+        f"merged: KL to the adapter {drift.kl:.1e} nats, top-1 agreement {drift.top1_agreement:.3f}"
+    )
+    return model
+
+
+def _here(model: ModelRef) -> bool:
+    """Merged models are not stored for losers: another machine merges again, to the same bytes."""
+    return (Path(model.path) / "config.json").is_file()

@@ -1,0 +1,99 @@
+"""Putting an earlier champion back: a new version of the same model, claimed like a promotion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tasks import child, history
+from tasks.errors import ChampionMoved, RegistryError
+from tasks.register import claims
+
+
+def choose(client: Any, name: str, to: int | None) -> claims.Version:
+    """The version to go back to. Raises RegistryError when there is none, naming those there are."""
+    known = [v for v in claims.versions(client, name) if v.finished]
+    if to is None:
+        return _before_last(name, known)
+    for version in known:
+        if version.number == to:
+            return version
+    numbers = ", ".join(str(v.number) for v in known) or "none"
+    raise RegistryError(f"model {name!r}: version {to} was never champion; those were: {numbers}")
+
+
+def _before_last(name: str, known: list[claims.Version]) -> claims.Version:
+    """The champion before the last one; after a rollback, the one before what was rolled back to."""
+    current = known[-1] if known else None
+    place = (current.rollback_to or current.number) if current else claims.NOBODY
+    before = [
+        v
+        for v in known
+        if current and v.number < place and v.digest != current.digest and not v.rollback_to
+    ]
+    if not before:
+        raise RegistryError(f"model {name!r} has no earlier champion to go back to")
+    return before[-1]
+
+
+def check(target: claims.Version, folder: Path) -> None:
+    """Load the version in a clean process and have it write one summary."""
+    child.run(
+        "tasks.register.clean:predict",
+        {"uri": target.source, "documents": ["Ann: Shall we meet at noon?\nBob: Yes, at noon."]},
+        folder,
+    )
+
+
+def put_back(client: Any, name: str, target: claims.Version, run_id: str) -> claims.Version:
+    """Claim the succession for the target's model; the alias ends on the new version.
+
+    If other hands moved the alias, it is first put back where the history left it: this rollback is
+    the official word. Raises RegistryError when someone else succeeded meanwhile.
+    """
+    try:
+        current = claims.champion(client, name)
+    except ChampionMoved:
+        current = claims.realign(client, name)
+    if current is not None and current.number == target.number:
+        return current
+    won = claims.succeed(
+        client,
+        name,
+        current.number if current else claims.NOBODY,
+        source=target.source,
+        tags={
+            claims.DIGEST: target.digest,
+            claims.RUN_ID: run_id,
+            claims.ROLLBACK_TO: str(target.number),
+        },
+        description=f"ROLLBACK to v{target.number}: {target.description}",
+    )
+    if won is None:
+        raise RegistryError(
+            f"model {name!r} got a new champion during the rollback; look, and run again"
+        )
+    return won
+
+
+def record(
+    name: str, target: claims.Version, won: claims.Version, run_id: str
+) -> history.HistoryRecord:
+    """The rollback as an entry of the history."""
+    return history.HistoryRecord(
+        kind="rollback",
+        time=history.now(),
+        name=name,
+        verdict=None,
+        reasons=(f"back to the model of v{target.number}",),
+        version=won.number,
+        opponent_version=None,
+        metric=None,
+        gain=None,
+        low=None,
+        high=None,
+        looks=None,
+        evaluation_digest=None,
+        model_digest=target.digest,
+        mlflow_run_id=run_id,
+    )

@@ -1,0 +1,98 @@
+"""Prefect tasks: who is champion, and the succession."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import task
+from prefect.logging import get_run_logger
+
+from tasks import history, tracking
+from tasks.policy import STEP
+from tasks.recipe import Recipe
+from tasks.records import Decision, ModelRef, Scores, VersionRef, from_json
+from tasks.register import claims, rollback, served
+from tasks.table import read_table
+
+
+@task(name="champion", **STEP)
+def current_champion(name: str) -> claims.Version | None:
+    """The champion now, after finishing whatever a dead run left unfinished."""
+    return claims.champion(tracking.current().client, name)
+
+
+@task(name="register", **STEP)
+def register(
+    model: ModelRef, challenger: Scores, decision: Decision, headline: str, recipe: Recipe
+) -> VersionRef | None:
+    """Make the challenger champion; None when another succeeded the same champion first.
+
+    Log the model, have a clean process reproduce stored summaries, claim the succession, move the
+    alias: a crash anywhere leaves the alias where it was, or fully moved.
+    """
+    run = tracking.current()
+    work = tracking.work_folder() / "register" / run.id
+    uri = served.log_model(
+        run.client,
+        model,
+        experiment_id=run.experiment_id,
+        run_id=run.id,
+        name=recipe.name,
+        scratch=tracking.work_folder() / "served",
+    )
+    served.reproduce(uri, read_table(tracking.fetch(challenger.uri)), work)
+    tags = {
+        claims.DIGEST: model.digest,
+        claims.RUN_ID: run.id,
+        "precis.evaluation_digest": decision.evaluation_digest,
+        f"precis.{recipe.gate.metric}": f"{decision.metrics[recipe.gate.metric].challenger:.4f}",
+    }
+    won = claims.succeed(
+        run.client,
+        recipe.name,
+        decision.opponent_version or claims.NOBODY,
+        source=uri,
+        tags=tags,
+        description=headline,
+    )
+    if won is None:
+        get_run_logger().info("another challenger was promoted meanwhile; gating again, against it")
+        return None
+    return VersionRef(recipe.name, won.number, model.digest)
+
+
+def earlier_decision(champion: claims.Version) -> Decision | None:
+    """This very run's decision, when it was promoted before a crash and is now taken up again."""
+    run = tracking.current()
+    if champion.run_id != run.id:
+        return None
+    path = tracking.fetch(f"runs:/{run.id}/gate/decision.json")
+    return from_json(Decision, path.read_bytes())
+
+
+def as_model(version: claims.Version) -> ModelRef:
+    """The champion's package, by reference; evaluation fetches it only when it must."""
+    return ModelRef(version.source, version.digest, base_digest="")
+
+
+@task(name="restore", **STEP)
+def restore(name: str, to: int | None) -> tuple[VersionRef, str]:
+    """Make an earlier version champion again; its package is loaded and checked first."""
+    run = tracking.current()
+    target = rollback.choose(run.client, name, to)
+    rollback.check(target, tracking.work_folder() / "register" / run.id)
+    won = rollback.put_back(run.client, name, target, run.id)
+    message = f"ROLLED BACK {name} v{won.number}: the model of v{target.number} is champion again"
+    history.write(run, rollback.record(name, target, won, run.id))
+    return VersionRef(name, won.number, won.digest), message
+
+
+def standing(client: Any, name: str) -> claims.Version | None:
+    """The champion now, for readers outside a flow run."""
+    return claims.champion(client, name)
+
+
+def history_of(client: Any, name: str) -> list[history.HistoryRecord]:
+    """The history, with the versions that the registry says took effect."""
+    took_effect = {v.run_id: v.number for v in claims.versions(client, name) if v.finished}
+    return history.read(client, name, took_effect)

@@ -1,0 +1,100 @@
+"""Prefect task: the run's page, as a Prefect artifact and as HTML in MLflow."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.logging import get_run_logger
+
+from tasks import device, tracking
+from tasks.policy import STEP
+from tasks.recipe import Recipe
+from tasks.records import AdapterRef, DatasetRef, Decision, ModelRef, VersionRef
+from tasks.report.data import ReportData
+from tasks.report.markdown import render_markdown
+from tasks.report.page import render_html
+from tasks.table import read_table
+
+CURVE = ("loss", "learning_rate")
+
+
+@task(name="report", **STEP)
+def report(
+    recipe: Recipe,
+    decision: Decision,
+    version: VersionRef | None,
+    said: str,
+    dataset: DatasetRef,
+    adapter: AdapterRef,
+    model: ModelRef,
+) -> str:
+    """Render and store the report; returns its `runs:/` URI."""
+    run = tracking.current()
+    gate = tracking.fetch(f"runs:/{run.id}/gate")
+    data = ReportData(
+        name=recipe.name,
+        version=version.version if version else None,
+        headline=said,
+        metric=recipe.gate.metric,
+        decision=decision,
+        challenger=read_table(gate / "challenger.json"),
+        opponent=read_table(gate / "opponent.json"),
+        training_curve=_curve(run, adapter),
+        training_metrics=adapter.metrics,
+        data_report=json.loads((tracking.fetch(dataset.uri) / "report.json").read_text()),
+        cost=_cost(adapter),
+        links=_links(run),
+        digests=_digests(run, dataset, adapter, model, decision),
+    )
+    path = tracking.work_folder() / "runs" / run.id / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render_html(data), encoding="utf-8")
+    create_markdown_artifact(render_markdown(data), key="report", description=said)
+    uri = run.log_file(path)
+    get_run_logger().info(f"report: {uri}")
+    return uri
+
+
+def _curve(run: tracking.Run, adapter: AdapterRef) -> list[dict[str, float]]:
+    """Loss by step, from the run that trained the adapter (an earlier one, if training was skipped)."""
+    trained_by = adapter.uri.removeprefix("runs:/").split("/")[0]
+    points: dict[int, dict[str, float]] = {}
+    for name in CURVE:
+        for found in run.client.get_metric_history(trained_by, name):
+            points.setdefault(found.step, {"step": float(found.step)})[name] = found.value
+    return [points[step] for step in sorted(points)]
+
+
+def _cost(adapter: AdapterRef) -> dict[str, float | str]:
+    wanted = ("seconds", "seconds_per_step", "tokens_per_second", "peak_memory_gib")
+    cost: dict[str, float | str] = {
+        f"training {name}": adapter.metrics[name] for name in wanted if name in adapter.metrics
+    }
+    return {"device": device.compute(), **cost}
+
+
+def _links(run: tracking.Run) -> dict[str, str]:
+    found = run.client.get_run(run.id).data.tags
+    links = {
+        "MLflow run": tracking.run_url(run),
+        "Prefect flow run": found.get("precis.prefect_url"),
+    }
+    return {title: link for title, link in links.items() if link}
+
+
+def _digests(
+    run: tracking.Run, dataset: DatasetRef, adapter: AdapterRef, model: ModelRef, decision: Decision
+) -> dict[str, Any]:
+    return {
+        "MLflow run": run.id,
+        "training rows": dataset.train_digest,
+        "evaluation rows": dataset.evaluation_digest,
+        "evaluation seal": decision.evaluation_digest,
+        "base": model.base_digest,
+        "adapter": adapter.digest,
+        "challenger": decision.challenger_digest,
+        decision.opponent: decision.opponent_digest,
+    }

@@ -1,0 +1,246 @@
+"""MLflow as the memory of runs: one run a flow run, its artifacts, and what need not be done twice.
+
+Only `task.py` files and flows import this; logic never does. A step's key is the digest of its
+inputs, its part of the recipe and its code; key and result are tags of the run that did the work,
+so any machine that reads the same MLflow finds them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import mlflow
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from tasks import digest
+from tasks.errors import RegistryError
+from tasks.records import from_json, to_json
+
+T = TypeVar("T")
+EMBEDDED_STORE = Path("mlruns")
+SQLITE = "sqlite:///"
+KEY, RESULT = "precis.key.{}", "precis.result.{}"
+LOGGED_TABLES = "mlflow.loggedArtifacts"
+LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
+_current: ContextVar[Run] = ContextVar("precis_run")
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, or the embedded SQLite store under mlruns/; SQLite paths absolute."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{EMBEDDED_STORE / 'mlflow.db'}"
+    if uri.startswith(SQLITE):  # child processes run in other folders
+        uri = SQLITE + str(Path(uri.removeprefix(SQLITE)).absolute())
+    return uri
+
+
+def work_folder() -> Path:
+    """Scratch space of this machine: PRECIS_WORK, or mlruns/work."""
+    return Path(os.environ.get("PRECIS_WORK") or EMBEDDED_STORE / "work").absolute()
+
+
+def connect() -> Any:
+    """An MlflowClient that has answered once. Raises RegistryError when MLflow cannot be reached.
+
+    Also sets mlflow's process-wide tracking URI: resolving `runs:/` and `models:/` reads that one.
+    """
+    uri = tracking_uri()
+    try:
+        if uri.startswith(SQLITE):
+            Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+        client = mlflow.MlflowClient()
+        with _impatient():
+            client.search_experiments(max_results=1)
+            client.search_registered_models(max_results=1)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise RegistryError(
+            f"MLflow at {uri} does not answer: {first}\n"
+            "start the server, correct MLFLOW_TRACKING_URI, or unset it to use mlruns/"
+        ) from error
+    return client
+
+
+@contextlib.contextmanager
+def _impatient() -> Iterator[None]:
+    """MLflow retries for minutes by default: right in mid-run, wrong for the first knock."""
+    ours = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update({name: value for name, value in ours.items() if before[name] is None})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+
+
+@dataclass
+class Run:
+    """The MLflow run of this flow run; `skipped` lists the steps found done before."""
+
+    client: Any
+    id: str
+    experiment_id: str
+    skipped: list[str] = field(default_factory=list)
+
+    def tag(self, name: str, value: str) -> None:
+        """Set a tag of this run."""
+        self.client.set_tag(self.id, name, value)
+
+    def log_folder(self, folder: Path, name: str) -> str:
+        """Store a folder as artifact `name`; returns its `runs:/` URI."""
+        self.client.log_artifacts(self.id, str(folder), artifact_path=name)
+        return f"runs:/{self.id}/{name}"
+
+    def log_file(self, path: Path, folder: str = "") -> str:
+        """Store a file in artifact folder `folder`; returns its `runs:/` URI."""
+        self.client.log_artifact(self.id, str(path), artifact_path=folder or None)
+        return f"runs:/{self.id}/{folder + '/' if folder else ''}{path.name}"
+
+    def log_table(self, path: Path, folder: str) -> str:
+        """Store a predictions table where MLflow's UI shows it as one; returns its URI."""
+        uri = self.log_file(path, folder)
+        # What mlflow.log_table does beside storing: the UI finds tables by this tag.
+        known = json.loads(self.client.get_run(self.id).data.tags.get(LOGGED_TABLES, "[]"))
+        entry = {"path": f"{folder}/{path.name}", "type": "table"}
+        if entry not in known:
+            self.tag(LOGGED_TABLES, json.dumps([*known, entry]))
+        return uri
+
+    def log_metrics(self, values: dict[str, float], step: int = 0) -> None:
+        """Log metrics at a step in one call."""
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, float(value), now, step) for name, value in values.items()]
+        self.client.log_batch(self.id, metrics=metrics)
+
+    def log_params(self, values: dict[str, str]) -> None:
+        """Log parameters; logging the same ones again is harmless."""
+        self.client.log_batch(self.id, params=[Param(*item) for item in values.items()])
+
+    def recall(self, step: str, key: str, kind: type[T], intact: Callable[[T], bool]) -> T | None:
+        """The result some run recorded for this step and key, if what it refers to is intact."""
+        tag = KEY.format(step)
+        for found in self.client.search_runs(
+            [self.experiment_id], f"tags.`{tag}` = '{key}'", max_results=5
+        ):
+            result = from_json(kind, found.data.tags[RESULT.format(step)])
+            if intact(result):
+                self.skipped.append(step)
+                self.record(step, key, result)
+                return result
+        return None
+
+    def record(self, step: str, key: str, result: Any) -> None:
+        """Remember a step's result; the key last, so that a key never stands without its result."""
+        self.tag(RESULT.format(step), to_json(result))
+        self.tag(KEY.format(step), key)
+
+
+def step_key(step: str, **inputs: Any) -> str:
+    """Digest of a step's inputs, its code and the libraries it leans on."""
+    here = Path(__file__).parent
+    shared = [here / "summarizer.py", here / "package.py", here / "records.py"]
+    code = digest.of_files(here, [*sorted((here / step).rglob("*.py")), *shared])
+    versions = {name: metadata.version(name) for name in LIBRARIES}
+    return digest.of_value({"step": step, "code": code, "versions": versions, "inputs": inputs})
+
+
+def fetch(uri: str) -> Path:
+    """A `runs:/` or `models:/` artifact on this machine: in place on a local store, else a copy.
+
+    Raises RegistryError when it is not there.
+    """
+    cache = work_folder() / "fetched" / digest.of_value(uri)[:16]
+    if cache.is_dir():
+        return next(cache.iterdir())
+    try:
+        local = mlflow.artifacts.download_artifacts(artifact_uri=uri)
+    except (MlflowException, OSError) as error:
+        raise RegistryError(f"artifact {uri} cannot be read: {error}") from error
+    return Path(local)
+
+
+def readable(reference: Any) -> bool:
+    """Whether what a reference's `uri` names can still be read."""
+    try:
+        return fetch(reference.uri).exists()
+    except RegistryError:
+        return False
+
+
+def run_url(run: Run) -> str | None:
+    """The run's page in MLflow's UI; None on the embedded store, which has no server."""
+    uri = tracking_uri()
+    if not uri.startswith(("http://", "https://")):
+        return None
+    return f"{uri.rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.id}"
+
+
+def current() -> Run:
+    """The run of the flow that is under way."""
+    return _current.get()
+
+
+@contextlib.contextmanager
+def run_for(name: str, flow_run_id: str, tags: dict[str, str]) -> Iterator[Run]:
+    """The MLflow run of one flow run: made at its first try, taken up again by a retry.
+
+    Ends FINISHED, FAILED, or KILLED when the flow is cancelled or interrupted.
+    """
+    client = connect()
+    experiment_id = _experiment(client, name)
+    found = client.search_runs(
+        [experiment_id], f"tags.`precis.flow_run_id` = '{flow_run_id}'", max_results=1
+    )
+    if found:
+        run_id = found[0].info.run_id
+        client.update_run(run_id, status="RUNNING")
+    else:
+        own = {"precis.name": name, "precis.flow_run_id": flow_run_id}
+        run_id = client.create_run(experiment_id, tags=own | tags).info.run_id
+    token = _current.set(Run(client, run_id, experiment_id))
+    status = "KILLED"
+    try:
+        yield _current.get()
+        status = "FINISHED"
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        client.set_terminated(run_id, status=status)
+        _current.reset(token)
+
+
+def _experiment(client: Any, name: str) -> str:
+    """The experiment of this name, made if need be (by whoever is first)."""
+    root = None
+    if client.tracking_uri.startswith("sqlite:"):
+        # A store without a server would put artifacts wherever the command happens to run.
+        root = (EMBEDDED_STORE / "artifacts" / name).absolute().as_uri()
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=root))
+        except MlflowException:
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        raise RegistryError(
+            f"MLflow experiment {name!r} was deleted; restore it (mlflow experiments restore "
+            f"--experiment-id {found.experiment_id}) or give the recipe another name"
+        )
+    return str(found.experiment_id)

@@ -1,0 +1,78 @@
+"""Prefect task: train the adapter in a process group of its own, watched from here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.logging import get_run_logger
+
+from tasks import child, digest, package, tracking
+from tasks.policy import STEP
+from tasks.progress import Progress
+from tasks.recipe import Recipe
+from tasks.records import AdapterRef, BaseRef, DatasetRef
+
+WATCHED = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_gib")
+HARMLESS = {"save_steps", "logging_steps", "timeout_hours"}  # they do not change the weights
+
+
+@task(name="train", **STEP)
+def train(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> AdapterRef:
+    """The LoRA adapter for these rows; resumes from the last checkpoint of the same job."""
+    run = tracking.current()
+    key = tracking.step_key(
+        "train",
+        rows=dataset.train_digest,
+        base=base.digest,
+        quantization=recipe.base.quantization,
+        adapter=recipe.adapter.model_dump(mode="json"),
+        training=recipe.training.model_dump(mode="json", exclude=HARMLESS),
+        settings=repr(package.settings_for(recipe, Path(base.path))),
+    )
+    if known := run.recall("train", key, AdapterRef, _intact):
+        return known
+    answer = child.run(
+        "tasks.train.qlora:train",
+        {
+            "rows": str(tracking.fetch(dataset.uri) / "train.jsonl"),
+            "base": base.path,
+            "recipe": recipe.model_dump(mode="json"),
+            "folder": str(tracking.work_folder() / "train" / key[:16] / "job"),
+        },
+        tracking.work_folder() / "train" / key[:16],
+        timeout_seconds=recipe.training.timeout_hours * 3600,
+        on_progress=_Watch(),
+    )
+    uri = run.log_folder(Path(answer["adapter"]), "adapter")
+    adapter = AdapterRef(uri, answer["digest"], base.digest, answer["metrics"])
+    run.log_metrics({f"train/{name}": value for name, value in adapter.metrics.items()})
+    run.record("train", key, adapter)
+    return adapter
+
+
+def _intact(adapter: AdapterRef) -> bool:
+    return (
+        tracking.readable(adapter)
+        and digest.of_folder(tracking.fetch(adapter.uri)) == adapter.digest
+    )
+
+
+class _Watch:
+    """Progress of the child, to the terminal, Prefect and MLflow."""
+
+    def __init__(self) -> None:
+        self.run = tracking.current()
+        self.log = get_run_logger()
+        self.bar = Progress("training")
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        if line.get("kind") != "train":
+            return
+        step, total = int(line["step"]), int(line["total_steps"])
+        found = {name: float(line[name]) for name in WATCHED if line.get(name) is not None}
+        self.run.log_metrics(found, step=step)
+        self.bar.update(step / max(total, 1))
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in found.items())
+        self.log.info(f"step {step}/{total}  {shown}")
