@@ -44,7 +44,7 @@ def write_rows(path: Path, rows: list[Row]) -> Path:
     return path
 
 
-def make_recipe(base: Path, **parts: Any) -> Recipe:
+def make_recipe(base: Path, /, **parts: Any) -> Recipe:
     """A recipe over `base`; `parts` are its groups of settings: training={"max_steps": 3}."""
     return Recipe.model_validate(
         {"name": "tiny", "data": {"train": "rows.jsonl"}}

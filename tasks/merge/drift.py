@@ -1,0 +1,89 @@
+"""Does the merged model say what its adapter says? Measured on the tokens of reference summaries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tasks import loading
+from tasks.errors import MergeError
+from tasks.examples import IGNORED, Examples, encode_for
+from tasks.recipe import Merge, Recipe
+from tasks.records import Drift, Row, read_rows
+
+
+def measure(base: Path, adapter: Path, merged: Path, rows: Path, recipe: Recipe) -> Drift:
+    """Mean KL(adapter || merged), nats a token, and how often both find the same token likeliest.
+
+    The live adapter runs on the base as it was quantized in training, the merged model in the
+    precision it will be served in; one after the other, so that memory holds one of them.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    sample = _sample(read_rows(rows), recipe.merge.drift_rows)
+    examples = encode_for(sample, tokenizer, recipe, base)
+    live = _log_probabilities(_live_model(base, adapter, recipe), examples)
+    folded = _log_probabilities(_merged_model(merged), examples)
+    kl = sum(float((p.exp() * (p - q)).sum()) for p, q in zip(live, folded, strict=True))
+    same = sum(int((p.argmax(-1) == q.argmax(-1)).sum()) for p, q in zip(live, folded, strict=True))
+    tokens = sum(len(p) for p in live)
+    return Drift(kl=kl / tokens, top1_agreement=same / tokens, tokens=tokens)
+
+
+def refuse(drift: Drift, settings: Merge) -> None:
+    """Raise MergeError when the drift is past the recipe's tolerance (or is not a number)."""
+    if drift.kl <= settings.max_kl and drift.top1_agreement >= settings.min_top1_agreement:
+        return
+    raise MergeError(
+        f"the merged model drifted from its adapter, over {drift.tokens} tokens: "
+        f"KL {drift.kl:.1e} nats a token (merge.max_kl {settings.max_kl:g}), "
+        f"top-1 agreement {drift.top1_agreement:.3f} (merge.min_top1_agreement "
+        f"{settings.min_top1_agreement:g}); merge.onto is {settings.onto}, and quantized_base is "
+        "nearest to what was trained"
+    )
+
+
+def _sample(rows: list[Row], count: int) -> list[Row]:
+    """`count` rows spread evenly over the file, each with its first reference."""
+    step = max(1, len(rows) // count)
+    chosen = rows[::step][:count]
+    return [Row(row.id, row.source, row.document, row.references[:1]) for row in chosen]
+
+
+def _live_model(base: Path, adapter: Path, recipe: Recipe) -> Any:
+    from peft import PeftModel
+
+    dtype = loading.compute_dtype()
+    model = PeftModel.from_pretrained(
+        loading.load_base(base, recipe.base.quantization, dtype), adapter
+    ).eval()
+    # bitsandbytes' inference kernel for CPUs computes in bf16 and asserts on sizes that are no
+    # multiple of 32; in training mode a 4-bit layer computes as it did in training, on any device.
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module.train()
+    return model
+
+
+def _merged_model(folder: Path) -> Any:
+    return loading.load_base(folder, "none", loading.compute_dtype()).eval()
+
+
+def _log_probabilities(model: Any, examples: Examples) -> list[Any]:
+    """For each example a tensor [completion tokens, vocabulary] on the CPU, float32."""
+    import torch
+
+    dtype = loading.compute_dtype()
+    mixed = torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32)
+    found = []
+    for ids, labels in zip(examples.input_ids, examples.labels, strict=True):
+        before = torch.tensor([i - 1 for i, label in enumerate(labels) if label != IGNORED])
+        with torch.inference_mode(), mixed:
+            logits = model(
+                input_ids=torch.tensor([ids], device=model.device),
+                logits_to_keep=before.to(model.device),
+                use_cache=False,
+            ).logits[0]
+        found.append(logits.float().log_softmax(-1).cpu())
+    return found

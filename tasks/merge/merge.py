@@ -1,0 +1,149 @@
+"""Fold an adapter into its base, shard by shard, into a package that loads anywhere.
+
+The adapter was trained against weights rounded to 4 bits (QLoRA, Dettmers et al. 2023,
+arXiv:2305.14314), so by default it is added to those, dequantized, and not to the originals.
+Child-process targets: JSON-able arguments and results.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tasks import child, digest, loading, package
+from tasks.errors import MergeError
+from tasks.merge import drift
+from tasks.merge.plan import INDEX, PREFIX, Plan, plan_merge
+from tasks.recipe import Recipe
+
+# What stands beside the weights and goes along: configuration, tokenizer, licence.
+BESIDE = ("*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "NOTICE*", "USE_POLICY*")
+
+
+def merge_and_check(
+    base: str, adapter: str, rows: str, recipe: dict[str, Any], out: str
+) -> dict[str, Any]:
+    """`merge`, then `drift.measure` on canonical `rows`; `out` is removed when that is refused.
+
+    Returns merge's result with {"drift": {"kl", "top1_agreement", "tokens"}}.
+    """
+    result = merge(base, adapter, recipe, out)
+    plan = Recipe.model_validate(recipe)
+    try:
+        found = drift.measure(Path(base), Path(adapter), Path(out), Path(rows), plan)
+        drift.refuse(found, plan.merge)
+    except BaseException:
+        shutil.rmtree(out)
+        raise
+    return result | {"drift": asdict(found)}
+
+
+def merge(base: str, adapter: str, recipe: dict[str, Any], out: str) -> dict[str, Any]:
+    """Write the merged model to the folder `out`, whole or not at all.
+
+    Shard names, index and stored type are the base's; memory is bounded by the largest shard.
+    Returns {"path", "digest", "seconds", "bytes"}. Raises MergeError with every mismatch of base
+    and adapter, or when the disk is full.
+    """
+    started, settings = time.monotonic(), Recipe.model_validate(recipe)
+    source, target = Path(base), Path(out)
+    plan = plan_merge(source, Path(adapter), settings)
+    partial = target.with_name(target.name + ".partial")
+    for old in (partial, target):
+        shutil.rmtree(old, ignore_errors=True)
+    with _writing(partial, [*plan.shards, *_beside(source)]):
+        for number, shard in enumerate(plan.shards, 1):
+            _merge_shard(plan, shard, partial / shard.name)
+            child.report(kind="merge", shard=number, shards=len(plan.shards))
+        _copy_beside(source, partial, plan.stored)
+        package.add_summarizer(partial, package.settings_for(settings, source))
+        partial.rename(target)
+    return {
+        "path": str(target),
+        "digest": digest.of_folder(target),
+        "seconds": time.monotonic() - started,
+        "bytes": sum(path.stat().st_size for path in digest.visible_files(target)),
+    }
+
+
+@contextmanager
+def _writing(folder: Path, sources: list[Path]) -> Iterator[None]:
+    """Make `folder`; when the disk fills, or anything else fails, leave nothing of it."""
+    from safetensors import SafetensorError
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    needed = sum(path.stat().st_size for path in sources)
+    free = shutil.disk_usage(folder.parent).free
+    if needed > free:
+        raise MergeError(
+            f"the merged model needs {needed / 2**30:.2f} GiB in {folder.parent}, where "
+            f"{free / 2**30:.2f} GiB are free; free some, or set PRECIS_WORK to a larger disk"
+        )
+    folder.mkdir()
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise MergeError(
+            f"writing the merged model to {folder.parent} failed: {error}; free space there (it "
+            f"needs {needed / 2**30:.2f} GiB), or set PRECIS_WORK to a larger disk"
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # already renamed when all went well
+
+
+def _merge_shard(plan: Plan, shard: Path, target: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    merged = {}
+    with safe_open(shard, "pt") as tensors, safe_open(plan.adapter, "pt") as lora:
+        for name in tensors.keys():  # noqa: SIM118 (not a dict)
+            merged[name] = _merged(
+                plan, name.removesuffix(".weight"), tensors.get_tensor(name), lora
+            )
+        # Not the base's metadata: several entries would be written in a random order.
+        save_file(merged, target, {"format": "pt"})
+
+
+def _merged(plan: Plan, module: str, stored: Any, lora: Any) -> Any:
+    """W + alpha / r * B A in float32, rounded once, to the type that W was stored in."""
+    weight = stored
+    if module in plan.quantized:
+        weight = rounded(weight, plan.dtype)
+    if module in plan.adapted:
+        a, b = (
+            lora.get_tensor(f"{PREFIX}{module}.lora_{part}.weight").to(weight.device).float()
+            for part in "AB"
+        )
+        weight = weight.float() + plan.scale * (b @ a)
+    return weight.to("cpu", stored.dtype).contiguous()
+
+
+def rounded(weight: Any, dtype: str) -> Any:
+    """`weight` in NF4 (blocks of 64, scales quantized too) and back, as training computed with it."""
+    import torch
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    wide = weight.to(loading.device(), getattr(torch, dtype)).contiguous()
+    return dequantize_4bit(*quantize_4bit(wide, quant_type="nf4", compress_statistics=True))
+
+
+def _beside(base: Path) -> list[Path]:
+    found = {path for pattern in BESIDE for path in base.glob(pattern) if path.is_file()}
+    return sorted(p for p in found if not p.name.endswith(".index.json") or p.name == INDEX)
+
+
+def _copy_beside(base: Path, folder: Path, dtype: str) -> None:
+    for path in _beside(base):
+        shutil.copyfile(path, folder / path.name)
+    config = package.config_of(base)
+    config["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    for weights in folder.glob("*.safetensors"):  # safetensors writes for its owner's eyes alone
+        shutil.copymode(folder / "config.json", weights)

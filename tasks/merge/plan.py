@@ -1,0 +1,193 @@
+"""What a merge will do to which weight, and all that stands against it; no weights are read here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks import loading
+from tasks.errors import MergeError
+from tasks.package import config_of
+from tasks.recipe import Recipe
+
+PREFIX = "base_model.model."  # PEFT's, before the base's own module names
+# Kinds of LoRA whose merged weight is not W + alpha / r * B A; training here makes none of them.
+OTHER_KINDS = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out")
+STORED = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Weights of linear layers are named by their modules: `model.layers.0.self_attn.q_proj`."""
+
+    shards: tuple[Path, ...]
+    adapter: Path  # the safetensors file
+    scale: float  # alpha / r
+    adapted: frozenset[str]
+    quantized: frozenset[str]  # to be rounded to NF4 and back, as they were in training
+    dtype: str  # the type they were quantized from
+    stored: str  # the type that the base's linear weights are stored in, as config.json names it
+
+
+def plan_merge(base: Path, adapter: Path, recipe: Recipe) -> Plan:
+    """How to merge `adapter` into `base`. Raises MergeError with every mismatch, a line each."""
+    config, file = _adapter_config(adapter), adapter / "adapter_model.safetensors"
+    shards = shards_of(base)
+    weights, ours = shapes(shards), shapes([file])
+    modules = frozenset(name.removeprefix(PREFIX).partition(".lora_")[0] for name in ours)
+    dtype = _metadata(file).get("compute_dtype") or str(loading.compute_dtype()).split(".")[-1]
+    on_rounded = recipe.base.quantization == "nf4" and recipe.merge.onto == "quantized_base"
+    quantized, transposed = quantized_modules(base)
+    problems = [
+        *_kind_problems(base, config, recipe),
+        *_shape_problems(config, modules, ours, weights),
+        *(f"{name}: Conv1D layers (GPT-2's) cannot be merged" for name in modules & transposed),
+        *(
+            f"{name}: quantized in training, but the base stores no {name}.weight"
+            for name in sorted(quantized)
+            if on_rounded and f"{name}.weight" not in weights
+        ),
+    ]
+    if problems:
+        raise MergeError.of(problems)
+    scale = config["lora_alpha"] / config["r"]
+    rounded = quantized if on_rounded else frozenset[str]()
+    return Plan(tuple(shards), file, scale, modules, rounded, dtype, _stored(shards, modules))
+
+
+def shards_of(base: Path) -> list[Path]:
+    """The weight files that transformers would load, in name order."""
+    index = base / INDEX
+    if index.is_file():
+        return [
+            base / name
+            for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        ]
+    return [base / "model.safetensors"]
+
+
+def shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors in safetensors files, from their headers."""
+    from safetensors import SafetensorError, safe_open
+
+    found = {}
+    for file in files:
+        try:
+            with safe_open(file, "pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 (not a dict)
+                    found[name] = tuple(tensors.get_slice(name).get_shape())
+        except (OSError, SafetensorError) as error:
+            raise MergeError(f"{file} cannot be read ({error}); fetch it again") from error
+    return found
+
+
+def _stored(shards: Iterable[Path], modules: frozenset[str]) -> str:
+    from safetensors import safe_open
+
+    types = set()
+    for shard in shards:
+        with safe_open(shard, "pt") as tensors:
+            names = {f"{module}.weight" for module in modules} & set(tensors.keys())
+            types |= {tensors.get_slice(name).get_dtype() for name in names}
+    if len(types) != 1 or not types <= STORED.keys():
+        raise MergeError(
+            f"the base stores its linear weights as {', '.join(sorted(types))}; store all of them "
+            f"in one of {', '.join(STORED)}"
+        )
+    return STORED[types.pop()]
+
+
+def quantized_modules(base: Path) -> tuple[frozenset[str], frozenset[str]]:
+    """Linear layers that transformers quantizes (not the head), and those stored transposed.
+
+    Found by transformers' own rules on a model without weights.
+    """
+    import bitsandbytes
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+    from transformers.pytorch_utils import Conv1D
+    from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+    transposed = {name for name, module in model.named_modules() if isinstance(module, Conv1D)}
+    how = loading.quantization_config("nf4", torch.float32)
+    keep = Bnb4BitHfQuantizer.get_modules_to_not_convert(
+        model, how.llm_int8_skip_modules, model._keep_in_fp32_modules
+    )
+    replace_with_bnb_linear(model, keep, how)
+    linear = bitsandbytes.nn.Linear4bit
+    quantized = {name for name, module in model.named_modules() if isinstance(module, linear)}
+    return frozenset(quantized), frozenset(transposed)
+
+
+def _adapter_config(adapter: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise MergeError(f"{adapter} is no adapter: {error}; train it again") from error
+    return config
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as tensors:
+        return tensors.metadata() or {}
+
+
+def _kind_problems(base: Path, config: dict[str, Any], recipe: Recipe) -> list[str]:
+    problems = [
+        f"the adapter sets {name}, which cannot be merged"
+        for name in OTHER_KINDS
+        if config.get(name)
+    ]
+    if config.get("peft_type") != "LORA":
+        problems.append(f"the adapter is {config.get('peft_type')}, not LoRA")
+    trained_on = config.get("base_model_name_or_path")
+    if trained_on != recipe.base.model:
+        problems.append(
+            f"the adapter was trained on {trained_on}; base.model is {recipe.base.model}"
+        )
+    if "quantization_config" in config_of(base):
+        problems.append(f"{base} is quantized already; name the original model in base.model")
+    return problems
+
+
+def _shape_problems(
+    config: dict[str, Any],
+    modules: frozenset[str],
+    ours: dict[str, tuple[int, ...]],
+    weights: dict[str, tuple[int, ...]],
+) -> list[str]:
+    """Every layer for which base and adapter do not match, in both directions."""
+    problems, r = [], config["r"]
+    expected = {f"{PREFIX}{name}.lora_{part}.weight" for name in modules for part in "AB"}
+    problems += [
+        f"{name}: the adapter has this tensor, LoRA does not" for name in ours.keys() - expected
+    ]
+    problems += [f"{name}: missing in the adapter" for name in expected - ours.keys()]
+    for name in modules:
+        shape = weights.get(f"{name}.weight")
+        a, b = (ours.get(f"{PREFIX}{name}.lora_{part}.weight", ()) for part in "AB")
+        if shape is None:
+            problems.append(f"{name}: the adapter has it, the base has not")
+        elif a and b and (b[0], a[-1]) != shape:
+            problems.append(
+                f"{name}: the adapter is {b[0]} x {a[-1]}, the base {' x '.join(map(str, shape))}"
+            )
+        elif a and b and (a[0], b[-1]) != (r, r):
+            problems.append(
+                f"{name}: rank {a[0]}, {b[-1]} in the weights, {r} in adapter_config.json"
+            )
+    targets = tuple(f".{target}" for target in config["target_modules"])
+    for weight in weights:
+        name = weight.removesuffix(".weight")
+        if name != weight and f".{name}".endswith(targets) and name not in modules:
+            problems.append(f"{name}: the base has it, the adapter has not")
+    return sorted(problems)

@@ -1,0 +1,112 @@
+"""What training uses (time, tokens, memory), kept across resumes; and progress lines of it."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from tasks import child
+from tasks.errors import TrainingError
+
+
+class Meter:
+    """Seconds and tokens of a job; `before`: what its earlier processes used."""
+
+    def __init__(self, before: dict[str, float]) -> None:
+        self._seconds = before.get("seconds", 0.0)
+        self._tokens: Any = int(before.get("tokens", 0))
+        self._completion_tokens: Any = int(before.get("completion_tokens", 0))
+        self._started = time.monotonic()
+
+    def start(self) -> None:
+        """Training begins now; what came before was loading."""
+        self._started = time.monotonic()
+
+    def count(self, batch: dict[str, Any]) -> None:
+        """Count a micro-batch's tokens, on its device: nothing waits for a GPU here."""
+        mask = batch.get("attention_mask")
+        self._tokens = self._tokens + (batch["input_ids"].numel() if mask is None else mask.sum())
+        self._completion_tokens = self._completion_tokens + (batch["labels"] != -100).sum()
+
+    def read(self) -> dict[str, float]:
+        """Seconds, tokens (padding excluded) and completion tokens so far."""
+        return {
+            "seconds": self._seconds + time.monotonic() - self._started,
+            "tokens": int(self._tokens),
+            "completion_tokens": int(self._completion_tokens),
+        }
+
+
+def peak_memory_gib() -> float:
+    """Most memory held so far, GiB: allocated on the GPU, or resident where there is none."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated()) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20
+
+
+class Watch(TrainerCallback):  # type: ignore[misc]
+    """Reports progress, stops at a non-finite loss, and ends the run cleanly when it is cancelled."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+        self.cancelled = False
+        self._last = meter.read()
+
+    def cancel(self, *_: Any) -> None:
+        """Stop after the step under way, with a checkpoint. A signal handler."""
+        self.cancelled = True
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Set the clock."""
+        self.meter.start()
+        self._last = self.meter.read()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Save before a cancelled run ends; log whatever is saved."""
+        if self.cancelled:
+            control.should_save = control.should_training_stop = True
+        if control.should_save:
+            # The losses since the last log line are not in a checkpoint; and a loss that is not
+            # finite must be seen before it is saved.
+            control.should_log = True
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any],
+        **_: Any,
+    ) -> None:
+        """Report; raise TrainingError where the loss is not a finite number."""
+        if "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]):
+            raise TrainingError(
+                f"the loss is {logs['loss']} at step {state.global_step} of {state.max_steps}: "
+                f"lower training.learning_rate (now {args.learning_rate:g}) or "
+                f"training.max_grad_norm (now {args.max_grad_norm:g}), and look for broken rows"
+            )
+        now = self.meter.read()
+        tokens, seconds = (now[name] - self._last[name] for name in ("tokens", "seconds"))
+        self._last = now
+        child.report(
+            kind="train",
+            step=state.global_step,
+            total_steps=state.max_steps,
+            epoch=state.epoch,
+            loss=logs["loss"],
+            learning_rate=logs.get("learning_rate"),
+            grad_norm=logs.get("grad_norm"),
+            tokens_per_second=tokens / seconds if seconds else 0.0,
+            memory_gib=peak_memory_gib(),
+        )

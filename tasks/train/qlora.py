@@ -1,0 +1,165 @@
+"""Train a LoRA adapter on a quantized base (QLoRA: Dettmers et al. 2023, arXiv:2305.14314).
+
+A child-process target: JSON-able arguments and result, no Prefect, no MLflow. A run that was killed
+resumes from its last whole checkpoint and, on one CPU thread, ends with the very same weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tasks import digest, loading, package
+from tasks.errors import TrainingError
+from tasks.examples import encode_for
+from tasks.recipe import Recipe
+from tasks.records import read_rows
+from tasks.train import checkpoints, result
+
+HARMLESS = {"save_steps", "logging_steps", "timeout_hours"}  # they do not change the weights
+LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
+
+
+def train(rows: str, base: str, recipe: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Train on canonical `rows` (JSONL) over the `base` folder; everything is kept in `folder`.
+
+    Returns {"adapter": folder in PEFT's format, "digest", "metrics"}; a job that ended in `folder`
+    before is not trained again. Raises DataError without rows, TrainingError when the loss is not
+    finite, memory runs out, the recipe does not fit the model, or the run is cancelled (SIGTERM).
+    """
+    plan = Recipe.model_validate(recipe)
+    job = _job(Path(rows), Path(base), plan)
+    resume = checkpoints.prepare(Path(folder), job)
+    if answer := checkpoints.finished(Path(folder)):
+        return answer
+    trainer, facts = _build(Path(rows), Path(base), plan, Path(folder), resume)
+    _run(trainer, resume)
+    adapter = Path(folder) / "adapter"
+    result.save_adapter(trainer.model, plan.base.model, adapter)
+    answer = {
+        "adapter": str(adapter),
+        "digest": digest.of_folder(adapter),
+        "metrics": result.metrics(trainer) | facts,
+    }
+    checkpoints.finish(Path(folder), answer)
+    return answer
+
+
+def _job(rows: Path, base: Path, recipe: Recipe) -> dict[str, Any]:
+    """All that the weights depend on. Only the same job may go on from a checkpoint."""
+    return {
+        "rows": digest.of_file(rows),
+        "base": digest.of_folder(base),
+        "quantization": recipe.base.quantization,
+        "adapter": recipe.adapter.model_dump(mode="json"),
+        "training": recipe.training.model_dump(mode="json", exclude=HARMLESS),
+        "settings": json.loads(json.dumps(asdict(package.settings_for(recipe, base)))),
+        "dtype": str(loading.compute_dtype()),
+        "code": digest.of_files(Path(__file__).parent, Path(__file__).parent.glob("*.py")),
+        "libraries": {name: version(name) for name in LIBRARIES},
+    }
+
+
+def _build(
+    rows: Path, base: Path, recipe: Recipe, folder: Path, resume: Path | None
+) -> tuple[Any, dict[str, float]]:
+    """The trainer, and what is known of its data before the first step."""
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+
+    from tasks.train import attention
+    from tasks.train.meter import Meter, Watch
+    from tasks.train.trainer import AdapterTrainer
+
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    examples = encode_for(read_rows(rows), tokenizer, recipe, base)
+    packed = attention.register() if recipe.training.packing else "sdpa"
+    model = loading.load_base(base, recipe.base.quantization, loading.compute_dtype(), packed)
+    meter = Meter(checkpoints.meter_of(resume) if resume else {})
+    try:
+        trainer = AdapterTrainer(
+            model=model,
+            args=_arguments(recipe, folder / "checkpoints"),
+            train_dataset=Dataset.from_dict(
+                {"input_ids": examples.input_ids, "labels": examples.labels}
+            ),
+            processing_class=tokenizer,
+            peft_config=_lora(recipe),
+            callbacks=[Watch(meter)],
+            meter=meter,
+        )
+    except ValueError as error:
+        raise TrainingError(f"the recipe does not fit this base model: {error}") from error
+    return trainer, {"rows": len(examples.input_ids), "truncated_rows": examples.truncated}
+
+
+def _lora(recipe: Recipe) -> Any:
+    from peft import LoraConfig
+
+    targets = recipe.adapter.target_modules
+    return LoraConfig(
+        r=recipe.adapter.r,
+        lora_alpha=recipe.adapter.lora_alpha,
+        lora_dropout=recipe.adapter.lora_dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
+    )
+
+
+def _arguments(recipe: Recipe, checkpoint_folder: Path) -> Any:
+    import torch
+    from trl import SFTConfig
+
+    dtype, cuda = loading.compute_dtype(), torch.cuda.is_available()
+    return SFTConfig(
+        output_dir=str(checkpoint_folder),
+        **recipe.training.model_dump(exclude={"timeout_hours"}),
+        data_seed=recipe.training.seed,
+        bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
+        use_cpu=not cuda,
+        dataloader_pin_memory=cuda,
+        packing_strategy="bfd",  # whole rows only; "wrapped" lets them see each other
+        save_strategy="steps",
+        save_total_limit=2,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,  # it hides a broken loss behind an average
+        report_to=[],
+        disable_tqdm=True,
+    )
+
+
+def _run(trainer: Any, resume: Path | None) -> None:
+    import torch
+
+    watch = next(c for c in trainer.callback_handler.callbacks if hasattr(c, "cancelled"))
+    with _on_sigterm(watch.cancel):
+        try:
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        except torch.cuda.OutOfMemoryError as error:
+            raise TrainingError(
+                "the GPU's memory does not hold this training step; lower "
+                "training.per_device_train_batch_size or training.max_length, or set "
+                f"training.gradient_checkpointing: true ({error})"
+            ) from error
+    step, steps = trainer.state.global_step, trainer.state.max_steps
+    if watch.cancelled and step < steps:
+        raise TrainingError(
+            f"training was cancelled at step {step} of {steps}; the same recipe goes on from there"
+        )
+
+
+@contextlib.contextmanager
+def _on_sigterm(call: Callable[..., None]) -> Iterator[None]:
+    """A cancel (tasks.child ends the group with TERM first) lets the step under way end."""
+    before = signal.signal(signal.SIGTERM, call)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

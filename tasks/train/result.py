@@ -1,0 +1,63 @@
+"""What training leaves: the adapter's folder, and its metrics."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tasks import loading
+from tasks.train import checkpoints
+
+
+def save_adapter(model: Any, base_name: str, folder: Path) -> None:
+    """Two files that depend on the weights and the recipe alone, not on the machine or the day."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    # The type that the base was quantized from and computed in: the merge does the same. One entry
+    # only: safetensors writes several in an order of its own, another in each process.
+    metadata = {"compute_dtype": str(loading.compute_dtype()).split(".")[-1]}
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        partial / "adapter_model.safetensors",
+        metadata,
+    )
+    config = model.peft_config["default"].to_dict()
+    config |= {"base_model_name_or_path": base_name, "inference_mode": True}
+    plain = {name: sorted(v) if isinstance(v, set) else v for name, v in config.items()}
+    checkpoints.write(partial / "adapter_config.json", plain)
+    # safetensors writes for its owner's eyes alone
+    shutil.copymode(partial / "adapter_config.json", partial / "adapter_model.safetensors")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def metrics(trainer: Any) -> dict[str, float]:
+    """Loss, steps, time, tokens and memory of a run that ended; resumed parts count together."""
+    from tasks.train.meter import peak_memory_gib
+
+    logs = [line for line in trainer.state.log_history if "loss" in line]
+    steps = [0, *(line["step"] for line in logs)]
+    weights = [after - before for before, after in itertools.pairwise(steps)]
+    total = sum(line["loss"] * weight for line, weight in zip(logs, weights, strict=True))
+    used: dict[str, float] = trainer.meter.read()
+    step = trainer.state.global_step
+    return used | {
+        "train_loss": total / max(step, 1),
+        "first_loss": logs[0]["loss"],
+        "last_loss": logs[-1]["loss"],
+        "steps": step,
+        "epochs": trainer.state.epoch,
+        "tokens_per_second": used["tokens"] / used["seconds"],
+        "seconds_per_step": used["seconds"] / max(step, 1),
+        "peak_memory_gib": peak_memory_gib(),
+        "trainable_parameters": sum(
+            p.numel() for p in trainer.model.parameters() if p.requires_grad
+        ),
+    }

@@ -1,0 +1,67 @@
+"""TRL's SFTTrainer with four changes, each for a reason given where it stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from trl import SFTTrainer
+
+from tasks.examples import IGNORED
+from tasks.train import checkpoints
+from tasks.train.meter import Meter
+
+
+class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
+    """Trains an adapter on pre-tokenized rows, with whole checkpoints and a meter."""
+
+    def __init__(self, *args: Any, meter: Meter, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.meter = meter
+        # TRL casts a QLoRA adapter to bf16, PEFT reloads it in float32: a resumed run would end
+        # with other weights, and fp16's gradient scaler refuses bf16.
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Mean negative log-likelihood a completion token."""
+        self.meter.count(inputs)
+        if inputs["input_ids"].is_cuda:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return completion_loss(model, inputs, num_items_in_batch)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # Past SFTTrainer, which adds a model card; then mark what is whole.
+        super(SFTTrainer, self)._save_checkpoint(model, trial)
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        checkpoints.mark_complete(folder, self.meter.read())
+
+    def _send_telemetry(self) -> None:
+        """Nothing leaves the machine."""
+
+
+def completion_loss(model: Any, inputs: dict[str, Any], num_items: Any = None) -> torch.Tensor:
+    """TRL's loss, with the head computed at completion tokens only.
+
+    On a CPU TRL computes every position's logits: 1.4 s a step against 0.6 s (dialog-7m, 2 x 1024
+    packed, 2 cores). `inputs` hold `input_ids` and `labels` [batch, tokens]; `num_items` is the
+    count of completion tokens over all micro-batches of the step.
+    """
+    labels = inputs["labels"][:, 1:]
+    wanted = labels != IGNORED
+    at = wanted.any(0).nonzero()[:, 0]
+    rest = {name: value for name, value in inputs.items() if name != "labels"}
+    logits = model(**rest, use_cache=False, logits_to_keep=at).logits.float()
+    total = cross_entropy(
+        logits.flatten(0, 1), labels[:, at].flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+    return total / (wanted.sum() if num_items is None else num_items).clamp(min=1)

@@ -1,0 +1,170 @@
+"""The merged model is the adapter's model, in every kind of base that we merge into."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from tasks import digest, loading
+from tasks.merge import drift, merge
+from tasks.merge.plan import shards_of
+from tasks.recipe import Recipe
+from tasks.summarizer import Generator
+from tasks.train import qlora
+
+SHARDS = 3
+ATTENTION = {"target_modules": ["q_proj", "v_proj"], "r": 8, "lora_alpha": 16}
+TRAINING = {"max_steps": 12, "learning_rate": 2e-2}
+
+
+class Case:
+    """A base, its recipe and an adapter trained on it."""
+
+    def __init__(self, folder: Path, base: Path, /, **parts: Any) -> None:
+        self.base, self.rows = base, folder / "rows.jsonl"
+        self.recipe: Recipe = tiny.make_recipe(base, training=TRAINING, **parts)
+        tiny.write_rows(self.rows, tiny.make_rows(40))
+        answer = qlora.train(str(self.rows), str(base), self.dump(), str(folder / "job"))
+        self.adapter = Path(answer["adapter"])
+
+    def dump(self, **parts: Any) -> dict[str, Any]:
+        values = self.recipe.model_dump(mode="json")
+        return values | {name: values[name] | part for name, part in parts.items()}
+
+    def merged(self, out: Path, **parts: Any) -> dict[str, Any]:
+        return merge.merge_and_check(
+            str(self.base), str(self.adapter), str(self.rows), self.dump(**parts), str(out)
+        )
+
+
+@pytest.fixture(scope="module")
+def nf4(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """Three shards, an own head, and an adapter on some of the layers only."""
+    folder = tmp_path_factory.mktemp("nf4")
+    base = tiny.make_tiny_base(folder / "base", shards=SHARDS, tied=False)
+    return Case(folder, base, adapter=ATTENTION)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """LoRA on all linear layers of an unquantized base with tied embeddings, in one file."""
+    folder = tmp_path_factory.mktemp("plain")
+    base = tiny.make_tiny_base(folder / "base")
+    return Case(folder, base, base={"quantization": "none"})
+
+
+@pytest.fixture(scope="module")
+def result(nf4: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return nf4.merged(tmp_path_factory.mktemp("merged") / "package")
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = {}
+    for shard in shards_of(folder):
+        found |= load_file(shard)
+    return found
+
+
+def test_onto_the_quantized_base_it_equals_the_adapter(result: dict[str, Any]) -> None:
+    """Rounding to bf16 is all that lies between them."""
+    assert result["drift"]["kl"] < 1e-4
+    assert result["drift"]["top1_agreement"] > 0.99
+    assert result["drift"]["tokens"] > 100
+
+
+def test_the_drift_check_sees_a_wrong_merge(nf4: Case, tmp_path: Path) -> None:
+    """Onto the original weights, or without the adapter, the KL is many times larger."""
+    loose = {"max_kl": 100.0, "min_top1_agreement": 0.0}
+    original = nf4.merged(tmp_path / "original", merge={"onto": "original_base"} | loose)
+    assert original["drift"]["kl"] > 1e-3
+    untuned = drift.measure(nf4.base, nf4.adapter, nf4.base, nf4.rows, nf4.recipe)
+    assert untuned.kl > 0.1
+
+
+def test_unquantized_it_equals_the_adapter_too(plain: Case, tmp_path: Path) -> None:
+    """Plain LoRA is merged onto the weights it was trained on, whatever merge.onto says."""
+    found = plain.merged(tmp_path / "package")
+    assert found["drift"]["kl"] < 1e-4
+    config = json.loads((tmp_path / "package" / "config.json").read_text())
+    assert config["tie_word_embeddings"]
+    assert set(weights(tmp_path / "package")) == set(weights(plain.base))
+
+
+def test_every_quantized_layer_is_stored_as_training_saw_it(
+    nf4: Case, result: dict[str, Any]
+) -> None:
+    """Layers without an adapter are rounded as well; head, embeddings and norms are untouched."""
+    before, after = weights(nf4.base), weights(Path(result["path"]))
+    live = loading.load_base(nf4.base, "nf4", torch.float32).dequantize()
+    seen = {f"{name}.weight": m.weight for name, m in live.named_modules() if hasattr(m, "weight")}
+    counts = {"rounded": 0, "untouched": 0, "adapted": 0}
+    for name, tensor in after.items():
+        assert tensor.dtype == before[name].dtype == torch.bfloat16
+        if "q_proj" in name or "v_proj" in name:
+            counts["adapted"] += 1
+            assert not torch.equal(tensor, seen[name].bfloat16())
+        elif "proj" in name:
+            counts["rounded"] += 1
+            assert torch.equal(tensor, seen[name].bfloat16())
+            assert not torch.equal(tensor, before[name])
+        else:
+            counts["untouched"] += 1
+            assert torch.equal(tensor, before[name])
+    assert counts == {"rounded": 10, "untouched": 7, "adapted": 4}
+
+
+def test_the_delta_is_scale_times_b_a_in_float32(nf4: Case, result: dict[str, Any]) -> None:
+    """W + alpha / r * B A, rounded once."""
+    name = "model.layers.1.self_attn.v_proj"
+    lora = load_file(nf4.adapter / "adapter_model.safetensors")
+    a, b = (lora[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
+    base = merge.rounded(weights(nf4.base)[f"{name}.weight"], "float32")
+    expected = (base + 16 / 8 * (b @ a)).bfloat16()
+    assert torch.equal(weights(Path(result["path"]))[f"{name}.weight"], expected)
+
+
+def test_it_is_a_package_with_the_base_s_files(nf4: Case, result: dict[str, Any]) -> None:
+    """The same shards and index; tokenizer and generation config; nothing of quantization."""
+    folder = Path(result["path"])
+    names = {path.name for path in folder.iterdir()}
+    assert names == {p.name for p in nf4.base.iterdir()} | {"summarizer.json", "summarizer.py"}
+    assert len(list(folder.glob("*.safetensors"))) == SHARDS
+    for name in ("tokenizer.json", "generation_config.json", "model.safetensors.index.json"):
+        assert (folder / name).read_bytes() == (nf4.base / name).read_bytes()
+    config = json.loads((folder / "config.json").read_text())
+    assert config == json.loads((nf4.base / "config.json").read_text())
+    assert config["dtype"] == "bfloat16"
+    assert result["digest"] == digest.of_folder(folder)
+    assert result["bytes"] == sum(path.stat().st_size for path in folder.iterdir())
+    modes = {path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert len(modes) == 1, "weights are readable by whom the rest is readable by"
+
+
+def test_it_loads_and_writes(result: dict[str, Any]) -> None:
+    """transformers takes it as it is, without warnings about weights; the Generator serves it."""
+    from transformers import AutoModelForCausalLM
+
+    model, info = AutoModelForCausalLM.from_pretrained(result["path"], output_loading_info=True)
+    assert model.dtype == torch.bfloat16
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    written = Generator(Path(result["path"])).summarize([tiny.make_rows(1)[0].document])
+    assert written[0].output_tokens > 0
+
+
+def test_merged_twice_it_has_the_same_bytes(
+    nf4: Case, result: dict[str, Any], tmp_path: Path
+) -> None:
+    """Also over what another merge left there."""
+    out = tmp_path / "package"
+    (tmp_path / "package.partial").mkdir()
+    out.mkdir()
+    (out / "old.txt").write_text("left over")
+    found = merge.merge(str(nf4.base), str(nf4.adapter), nf4.dump(), str(out))
+    assert found["digest"] == result["digest"]
+    assert [path.name for path in tmp_path.iterdir()] == ["package"]
