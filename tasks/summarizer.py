@@ -178,6 +178,9 @@ class Generator:
         eos = self.tokenizer.eos_token_id
         ended = eos in ids
         ids = ids[: ids.index(eos)] if ended else ids
+        # Padding: a stop string ended this summary while others of its batch ran on.
+        while ids and ids[-1] == self.tokenizer.pad_token_id:
+            ids = ids[:-1]
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
         for stop in self.settings.stop:
             if stop in text:
