@@ -1,0 +1,96 @@
+"""From outputs to scores: pure functions over canonical rows and what a model wrote for them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from tasks.errors import EvaluationError
+from tasks.evaluate.lead import lead3
+from tasks.evaluate.rouge.scoring import score_pairs
+from tasks.records import ROUGE_NAMES, Output, Prediction, Row, Scores
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What a set of predictions amounts to."""
+
+    rows: int
+    means: dict[str, float]  # ROUGE F1 by name
+    finished_share: float
+    empty_share: float
+    length_ratio: float  # output words over first references' words, both summed over all rows
+
+
+def score_texts(rows: Sequence[Row], outputs: Sequence[Output]) -> list[Prediction]:
+    """One prediction a row, with ROUGE F1 (stemmed; of several references the best of each type).
+
+    Raises EvaluationError when there are no rows, a row has no output or no reference.
+    """
+    if not rows:
+        raise EvaluationError("the evaluation set is empty; a model cannot be judged on no rows")
+    if len(rows) != len(outputs):
+        raise EvaluationError(f"{len(rows)} evaluation rows, but {len(outputs)} outputs")
+    if bare := [row.id for row in rows if not row.references]:
+        raise EvaluationError(f"evaluation rows without a reference: {', '.join(bare[:10])}")
+    scores = score_pairs([output.text for output in outputs], [row.references for row in rows])
+    return [
+        Prediction(**vars(row), **vars(output), scores=score)
+        for row, output, score in zip(rows, outputs, scores, strict=True)
+    ]
+
+
+def lead3_predictions(rows: Sequence[Row]) -> list[Prediction]:
+    """The lead-3 baseline's predictions. No model wrote them: token counts and batch are 0."""
+    return score_texts(rows, [Output(lead3(row.document), True, 0, 0, 0) for row in rows])
+
+
+def measures(predictions: Sequence[Prediction]) -> Measures:
+    """Means and guardrail figures. Raises EvaluationError when there is nothing to measure."""
+    if not predictions:
+        raise EvaluationError("there are no predictions to measure")
+    wanted = sum(len(p.references[0].split()) for p in predictions)
+    if not wanted:
+        raise EvaluationError("the evaluation rows' references hold no words")
+    return Measures(
+        rows=len(predictions),
+        means={name: fmean(p.scores[name] for p in predictions) for name in ROUGE_NAMES},
+        finished_share=fmean(p.finished for p in predictions),
+        empty_share=fmean(not p.text.strip() for p in predictions),
+        length_ratio=sum(len(p.text.split()) for p in predictions) / wanted,
+    )
+
+
+def scores_of(
+    predictions: Sequence[Prediction],
+    model_digest: str,
+    evaluation_digest: str,
+    uri: str,
+    seconds: float = 0.0,
+) -> Scores:
+    """The record that the gate gets; `uri` is where the predictions table lies."""
+    return Scores(
+        model_digest=model_digest,
+        evaluation_digest=evaluation_digest,
+        uri=uri,
+        seconds=seconds,
+        **vars(measures(predictions)),
+    )
+
+
+def batch_plan(predictions: Sequence[Prediction]) -> list[list[int]]:
+    """The batches in which these were generated, as row indices in the order of their padding.
+
+    On a GPU an output can depend on its batch; generating these batches again, in this order, is an
+    exact replay. A predictions table holds all of it: rows in their order, and each one's batch and
+    prompt length, by which batches are sorted (longest first, then row order).
+    """
+    batches: dict[int, list[int]] = defaultdict(list)
+    for i, prediction in enumerate(predictions):
+        batches[prediction.batch].append(i)
+    return [
+        sorted(batches[number], key=lambda i: (-predictions[i].prompt_tokens, i))
+        for number in sorted(batches)
+    ]

@@ -1,0 +1,62 @@
+"""The seal of an evaluation: one digest over all that a score depends on besides the model.
+
+Scores under different seals are never compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks import digest
+from tasks.errors import EvaluationError, SealBroken
+from tasks.records import ROUGE_NAMES, Scores
+
+if TYPE_CHECKING:  # the import costs a second (mlflow), and only a dataclass's fields are read
+    from tasks.summarizer import SummarizerSettings
+
+METRIC_FOLDER = Path(__file__).parent / "rouge"
+METRIC_SETTINGS = {"types": ROUGE_NAMES, "stemmer": True, "references": "best F1 of each type"}
+# In float32 a summary does not depend on its batch (tried: 32 of 32 equal at batch 1 and 8). On a GPU
+# it may, by rounding: there the predictions table keeps the batch plan, and a model may be judged
+# with the batch size that fits its card.
+UNSEALED = {"batch_size"}
+
+
+def evaluation_digest(
+    rows_digest: str, settings: SummarizerSettings, metric: Path = METRIC_FOLDER
+) -> str:
+    """The seal over evaluation rows, prompt, truncation, decoding and metric (SHA-256, hex)."""
+    return digest.of_value(
+        {
+            "rows": rows_digest,
+            "settings": {k: v for k, v in asdict(settings).items() if k not in UNSEALED},
+            "metric": METRIC_SETTINGS,
+            "metric_code": metric_digest(metric),
+        }
+    )
+
+
+def metric_digest(folder: Path) -> str:
+    """SHA-256 (hex) over the metric's source; it calls no library that could change a score."""
+    return digest.of_files(folder, folder.glob("*.py"))
+
+
+def require_same(*scores: Scores) -> str:
+    """The seal that all these scores share.
+
+    Raises SealBroken, naming two that differ; EvaluationError when there are no scores.
+    """
+    if not scores:
+        raise EvaluationError("no scores to compare")
+    first = scores[0]
+    for other in scores[1:]:
+        if other.evaluation_digest != first.evaluation_digest:
+            raise SealBroken(
+                f"scores of model {first.model_digest} were taken under evaluation digest "
+                f"{first.evaluation_digest}, those of {other.model_digest} under "
+                f"{other.evaluation_digest}: rows, prompt, decoding or metric differ; score both on "
+                "the same evaluation set"
+            )
+    return first.evaluation_digest

@@ -1,0 +1,78 @@
+"""The seal covers what a score depends on, and nothing else."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.errors import EvaluationError, SealBroken
+from tasks.evaluate.seal import METRIC_FOLDER, evaluation_digest, require_same
+from tasks.records import Scores
+from tasks.summarizer import SummarizerSettings
+
+SETTINGS = SummarizerSettings("Sum up: {document}\n", 512, "tail", 64, 8)
+CHANGES: dict[str, Any] = {
+    "template": "Sum up: {document}",
+    "max_source_tokens": 511,
+    "truncate": "head",
+    "max_new_tokens": 65,
+    "stop": ("\n",),
+}
+
+
+def scores(model: str, seal: str) -> Scores:
+    return Scores(model, seal, "runs:/1/table.json", 1, {}, 1.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_each_setting_is_sealed(name: str) -> None:
+    """Another prompt, truncation, length or stop rule is another evaluation."""
+    changed = replace(SETTINGS, **{name: CHANGES[name]})
+    assert evaluation_digest("rows", changed) != evaluation_digest("rows", SETTINGS)
+
+
+def test_every_field_is_sealed_or_named_as_not() -> None:
+    """A new setting cannot slip past the seal, nor past this test."""
+    assert {field.name for field in fields(SummarizerSettings)} == {*CHANGES, "batch_size"}
+
+
+def test_rows_are_sealed() -> None:
+    assert evaluation_digest("rows", SETTINGS) != evaluation_digest("other rows", SETTINGS)
+
+
+def test_batch_size_is_not_sealed() -> None:
+    """float32 outputs do not depend on it (test_evaluate_predict.py), and cards differ."""
+    assert evaluation_digest("rows", SETTINGS) == evaluation_digest(
+        "rows", replace(SETTINGS, batch_size=1)
+    )
+
+
+@pytest.mark.parametrize("name", ["rouge.py", "scoring.py", "porter.py"])
+def test_metric_code_is_sealed(name: str, tmp_path: Path) -> None:
+    """An edit of any of the metric's files, were it a comment, is another evaluation."""
+    copy = tmp_path / "metric"
+    shutil.copytree(METRIC_FOLDER, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    before = evaluation_digest("rows", SETTINGS, metric=copy)
+    assert before == evaluation_digest("rows", SETTINGS)
+    with (copy / name).open("a") as code:
+        code.write("# edited\n")
+    assert evaluation_digest("rows", SETTINGS, metric=copy) != before
+
+
+def test_same_seals_pass() -> None:
+    assert require_same(scores("a", "seal"), scores("b", "seal")) == "seal"
+
+
+def test_different_seals_do_not_meet() -> None:
+    """The error names both digests and both models."""
+    with pytest.raises(SealBroken, match=r"champion.*1111.*challenger.*2222"):
+        require_same(scores("champion", "1111"), scores("challenger", "2222"))
+
+
+def test_nothing_to_compare_is_an_error() -> None:
+    with pytest.raises(EvaluationError, match="no scores"):
+        require_same()
