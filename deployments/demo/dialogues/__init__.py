@@ -1,0 +1,1 @@
+"""Made-up conversations whose outcome shows only when they are read to the end."""
