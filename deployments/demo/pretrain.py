@@ -78,7 +78,8 @@ def shard_of_rows(job: tuple[str, int]) -> Any:
 
     path, shard = job
     tokenizer = Tokenizer.from_file(path)
-    rows, row = [], []
+    rows: list[list[int]] = []
+    row: list[int] = []
     for text in passages(shard):
         ids = [*tokenizer.encode(text).ids, 2]
         if len(row) + len(ids) > CONTEXT:

@@ -64,7 +64,8 @@ class Story:
         """Which slots are disputed, and how: one at least, two at most."""
         disputes: list[Event] = ["objected", "moved", "moved", "kept", "objected"]
         count = min(slots, 1 + self.dice.below(2))
-        events: list[Event] = [*self.dice.sample(disputes, count), *["agreed"] * (slots - count)]
+        agreed: list[Event] = ["agreed"] * (slots - count)
+        events = self.dice.sample(disputes, count) + agreed
         return self.dice.sample(events, slots)
 
     def say(self, who: str, *choices: str, **values: Option | str) -> None:

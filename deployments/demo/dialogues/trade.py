@@ -70,8 +70,8 @@ def _haggle(story: Story) -> tuple[int, str]:
     question = "What was the price?"
     past = (f"{{b}} paid ${price} for it.", f"{{a}} got ${price}.", f"It went for ${price}.")
     story.fact("price", f"${price}", question, *past)
-    past = (f"{{a}} first asked for ${high}.", f"{{b}} complained that {reason.past}.")
-    story.fact("asked", f"${high}", "What did the seller ask for?", *past)
+    told = (f"{{a}} first asked for ${high}.", f"{{b}} complained that {reason.past}.")
+    story.fact("asked", f"${high}", "What did the seller ask for?", *told)
     return price, why
 
 
@@ -169,9 +169,9 @@ def _change_of_stay(story: Story, days: list[Option], nights: int) -> tuple[Opti
         forms = ("Oh, on {old} {why}. I'd come on {v}.", "Can I come on {v}? On {old} {why}.")
         story.say("b", *forms, old=days[0], v=day, why=story.dice.pick(reason.says))
         about = f"{{b}} cannot come on {days[0]} because {reason.told(reason.now, 'b')}."
-        past = f"{{b}} couldn't come on {days[0]} because {reason.told(reason.past, 'b')}."
+        why = f"{{b}} couldn't come on {days[0]} because {reason.told(reason.past, 'b')}."
         value = reason.told(reason.now, "b", named=True)
-        story.fact(f"not {days[0]}", value, f"Why not {days[0]}?", past)
+        story.fact(f"not {days[0]}", value, f"Why not {days[0]}?", why)
     elif how == 2:
         more = 1 + story.dice.below(3)
         count = ("one night", "two nights", "three nights")[more - 1]
