@@ -50,7 +50,7 @@ def load_base(base: Path, quantization: str, dtype: Any, attention: str = "sdpa"
     """The base model in a local folder, quantized as `base.quantization` says, computing in `dtype`."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         base,
         quantization_config=quantization_config(quantization, dtype),
         dtype=dtype,
@@ -58,3 +58,42 @@ def load_base(base: Path, quantization: str, dtype: Any, attention: str = "sdpa"
         attn_implementation=attention,
         local_files_only=True,
     )
+    if model.device.type == "cpu":
+        _mend_uneven_layers(model)
+    return model
+
+
+def nf4_rounded(weight: Any, dtype: Any) -> Any:
+    """`weight` quantized from `dtype` to NF4 and back to `dtype`: what a quantized layer computes with.
+
+    Flattened, since bitsandbytes' blocks run on from row to row (see below).
+    """
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    flat = weight.to(device(), dtype).reshape(1, -1)
+    packed, state = quantize_4bit(flat, quant_type="nf4", compress_statistics=True)
+    return dequantize_4bit(packed, state).reshape(weight.shape)
+
+
+def _mend_uneven_layers(model: Any) -> None:
+    """Layers whose rows are no whole number of blocks (64) keep their rounded weights in full.
+
+    bitsandbytes 0.50.2's CPU kernel takes each of their rows to begin a block and so gives most
+    weights another block's scale: dialog-7m's down_proj (rows of 688) came back with 2.7 times
+    the rounding error, and with other weights than a GPU computes with.
+    """
+    import copy
+
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+
+    for name, layer in list(model.named_modules()):
+        if type(layer).__name__ != "Linear4bit" or layer.in_features % layer.weight.blocksize == 0:
+            continue
+        shape = layer.weight.quant_state.shape
+        flat = copy.copy(layer.weight.quant_state)
+        flat.shape = torch.Size([1, shape.numel()])
+        plain = torch.nn.Linear(*reversed(shape), bias=layer.bias is not None, device="meta")
+        plain.weight = torch.nn.Parameter(dequantize_4bit(layer.weight, flat).reshape(shape))
+        plain.bias = layer.bias
+        model.set_submodule(name, plain.requires_grad_(False))

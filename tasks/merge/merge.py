@@ -113,9 +113,11 @@ def _merge_shard(plan: Plan, shard: Path, target: Path) -> None:
 
 def _merged(plan: Plan, module: str, stored: Any, lora: Any) -> Any:
     """W + alpha / r * B A in float32, rounded once, to the type that W was stored in."""
+    import torch
+
     weight = stored
     if module in plan.quantized:
-        weight = rounded(weight, plan.dtype)
+        weight = loading.nf4_rounded(weight, getattr(torch, plan.dtype))
     if module in plan.adapted:
         a, b = (
             lora.get_tensor(f"{PREFIX}{module}.lora_{part}.weight").to(weight.device).float()
@@ -123,15 +125,6 @@ def _merged(plan: Plan, module: str, stored: Any, lora: Any) -> Any:
         )
         weight = weight.float() + plan.scale * (b @ a)
     return weight.to("cpu", stored.dtype).contiguous()
-
-
-def rounded(weight: Any, dtype: str) -> Any:
-    """`weight` in NF4 (blocks of 64, scales quantized too) and back, as training computed with it."""
-    import torch
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
-
-    wide = weight.to(loading.device(), getattr(torch, dtype)).contiguous()
-    return dequantize_4bit(*quantize_4bit(wide, quant_type="nf4", compress_statistics=True))
 
 
 def _beside(base: Path) -> list[Path]:

@@ -68,7 +68,11 @@ def test_killed_and_resumed_is_bit_for_bit_uninterrupted(tmp_path: Path) -> None
     recipe = tiny.make_recipe(base, training=TRAINING, adapter={"lora_dropout": 0.1})
 
     def train(folder: Path, on_progress: Any) -> dict[str, Any]:
-        payload = {"rows": str(rows), "base": str(base), "folder": str(folder / "job")}
+        payload: dict[str, Any] = {
+            "rows": str(rows),
+            "base": str(base),
+            "folder": str(folder / "job"),
+        }
         payload |= {"recipe": recipe.model_dump(mode="json")}
         answer: dict[str, Any] = child.run(
             "tasks.train.qlora:train", payload, folder, on_progress=on_progress, threads=1
