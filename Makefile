@@ -15,7 +15,10 @@ setup: .venv/installed
 	touch $@
 
 demo: setup  ## train, judge and register a summarizer, then turn a weaker one away
-	$(BIN)/python deployments/demo/demo.py
+	$(BIN)/precis run deployments/recipes/demo.yaml
+	@echo; echo "== now a weaker challenger: 64 training rows =="
+	$(BIN)/precis run deployments/recipes/demo.yaml --set data.train_rows=64
+	@echo; $(BIN)/precis history demo
 
 test: setup  ## what a contributor runs; 12 minutes at most on 2 cores
 	$(BIN)/python -m pytest -q

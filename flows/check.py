@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tasks import estimate, package, tracking
+from tasks import artifacts, estimate, package, tracking
 from tasks.errors import PrecisError
 from tasks.ingest.task import preflight
 from tasks.recipe import Recipe
@@ -45,7 +45,7 @@ def _base(recipe: Recipe, result: Checked) -> Path | None:
         result.found.append(f"base: {recipe.base.model} would be downloaded from the hub")
     if path is None or problems:
         return None
-    needs = estimate.estimate(recipe, path, tracking.work_folder())
+    needs = estimate.estimate(recipe, path, artifacts.work_folder())
     result.found += needs.lines()
     result.problems += needs.problems()
     try:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from prefect.context import FlowRunContext
 
+from tasks import artifacts, tracking
 from tasks.gate.task import headline
 from tasks.recipe import Recipe
 from tasks.records import Decision, VersionRef
-from tasks.tracking import Run
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,11 @@ class Outcome:
     skipped: tuple[str, ...]
     mlflow_run_id: str
     prefect_flow_run_id: str
+    report: str = ""  # runs:/ URI
 
     @classmethod
     def of(
-        cls, run: Run, recipe: Recipe, decision: Decision, version: VersionRef | None
+        cls, run: tracking.Run, recipe: Recipe, decision: Decision, version: VersionRef | None
     ) -> Outcome:
         """The outcome of the flow run under way."""
         context = FlowRunContext.get()
@@ -56,9 +57,23 @@ class Outcome:
             )
         said = [f"- {text}" for text in (*self.decision.reasons, *self.decision.notes)]
         skipped = [f"unchanged, not done again: {', '.join(self.skipped)}"] if self.skipped else []
-        return "\n".join(
-            [self.headline, *rows, *said, *skipped, f"MLflow run {self.mlflow_run_id}"]
-        )
+        return "\n".join([self.headline, *rows, *said, *skipped, *self._next()])
+
+    def _next(self) -> list[str]:
+        """Where to look now."""
+        embedded = tracking.tracking_uri().startswith(tracking.SQLITE)
+        where = artifacts.fetch(self.report) if self.report and embedded else self.report
+        lines = [f"report:   {where}", f"history:  precis history {self.name}"]
+        if embedded:
+            lines.append(f"MLflow:   mlflow ui --backend-store-uri {tracking.tracking_uri()}")
+        if self.version:
+            served = f"models:/{self.name}@champion"
+            lines.append(f"serve it: mlflow models serve -m {served} --env-manager local")
+        return lines
+
+    def with_report(self, uri: str) -> Outcome:
+        """The same, with the report's URI."""
+        return replace(self, report=uri)
 
     def as_json(self) -> str:
         """The `--json` object; its keys are documented in README."""

@@ -46,8 +46,8 @@ def run_retrain(recipe: Recipe) -> Outcome:
         model = merge(adapter, base, dataset, recipe)
         decision, version = contest(model, base, dataset, recipe)
         outcome = Outcome.of(run, recipe, decision, version)
-        report(recipe, decision, version, outcome.headline, dataset, adapter, model)
-        return outcome
+        page = report(recipe, decision, version, outcome.headline, dataset, adapter, model)
+        return outcome.with_report(page)
 
 
 def contest(

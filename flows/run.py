@@ -12,7 +12,7 @@ from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_UI_URL
 
 from flows.manifest import manifest
-from tasks import tracking
+from tasks import artifacts, tracking
 from tasks.recipe import Recipe
 
 
@@ -45,7 +45,7 @@ def bare_run(name: str) -> Iterator[tracking.Run]:
 
 
 def _store_recipe(run: tracking.Run, recipe: Recipe) -> None:
-    folder = tracking.work_folder() / "runs" / run.id
+    folder = artifacts.work_folder() / "runs" / run.id
     folder.mkdir(parents=True, exist_ok=True)
     values = recipe.model_dump(mode="json", exclude_defaults=True)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values, sort_keys=False))

@@ -23,14 +23,14 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from tasks import digest
+from tasks import artifacts, digest
 from tasks.errors import RegistryError
 from tasks.records import from_json, to_json
 
 T = TypeVar("T")
-EMBEDDED_STORE = Path("mlruns")
 SQLITE = "sqlite:///"
-KEY, RESULT = "precis.key.{}", "precis.result.{}"
+STEP_TAG = "precis.step.{}.{}"  # step and key; the value is the result
+SHARED_LOGIC = ("summarizer", "package", "examples", "loading", "table", "records")
 LOGGED_TABLES = "mlflow.loggedArtifacts"
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
 _current: ContextVar[Run] = ContextVar("precis_run")
@@ -38,15 +38,12 @@ _current: ContextVar[Run] = ContextVar("precis_run")
 
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or the embedded SQLite store under mlruns/; SQLite paths absolute."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{EMBEDDED_STORE / 'mlflow.db'}"
+    uri = (
+        os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{artifacts.EMBEDDED_STORE / 'mlflow.db'}"
+    )
     if uri.startswith(SQLITE):  # child processes run in other folders
         uri = SQLITE + str(Path(uri.removeprefix(SQLITE)).absolute())
     return uri
-
-
-def work_folder() -> Path:
-    """Scratch space of this machine: PRECIS_WORK, or mlruns/work."""
-    return Path(os.environ.get("PRECIS_WORK") or EMBEDDED_STORE / "work").absolute()
 
 
 def connect() -> Any:
@@ -117,7 +114,8 @@ class Run:
         known = json.loads(self.client.get_run(self.id).data.tags.get(LOGGED_TABLES, "[]"))
         entry = {"path": f"{folder}/{path.name}", "type": "table"}
         if entry not in known:
-            self.tag(LOGGED_TABLES, json.dumps([*known, entry]))
+            # mlflow.load_table searches for exactly this spelling of the entry.
+            self.tag(LOGGED_TABLES, json.dumps([*known, entry], separators=(",", ":")))
         return uri
 
     def log_metrics(self, values: dict[str, float], step: int = 0) -> None:
@@ -130,55 +128,34 @@ class Run:
         """Log parameters; logging the same ones again is harmless."""
         self.client.log_batch(self.id, params=[Param(*item) for item in values.items()])
 
-    def recall(self, step: str, key: str, kind: type[T], intact: Callable[[T], bool]) -> T | None:
-        """The result some run recorded for this step and key, if what it refers to is intact."""
-        tag = KEY.format(step)
-        for found in self.client.search_runs(
-            [self.experiment_id], f"tags.`{tag}` = '{key}'", max_results=5
-        ):
-            result = from_json(kind, found.data.tags[RESULT.format(step)])
+    def recall(
+        self, step: str, key: str, kind: type[T], intact: Callable[[T], bool], shown: str = ""
+    ) -> T | None:
+        """The result some run recorded for this step and key, if what it refers to is intact.
+
+        `shown`: what the step is called in `skipped`, if not by its name.
+        """
+        tag = STEP_TAG.format(step, key[:32])
+        for found in self.client.search_runs([self.experiment_id], f"tags.`{tag}` != ''"):
+            result = from_json(kind, found.data.tags[tag])
             if intact(result):
-                self.skipped.append(step)
+                self.skipped.append(shown or step)
                 self.record(step, key, result)
                 return result
         return None
 
     def record(self, step: str, key: str, result: Any) -> None:
-        """Remember a step's result; the key last, so that a key never stands without its result."""
-        self.tag(RESULT.format(step), to_json(result))
-        self.tag(KEY.format(step), key)
+        """Remember a step's result."""
+        self.tag(STEP_TAG.format(step, key[:32]), to_json(result))
 
 
 def step_key(step: str, **inputs: Any) -> str:
     """Digest of a step's inputs, its code and the libraries it leans on."""
     here = Path(__file__).parent
-    shared = [here / "summarizer.py", here / "package.py", here / "records.py"]
+    shared = [here / f"{name}.py" for name in SHARED_LOGIC]
     code = digest.of_files(here, [*sorted((here / step).rglob("*.py")), *shared])
     versions = {name: metadata.version(name) for name in LIBRARIES}
     return digest.of_value({"step": step, "code": code, "versions": versions, "inputs": inputs})
-
-
-def fetch(uri: str) -> Path:
-    """A `runs:/` or `models:/` artifact on this machine: in place on a local store, else a copy.
-
-    Raises RegistryError when it is not there.
-    """
-    cache = work_folder() / "fetched" / digest.of_value(uri)[:16]
-    if cache.is_dir():
-        return next(cache.iterdir())
-    try:
-        local = mlflow.artifacts.download_artifacts(artifact_uri=uri)
-    except (MlflowException, OSError) as error:
-        raise RegistryError(f"artifact {uri} cannot be read: {error}") from error
-    return Path(local)
-
-
-def readable(reference: Any) -> bool:
-    """Whether what a reference's `uri` names can still be read."""
-    try:
-        return fetch(reference.uri).exists()
-    except RegistryError:
-        return False
 
 
 def run_url(run: Run) -> str | None:
@@ -220,6 +197,7 @@ def run_for(name: str, flow_run_id: str, tags: dict[str, str]) -> Iterator[Run]:
         status = "FAILED"
         raise
     finally:
+        artifacts.forget_copies()
         client.set_terminated(run_id, status=status)
         _current.reset(token)
 
@@ -229,7 +207,7 @@ def _experiment(client: Any, name: str) -> str:
     root = None
     if client.tracking_uri.startswith("sqlite:"):
         # A store without a server would put artifacts wherever the command happens to run.
-        root = (EMBEDDED_STORE / "artifacts" / name).absolute().as_uri()
+        root = (artifacts.EMBEDDED_STORE / "artifacts" / name).absolute().as_uri()
     found = client.get_experiment_by_name(name)
     if found is None:
         try:

@@ -23,7 +23,7 @@ PURE = {
     "table",
     "history",
 }
-POLICY = PURE | {"tracking", "policy", "progress", "device", "estimate"}
+POLICY = PURE | {"artifacts", "tracking", "policy", "progress", "device", "estimate"}
 STANDARD_ONLY = {"recipe": {"pydantic"}, "records": {"pydantic"}, "errors": set()}
 
 

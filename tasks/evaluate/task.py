@@ -9,7 +9,7 @@ from typing import Any
 from prefect import task
 from prefect.logging import get_run_logger
 
-from tasks import child, device, digest, package, tracking
+from tasks import artifacts, child, device, digest, package, tracking
 from tasks.errors import EvaluationError, RegistryError
 from tasks.evaluate.predict import lead3_predictions, scores_of
 from tasks.evaluate.seal import evaluation_digest
@@ -28,9 +28,9 @@ def evaluate(
     run = tracking.current()
     seal = _seal(dataset, base, recipe)
     key = digest.of_value([model.digest, seal, device.compute()])
-    if known := run.recall(f"evaluate.{who}", key, Scores, _intact):
+    if known := run.recall("evaluate", key, Scores, _intact, f"evaluate.{who}"):
         return known
-    folder = tracking.work_folder() / "evaluate" / key[:16]
+    folder = artifacts.work_folder() / "evaluate" / key[:16]
     table = folder / f"{who}.json"
     answer = child.run(
         "tasks.evaluate.predict:predict",
@@ -42,7 +42,7 @@ def evaluate(
         folder,
         on_progress=_Watch(who),
     )
-    return _keep(f"evaluate.{who}", key, table, model.digest, seal, answer["seconds"])
+    return _keep(who, key, table, model.digest, seal, answer["seconds"])
 
 
 @task(name="lead-3", **STEP)
@@ -51,13 +51,13 @@ def lead3(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> Scores:
     run = tracking.current()
     seal = _seal(dataset, base, recipe)
     key = tracking.step_key("evaluate", baseline="lead3", seal=seal)
-    if known := run.recall("evaluate.lead3", key, Scores, _intact):
+    if known := run.recall("evaluate", key, Scores, _intact, "evaluate.lead3"):
         return known
     predictions = lead3_predictions(read_rows(_sealed_rows(dataset)))
-    table = tracking.work_folder() / "evaluate" / key[:16] / "lead3.json"
+    table = artifacts.work_folder() / "evaluate" / key[:16] / "lead3.json"
     table.parent.mkdir(parents=True, exist_ok=True)
     write_table(table, predictions)
-    return _keep("evaluate.lead3", key, table, "lead3", seal, 0.0)
+    return _keep("lead3", key, table, "lead3", seal, 0.0)
 
 
 @task(name="package base", **STEP)
@@ -65,24 +65,23 @@ def untuned(base: BaseRef, recipe: Recipe) -> ModelRef:
     """The base as it is, with the same prompt and settings as the challenger."""
     settings = package.settings_for(recipe, Path(base.path))
     name = digest.of_value([base.digest, repr(settings)])[:16]
-    return package.package_base(base, settings, tracking.work_folder() / "base" / name)
+    return package.package_base(base, settings, artifacts.work_folder() / "base" / name)
 
 
-def _keep(step: str, key: str, table: Path, model_digest: str, seal: str, seconds: float) -> Scores:
+def _keep(who: str, key: str, table: Path, model_digest: str, seal: str, seconds: float) -> Scores:
     run = tracking.current()
     uri = run.log_table(table, "predictions")
     found = scores_of(read_table(table), model_digest, seal, uri, seconds)
     scores = dataclasses.replace(found, table_digest=digest.of_file(table))
-    who = step.removeprefix("evaluate.")
     run.log_metrics({f"{who}/{name}": value for name, value in scores.means.items()})
-    run.record(step, key, scores)
+    run.record("evaluate", key, scores)
     return scores
 
 
 def _intact(scores: Scores) -> bool:
     return (
-        tracking.readable(scores)
-        and digest.of_file(tracking.fetch(scores.uri)) == scores.table_digest
+        artifacts.readable(scores)
+        and digest.of_file(artifacts.fetch(scores.uri)) == scores.table_digest
     )
 
 
@@ -95,7 +94,7 @@ def _local(model: ModelRef) -> Path:
     """The package on this machine, its bytes checked against the digest it is known by."""
     folder = Path(model.path)
     if model.path.startswith("models:/"):
-        folder = tracking.fetch(model.path) / "artifacts" / "package"
+        folder = artifacts.fetch(model.path) / "artifacts" / "package"
     if digest.of_folder(folder) != model.digest:
         raise RegistryError(
             f"{model.path} is not what was judged: its files' digest is not {model.digest[:16]}...; "
@@ -105,7 +104,7 @@ def _local(model: ModelRef) -> Path:
 
 
 def _sealed_rows(dataset: DatasetRef) -> Path:
-    path = tracking.fetch(dataset.uri) / "evaluation.jsonl"
+    path = artifacts.fetch(dataset.uri) / "evaluation.jsonl"
     if digest.of_file(path) != dataset.evaluation_digest:
         raise EvaluationError(
             f"{path} was changed after ingest (its digest is not {dataset.evaluation_digest[:16]}...); "

@@ -8,7 +8,7 @@ from pathlib import Path
 from prefect import task
 from prefect.logging import get_run_logger
 
-from tasks import digest, history, tracking
+from tasks import artifacts, digest, history, tracking
 from tasks.errors import EvaluationError
 from tasks.gate.decide import decide
 from tasks.gate.words import headline
@@ -54,7 +54,7 @@ def gate(
 
 
 def _table(scores: Scores) -> list[Prediction]:
-    path = tracking.fetch(scores.uri)
+    path = artifacts.fetch(scores.uri)
     if digest.of_file(path) != scores.table_digest:
         raise EvaluationError(
             f"{scores.uri} was changed after it was scored; delete that artifact's run and run again"
@@ -66,7 +66,7 @@ def _store(
     run: tracking.Run, decision: Decision, settings: Gate, scores: dict[str, Scores]
 ) -> None:
     """Everything the decision was made from, so that anyone can recompute it (recompute.py)."""
-    folder = tracking.work_folder() / "gate" / run.id
+    folder = artifacts.work_folder() / "gate" / run.id
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "decision.json").write_text(to_json(decision))
     inputs = {
@@ -78,5 +78,5 @@ def _store(
     }
     (folder / "gate_inputs.json").write_text(json.dumps(inputs, indent=2))
     for who, found in scores.items():
-        (folder / f"{who}.json").write_bytes(Path(tracking.fetch(found.uri)).read_bytes())
+        (folder / f"{who}.json").write_bytes(Path(artifacts.fetch(found.uri)).read_bytes())
     run.log_folder(folder, "gate")

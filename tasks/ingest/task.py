@@ -8,7 +8,7 @@ from pathlib import Path
 from prefect import task
 from prefect.logging import get_run_logger
 
-from tasks import package, tracking
+from tasks import artifacts, package, tracking
 from tasks.ingest.prepare import prepare, problems, source_digest
 from tasks.policy import STEP
 from tasks.recipe import Base, Recipe
@@ -34,9 +34,9 @@ def ingest(recipe: Recipe, base: BaseRef) -> DatasetRef:
         settings=dataclasses.asdict(settings),
         base=base.digest,  # its tokenizer measures the rows
     )
-    if known := run.recall("ingest", key, DatasetRef, tracking.readable):
+    if known := run.recall("ingest", key, DatasetRef, artifacts.readable):
         return known
-    folder = tracking.work_folder() / "data" / key[:16]
+    folder = artifacts.work_folder() / "data" / key[:16]
     made = prepare(recipe.data, recipe.prompt, settings, Path(base.path), folder)
     dataset = dataclasses.replace(made, uri=run.log_folder(folder, "dataset"))
     run.record("ingest", key, dataset)

@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import task
 from prefect.logging import get_run_logger
 
-from tasks import child, package, tracking
+from tasks import artifacts, child, package, tracking
 from tasks.policy import STEP
 from tasks.recipe import Recipe
 from tasks.records import AdapterRef, BaseRef, DatasetRef, Drift, ModelRef
@@ -28,13 +28,13 @@ def merge(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Recip
     )
     if known := run.recall("merge", key, ModelRef, _here):
         return known
-    work = tracking.work_folder() / "merge" / key[:16]
+    work = artifacts.work_folder() / "merge" / key[:16]
     answer = child.run(
         "tasks.merge.merge:merge_and_check",
         {
             "base": base.path,
-            "adapter": str(tracking.fetch(adapter.uri)),
-            "rows": str(tracking.fetch(dataset.uri) / "train.jsonl"),
+            "adapter": str(artifacts.fetch(adapter.uri)),
+            "rows": str(artifacts.fetch(dataset.uri) / "train.jsonl"),
             "recipe": recipe.model_dump(mode="json"),
             "out": str(work / "package"),
         },

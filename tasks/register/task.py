@@ -7,7 +7,7 @@ from typing import Any
 from prefect import task
 from prefect.logging import get_run_logger
 
-from tasks import history, tracking
+from tasks import artifacts, history, tracking
 from tasks.policy import STEP
 from tasks.recipe import Recipe
 from tasks.records import Decision, ModelRef, Scores, VersionRef, from_json
@@ -31,16 +31,16 @@ def register(
     alias: a crash anywhere leaves the alias where it was, or fully moved.
     """
     run = tracking.current()
-    work = tracking.work_folder() / "register" / run.id
+    work = artifacts.work_folder() / "register" / run.id
     uri = served.log_model(
         run.client,
         model,
         experiment_id=run.experiment_id,
         run_id=run.id,
         name=recipe.name,
-        scratch=tracking.work_folder() / "served",
+        scratch=artifacts.work_folder() / "served",
     )
-    served.reproduce(uri, read_table(tracking.fetch(challenger.uri)), work)
+    served.reproduce(uri, read_table(artifacts.fetch(challenger.uri)), work)
     tags = {
         claims.DIGEST: model.digest,
         claims.RUN_ID: run.id,
@@ -66,7 +66,7 @@ def earlier_decision(champion: claims.Version) -> Decision | None:
     run = tracking.current()
     if champion.run_id != run.id:
         return None
-    path = tracking.fetch(f"runs:/{run.id}/gate/decision.json")
+    path = artifacts.fetch(f"runs:/{run.id}/gate/decision.json")
     return from_json(Decision, path.read_bytes())
 
 
@@ -80,7 +80,7 @@ def restore(name: str, to: int | None) -> tuple[VersionRef, str]:
     """Make an earlier version champion again; its package is loaded and checked first."""
     run = tracking.current()
     target = rollback.choose(run.client, name, to)
-    rollback.check(target, tracking.work_folder() / "register" / run.id)
+    rollback.check(target, artifacts.work_folder() / "register" / run.id)
     won = rollback.put_back(run.client, name, target, run.id)
     message = f"ROLLED BACK {name} v{won.number}: the model of v{target.number} is champion again"
     history.write(run, rollback.record(name, target, won, run.id))

@@ -9,7 +9,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
-from tasks import device, tracking
+from tasks import artifacts, device, tracking
 from tasks.policy import STEP
 from tasks.recipe import Recipe
 from tasks.records import AdapterRef, DatasetRef, Decision, ModelRef, VersionRef
@@ -33,7 +33,7 @@ def report(
 ) -> str:
     """Render and store the report; returns its `runs:/` URI."""
     run = tracking.current()
-    gate = tracking.fetch(f"runs:/{run.id}/gate")
+    gate = artifacts.fetch(f"runs:/{run.id}/gate")
     data = ReportData(
         name=recipe.name,
         version=version.version if version else None,
@@ -44,12 +44,12 @@ def report(
         opponent=read_table(gate / "opponent.json"),
         training_curve=_curve(run, adapter),
         training_metrics=adapter.metrics,
-        data_report=json.loads((tracking.fetch(dataset.uri) / "report.json").read_text()),
+        data_report=json.loads((artifacts.fetch(dataset.uri) / "report.json").read_text()),
         cost=_cost(adapter),
         links=_links(run),
         digests=_digests(run, dataset, adapter, model, decision),
     )
-    path = tracking.work_folder() / "runs" / run.id / "report.html"
+    path = artifacts.work_folder() / "runs" / run.id / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render_html(data), encoding="utf-8")
     create_markdown_artifact(render_markdown(data), key="report", description=said)

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import task
 from prefect.logging import get_run_logger
 
-from tasks import child, digest, package, tracking
+from tasks import artifacts, child, digest, package, tracking
 from tasks.policy import STEP
 from tasks.progress import Progress
 from tasks.recipe import Recipe
@@ -36,12 +36,12 @@ def train(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> AdapterRef:
     answer = child.run(
         "tasks.train.qlora:train",
         {
-            "rows": str(tracking.fetch(dataset.uri) / "train.jsonl"),
+            "rows": str(artifacts.fetch(dataset.uri) / "train.jsonl"),
             "base": base.path,
             "recipe": recipe.model_dump(mode="json"),
-            "folder": str(tracking.work_folder() / "train" / key[:16] / "job"),
+            "folder": str(artifacts.work_folder() / "train" / key[:16] / "job"),
         },
-        tracking.work_folder() / "train" / key[:16],
+        artifacts.work_folder() / "train" / key[:16],
         timeout_seconds=recipe.training.timeout_hours * 3600,
         on_progress=_Watch(),
     )
@@ -54,8 +54,8 @@ def train(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> AdapterRef:
 
 def _intact(adapter: AdapterRef) -> bool:
     return (
-        tracking.readable(adapter)
-        and digest.of_folder(tracking.fetch(adapter.uri)) == adapter.digest
+        artifacts.readable(adapter)
+        and digest.of_folder(artifacts.fetch(adapter.uri)) == adapter.digest
     )
 
 

@@ -1,0 +1,88 @@
+"""Artifacts on this machine: where scratch lies, and fetching what a reference names."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
+
+from tasks import digest
+from tasks.errors import RegistryError
+
+EMBEDDED_STORE = Path("mlruns")
+
+
+def work_folder() -> Path:
+    """Scratch space of this machine: PRECIS_WORK, or mlruns/work."""
+    return Path(os.environ.get("PRECIS_WORK") or EMBEDDED_STORE / "work").absolute()
+
+
+def fetch(uri: str) -> Path:
+    """A `runs:/` or `models:/m-...` artifact on this machine: in place on a local store, else a copy.
+
+    Copies of models are kept (they never change), others until `forget_copies`. Raises
+    RegistryError when it is not there.
+    """
+    try:
+        location = _location(uri)
+        if local := _local_path(location):
+            if not local.exists():
+                raise RegistryError(f"artifact {uri} is gone from {local}")
+            return local
+        return _download(uri, location)
+    except (MlflowException, OSError) as error:
+        raise RegistryError(f"artifact {uri} cannot be read: {error}") from error
+
+
+def _location(uri: str) -> str:
+    """Where the store keeps an artifact."""
+    if uri.startswith("runs:/"):
+        return str(RunsArtifactRepository.get_underlying_uri(uri))
+    model_id = uri.removeprefix("models:/")
+    return str(mlflow.MlflowClient().get_logged_model(model_id).artifact_location)
+
+
+def _local_path(location: str) -> Path | None:
+    parts = urlparse(location)
+    return Path(unquote(parts.path)) if parts.scheme in ("", "file") else None
+
+
+def _download(uri: str, location: str) -> Path:
+    forever = uri.startswith("models:/")
+    target = (work_folder() / "fetched" if forever else _copies()) / digest.of_value(uri)[:16]
+    if forever and target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as partial:
+        found = Path(mlflow.artifacts.download_artifacts(artifact_uri=location, dst_path=partial))
+        if target.exists():  # of this run, which may have stored it anew since
+            shutil.rmtree(target) if target.is_dir() else target.unlink()
+        if found == Path(partial):
+            shutil.copytree(partial, target)
+        else:
+            found.rename(target)
+    return target
+
+
+def _copies() -> Path:
+    return work_folder() / "fetched" / f"process-{os.getpid()}"
+
+
+def forget_copies() -> None:
+    """Remove this process's copies of runs' artifacts."""
+    shutil.rmtree(_copies(), ignore_errors=True)
+
+
+def readable(reference: Any) -> bool:
+    """Whether what a reference's `uri` names can still be read."""
+    try:
+        return fetch(reference.uri).exists()
+    except RegistryError:
+        return False

@@ -1,0 +1,82 @@
+"""Running the `precis` command as a user does, in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+PRECIS = Path(sys.executable).parent / "precis"
+# The demo's own recipe on fewer rows: its base really learns, in seconds.
+SMALL = {
+    "data.train_rows": 300,
+    "data.evaluation_rows": 50,
+    "training.save_steps": 10,
+    "merge.drift_rows": 4,
+}
+WEAKER = {"data.train_rows": 24}
+
+
+@dataclass
+class Stack:
+    """A folder with the demo's recipe in it; `run` is `precis run` there, decision parsed."""
+
+    folder: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        link = self.folder / "deployments"
+        if not link.exists():
+            link.symlink_to(ROOT / "deployments")
+
+    def environment(self) -> dict[str, str]:
+        """The tests' environment without stores of other tests."""
+        own = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PREFECT_API"))}
+        return own | {"PREFECT_HOME": str(self.folder / "prefect")} | self.env
+
+    def words(self, changes: dict[str, Any]) -> list[str]:
+        """The command line of a run with changed settings."""
+        sets = [
+            word for key, value in (SMALL | changes).items() for word in ("--set", f"{key}={value}")
+        ]
+        return [str(PRECIS), "run", "deployments/recipes/demo.yaml", "--json", *sets]
+
+    def start(self, changes: dict[str, Any]) -> subprocess.Popen[str]:
+        """A run going on in the background."""
+        return subprocess.Popen(
+            self.words(changes),
+            cwd=self.folder,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=(self.folder / "err.log").open("a"),
+            text=True,
+        )
+
+    def run(self, **changes: Any) -> dict[str, Any]:
+        """A run to its end; `training__seed=1` for `training.seed`."""
+        return self.finish(self.start({k.replace("__", "."): v for k, v in changes.items()}))
+
+    def finish(self, process: subprocess.Popen[str]) -> dict[str, Any]:
+        """The decision of a run under way; stdout must hold it and nothing else."""
+        out, _ = process.communicate()
+        assert process.returncode == 0, (self.folder / "err.log").read_text()[-4000:]
+        decision: dict[str, Any] = json.loads(out)
+        return decision
+
+    def ask(self, *words: str) -> Any:
+        """`precis WORDS --json`, parsed."""
+        done = subprocess.run(
+            [str(PRECIS), *words, "--json"],
+            cwd=self.folder,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return json.loads(done.stdout)

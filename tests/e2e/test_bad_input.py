@@ -1,0 +1,238 @@
+"""Bad input: a clear error without a traceback, the champion untouched, nothing half-registered."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import tiny
+import yaml
+from prefect.logging.handlers import PrefectConsoleHandler
+
+from flows import cli
+from tasks import tracking
+from tasks.register import claims
+
+NAME = "tiny"
+ROWS = [
+    {
+        "id": f"r{i}",
+        "document": f"Ann: shall we meet at {i}?\nBob: no, at {i + 1}.",
+        "summary": f"They meet at {i + 1}.",
+    }
+    for i in range(60)
+]
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "model"
+    tiny.make_tiny_base(folder)
+    return folder
+
+
+class Bench:
+    """A folder with a recipe, its data and a champion; `fails` runs the recipe and checks the rest."""
+
+    def __init__(self, home: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.home, self.capsys = home, capsys
+        self.recipe: dict[str, Any] = {
+            "name": NAME,
+            "data": {"train": "train.jsonl", "evaluation": "evaluation.jsonl"},
+            "base": {"model": str(base)},
+            "training": {"max_length": 256, "max_steps": 1},
+            "evaluation": {"max_new_tokens": 32},
+        }
+        self.write("train.jsonl", ROWS[:40])
+        self.write("evaluation.jsonl", ROWS[40:])
+        client = tracking.connect()
+        run = client.create_run(client.create_experiment("elsewhere"))
+        model = client.create_logged_model(run.info.experiment_id, source_run_id=run.info.run_id)
+        tags = {claims.DIGEST: "d", claims.RUN_ID: run.info.run_id}
+        source = f"models:/{model.model_id}"
+        claims.succeed(client, NAME, claims.NOBODY, source=source, tags=tags, description="first")
+
+    def write(self, name: str, rows: list[dict[str, Any]]) -> Path:
+        path = self.home / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    def fails(self, *said: str) -> str:
+        (self.home / "recipe.yaml").write_text(yaml.safe_dump(self.recipe))
+        self.capsys.readouterr()
+        _log_to_this_tests_stderr()
+        assert cli.main(["run", "recipe.yaml"]) == 1
+        out, err = self.capsys.readouterr()
+        assert out == ""
+        assert "Traceback" not in err
+        for text in said:
+            assert text in err
+        return err
+
+    def untouched(self) -> None:
+        client = tracking.connect()
+        assert [v.number for v in claims.versions(client, NAME)] == [1]
+        assert client.get_registered_model(NAME).aliases == {"champion": 1}
+
+
+def _log_to_this_tests_stderr() -> None:
+    """Prefect's console handler would keep writing to the first test's."""
+    for name in (None, *logging.root.manager.loggerDict):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, PrefectConsoleHandler):
+                handler.console.file = sys.stderr
+
+
+@pytest.fixture
+def bench(home: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Bench]:
+    made = Bench(home, base, capsys)
+    yield made
+    made.untouched()
+    mlflow.set_tracking_uri(None)
+
+
+def test_a_missing_file(bench: Bench) -> None:
+    """The path and the folder it was looked for in."""
+    bench.recipe["data"]["train"] = "no-such.jsonl"
+    bench.fails("data.train", "no-such.jsonl")
+
+
+def test_an_empty_file(bench: Bench) -> None:
+    """Named, and both files' problems at once."""
+    bench.write("train.jsonl", [])
+    bench.recipe["data"]["evaluation"] = "gone.jsonl"
+    bench.fails("train.jsonl", "empty", "gone.jsonl")
+
+
+def test_a_half_written_last_line(bench: Bench) -> None:
+    """File and line, and where the rejects are."""
+    path = bench.home / "train.jsonl"
+    path.write_text(path.read_text()[:-20])
+    bench.fails("train.jsonl:40", "rejects.jsonl", "max_rejected_share")
+
+
+def test_a_wrong_column_name(bench: Bench) -> None:
+    """The columns there are, and the nearest."""
+    bench.recipe["data"]["fields"] = {"document": "documnt", "summary": "summary"}
+    bench.fails("documnt", "document", "id")
+
+
+def test_a_blank_summary(bench: Bench) -> None:
+    """Each with its line, in one error."""
+    rows = [dict(row) for row in ROWS[:40]]
+    rows[3]["summary"], rows[7]["summary"] = "  ", ""
+    bench.write("train.jsonl", rows)
+    bench.fails("train.jsonl:4", "train.jsonl:8", "summary")
+
+
+def test_a_document_longer_than_the_context(bench: Bench) -> None:
+    """With truncate: error such a row is rejected, with its length."""
+    bench.recipe["prompt"] = {"truncate": "error"}
+    bench.write("train.jsonl", [*ROWS[:39], {**ROWS[39], "document": "Ann: so. " * 900}])
+    bench.fails("train.jsonl:40", "tokens")
+
+
+def test_no_room_for_a_document(bench: Bench) -> None:
+    """A summary as long as the context leaves nothing to summarize."""
+    bench.recipe["evaluation"]["max_new_tokens"] = 5000
+    bench.fails("evaluation.max_new_tokens (5000) leaves no room")
+
+
+def test_a_bad_recipe(bench: Bench) -> None:
+    """An unknown key and a negative epoch count, both at once."""
+    bench.recipe["training"] |= {"epochs": 3, "num_train_epochs": -1}
+    bench.fails("training.epochs: unknown key; did you mean", "training.num_train_epochs")
+
+
+def test_a_base_that_does_not_exist(bench: Bench) -> None:
+    """A mistyped folder and an unpinned hub name each get their mend."""
+    bench.recipe["base"]["model"] = "./no/such/base"
+    bench.fails("./no/such/base", "no such folder")
+    bench.recipe["base"]["model"] = "someone/something"
+    bench.fails("someone/something", "base.revision")
+    bench.recipe["base"]["revision"] = "0" * 40
+    bench.fails("someone/something", "neither a folder here")
+
+
+def test_a_base_without_weights(bench: Bench, base: Path) -> None:
+    """Everything the folder lacks, at once."""
+    folder = bench.home / "half"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((base / "config.json").read_bytes())
+    bench.recipe["base"]["model"] = str(folder)
+    bench.fails("no .safetensors weights", "no tokenizer.json")
+
+
+def test_an_unreadable_registry(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that is no database."""
+    (bench.home / "broken.db").write_bytes(b"not a database, " * 100)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("MLFLOW_TRACKING_URI", "sqlite:///broken.db")
+        bench.fails("MLflow at sqlite:///", "broken.db", "MLFLOW_TRACKING_URI")
+
+
+class Failing(http.server.BaseHTTPRequestHandler):
+    """An MLflow server that is ill."""
+
+    def answer(self) -> None:
+        self.send_response(500)
+        self.end_headers()
+
+    do_GET = do_POST = answer  # noqa: N815
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def failing() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Failing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("alive", [True, False], ids=["errors", "refuses"])
+def test_a_tracking_uri_that_does_not_work(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, failing: str, alive: bool
+) -> None:
+    """A server that answers 500, and none at all: the URI is named, quickly."""
+    uri = failing if alive else "http://127.0.0.1:9"
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("MLFLOW_TRACKING_URI", uri)
+        bench.fails(f"MLflow at {uri} does not answer")
+    tracking.connect()
+
+
+def test_check_tells_all_problems_of_a_recipe_at_once(bench: Bench, base: Path) -> None:
+    """Data, base and registry in one go; exit status 1."""
+    bench.recipe["data"]["train"] = "gone.jsonl"
+    bench.recipe["base"]["model"] = "./gone"
+    (bench.home / "recipe.yaml").write_text(yaml.safe_dump(bench.recipe))
+    assert cli.main(["check", "recipe.yaml"]) == 1
+    out = bench.capsys.readouterr().out
+    assert "gone.jsonl" in out
+    assert "./gone" in out
+    bench.recipe["data"]["train"], bench.recipe["base"]["model"] = "train.jsonl", str(base)
+    (bench.home / "recipe.yaml").write_text(yaml.safe_dump(bench.recipe))
+    assert cli.main(["check", "recipe.yaml"]) == 0
+    assert "nothing stands in the way" in bench.capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [[], ["run"], ["rum", "x"], ["run", "x.yaml", "--sets", "a=1"]])
+def test_bad_usage_is_status_2(words: list[str]) -> None:
+    """As every command line tool does."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 2
