@@ -122,7 +122,11 @@ class Generator:
         if self.device == "cpu":
             # In float32 a document's summary does not depend on its batch; in bf16 it does.
             return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return (
+            torch.bfloat16
+            if torch.cuda.is_bf16_supported(including_emulation=False)
+            else torch.float16
+        )
 
     def batches(self, documents: list[str]) -> list[list[int]]:
         """Indices of documents by prompt length, longest first, in batches."""
