@@ -31,7 +31,9 @@ def read_table(path: Path) -> list[Prediction]:
     """The predictions back, equal to those written. Raises ValueError for another file's columns."""
     table = json.loads(path.read_text(encoding="utf-8"))
     if tuple(table["columns"]) != COLUMNS:
-        raise ValueError(f"{path} has columns {table['columns']}; a predictions table has {COLUMNS}")
+        raise ValueError(
+            f"{path} has columns {table['columns']}; a predictions table has {COLUMNS}"
+        )
     return [_prediction(dict(zip(COLUMNS, row, strict=True))) for row in table["data"]]
 
 

@@ -114,8 +114,7 @@ class Run:
         known = json.loads(self.client.get_run(self.id).data.tags.get(LOGGED_TABLES, "[]"))
         entry = {"path": f"{folder}/{path.name}", "type": "table"}
         if entry not in known:
-            # mlflow.load_table searches for exactly this spelling of the entry.
-            self.tag(LOGGED_TABLES, json.dumps([*known, entry], separators=(",", ":")))
+            self.tag(LOGGED_TABLES, json.dumps([*known, entry]))
         return uri
 
     def log_metrics(self, values: dict[str, float], step: int = 0) -> None:

@@ -180,6 +180,7 @@ def test_a_run_holds_what_it_was_made_of(first: dict[str, Any], client: Any) -> 
     losses = client.get_metric_history(run.info.run_id, "loss")
     assert len(losses) > 3
     assert losses[0].value > losses[-1].value
+    mlflow.set_experiment("demo")  # load_table looks in the active one only
     table = mlflow.load_table("predictions/challenger.json", run_ids=[run.info.run_id])
     assert len(table) == 50
     version = client.get_model_version("demo", "1")
