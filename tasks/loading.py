@@ -6,8 +6,17 @@ NormalFloat, their scales quantized once more, and are computed with in a wider 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
+
+
+def one_gpu() -> None:
+    """Show this process its first GPU alone; transformers would spread over all in one process.
+
+    To be called before torch looks for GPUs.
+    """
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
 
 def device() -> str:

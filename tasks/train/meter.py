@@ -52,7 +52,7 @@ def peak_memory_gib() -> float:
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
-    """Reports progress, stops at a non-finite loss, and ends the run cleanly when it is cancelled."""
+    """Reports progress, stops at a loss that is no number, and ends the run cleanly when it is cancelled."""
 
     def __init__(self, meter: Meter) -> None:
         self.meter = meter
@@ -90,12 +90,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         """Report; raise TrainingError where the loss is not a finite number."""
         if "loss" not in logs:
             return
-        if not math.isfinite(logs["loss"]):
-            raise TrainingError(
-                f"the loss is {logs['loss']} at step {state.global_step} of {state.max_steps}: "
-                f"lower training.learning_rate (now {args.learning_rate:g}) or "
-                f"training.max_grad_norm (now {args.max_grad_norm:g}), and look for broken rows"
-            )
+        _refuse_broken(logs, args, state)
         now = self.meter.read()
         tokens, seconds = (now[name] - self._last[name] for name in ("tokens", "seconds"))
         self._last = now
@@ -110,3 +105,15 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             tokens_per_second=tokens / seconds if seconds else 0.0,
             memory_gib=peak_memory_gib(),
         )
+
+
+def _refuse_broken(logs: dict[str, Any], args: TrainingArguments, state: TrainerState) -> None:
+    # fp16's scaler tries scales until the gradient is finite, and skips those steps
+    watched = ("loss",) if args.fp16 else ("loss", "grad_norm")
+    for name in watched:
+        if not math.isfinite(logs.get(name, 0.0)):
+            raise TrainingError(
+                f"{name} is {logs[name]} at step {state.global_step} of {state.max_steps}: lower "
+                f"training.learning_rate (now {args.learning_rate:g}) or training.max_grad_norm "
+                f"(now {args.max_grad_norm:g}), and look for broken rows"
+            )

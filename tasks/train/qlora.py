@@ -33,6 +33,7 @@ def train(rows: str, base: str, recipe: dict[str, Any], folder: str) -> dict[str
     before is not trained again. Raises DataError without rows, TrainingError when the loss is not
     finite, memory runs out, the recipe does not fit the model, or the run is cancelled (SIGTERM).
     """
+    loading.one_gpu()
     plan = Recipe.model_validate(recipe)
     job = _job(Path(rows), Path(base), plan)
     resume = checkpoints.prepare(Path(folder), job)
@@ -74,14 +75,13 @@ def _build(
     from transformers import AutoTokenizer
 
     from tasks.train import attention
-    from tasks.train.meter import Meter, Watch
+    from tasks.train.meter import Meter
     from tasks.train.trainer import AdapterTrainer
 
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     examples = encode_for(read_rows(rows), tokenizer, recipe, base)
     packed = attention.register() if recipe.training.packing else "sdpa"
     model = loading.load_base(base, recipe.base.quantization, loading.compute_dtype(), packed)
-    meter = Meter(checkpoints.meter_of(resume) if resume else {})
     try:
         trainer = AdapterTrainer(
             model=model,
@@ -91,8 +91,7 @@ def _build(
             ),
             processing_class=tokenizer,
             peft_config=_lora(recipe),
-            callbacks=[Watch(meter)],
-            meter=meter,
+            meter=Meter(checkpoints.meter_of(resume) if resume else {}),
         )
     except ValueError as error:
         raise TrainingError(f"the recipe does not fit this base model: {error}") from error
@@ -138,8 +137,7 @@ def _arguments(recipe: Recipe, checkpoint_folder: Path) -> Any:
 def _run(trainer: Any, resume: Path | None) -> None:
     import torch
 
-    watch = next(c for c in trainer.callback_handler.callbacks if hasattr(c, "cancelled"))
-    with _on_sigterm(watch.cancel):
+    with _on_sigterm(trainer.watch.cancel):
         try:
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         except torch.cuda.OutOfMemoryError as error:
@@ -149,7 +147,7 @@ def _run(trainer: Any, resume: Path | None) -> None:
                 f"training.gradient_checkpointing: true ({error})"
             ) from error
     step, steps = trainer.state.global_step, trainer.state.max_steps
-    if watch.cancelled and step < steps:
+    if trainer.watch.cancelled and step < steps:
         raise TrainingError(
             f"training was cancelled at step {step} of {steps}; the same recipe goes on from there"
         )

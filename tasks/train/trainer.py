@@ -11,7 +11,7 @@ from trl import SFTTrainer
 
 from tasks.examples import IGNORED
 from tasks.train import checkpoints
-from tasks.train.meter import Meter
+from tasks.train.meter import Meter, Watch
 
 
 class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
@@ -20,6 +20,8 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
     def __init__(self, *args: Any, meter: Meter, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.meter = meter
+        self.watch = Watch(meter)
+        self.add_callback(self.watch)
         # TRL casts a QLoRA adapter to bf16, PEFT reloads it in float32: a resumed run would end
         # with other weights, and fp16's gradient scaler refuses bf16.
         for parameter in self.model.parameters():
