@@ -67,8 +67,8 @@ class Outcome:
         if embedded:
             lines.append(f"MLflow:   mlflow ui --backend-store-uri {tracking.tracking_uri()}")
         if self.version:
-            served = f"models:/{self.name}@champion"
-            lines.append(f"serve it: mlflow models serve -m {served} --env-manager local")
+            served = f"mlflow models serve -m models:/{self.name}@champion --env-manager local"
+            lines.append(f"serve it: MLFLOW_TRACKING_URI={tracking.tracking_uri()} {served}")
         return lines
 
     def with_report(self, uri: str) -> Outcome:

@@ -1,0 +1,64 @@
+"""What the README says to type works."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from stack import ROOT
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.removeprefix("$ ")
+    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("$ ")
+]
+LONG = ("make ", "precis run")  # tried by CI itself and by test_retrain.py
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])
+def test_its_make_targets_exist(command: str) -> None:
+    """`make -n` knows how to make each."""
+    subprocess.run([*command.split(), "-n"], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("precis run")])
+def test_its_runs_are_understood(command: str, home: Path) -> None:
+    """Recipe and settings are valid: `check` takes the same words and finds nothing in the way."""
+    words = [w for w in command.split()[2:] if w != "--json"]
+    _precis(["check", *words], home)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith(LONG)])
+def test_its_other_commands_run(command: str, home: Path) -> None:
+    """Each ends with exit status 0."""
+    assert command.startswith("precis ")
+    _precis(command.split()[1:], home)
+
+
+def _precis(words: list[str], home: Path) -> None:
+    (home / "deployments").symlink_to(ROOT / "deployments")
+    precis = Path(sys.executable).parent / "precis"
+    done = subprocess.run([precis, *words], cwd=home, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_its_recipe_is_valid(tmp_path: Path) -> None:
+    """The YAML shown is a recipe."""
+    from flows import recipes
+
+    (text,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "r.yaml").write_text(text)
+    assert recipes.load(tmp_path / "r.yaml").name == "dialogsum"
+
+
+def test_its_links_lead_somewhere() -> None:
+    """Every relative link in README, docs and CONTRIBUTING names a file that is there."""
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -1,0 +1,157 @@
+"""The same job on real servers: Prefect's and MLflow's over HTTP, and MLflow's model server."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stack import ROOT, Stack
+
+pytestmark = [pytest.mark.full, pytest.mark.timeout(1500)]
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def served(words: list[str], url: str, folder: Path, env: dict[str, str]) -> Iterator[str]:
+    """A server process that answers at `url`; ended, with its group, by pid."""
+    log = (folder / "server.log").open("a")
+    process = subprocess.Popen(
+        words, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True
+    )
+    try:
+        end = time.monotonic() + 180
+        while not _answers(url):
+            assert process.poll() is None, (folder / "server.log").read_text()[-3000:]
+            assert time.monotonic() < end, f"{url} does not answer"
+            time.sleep(0.2)
+        yield url
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(60)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A folder whose runs use an MLflow server with proxied artifacts and a Prefect server."""
+    folder = tmp_path_factory.mktemp("servers")
+    mlflow_port, prefect_port = free_port(), free_port()
+    mlflow_url, prefect_url = f"http://127.0.0.1:{mlflow_port}", f"http://127.0.0.1:{prefect_port}"
+    own = Stack(folder / "client")
+    store = ["--backend-store-uri", f"sqlite:///{folder}/server.db"]
+    artifacts = ["--artifacts-destination", str(folder / "artifacts"), "--serve-artifacts"]
+    mlflow_words = [str(BIN / "mlflow"), "server", *store, *artifacts, "--port", str(mlflow_port)]
+    prefect_words = [str(BIN / "prefect"), "server", "start", "--port", str(prefect_port)]
+    with (
+        served(mlflow_words, f"{mlflow_url}/health", folder, own.environment()),
+        served(prefect_words, f"{prefect_url}/api/health", folder, own.environment()),
+    ):
+        own.env = {"MLFLOW_TRACKING_URI": mlflow_url, "PREFECT_API_URL": f"{prefect_url}/api"}
+        yield own
+
+
+@pytest.fixture(scope="module")
+def promoted(stack: Stack) -> dict[str, Any]:
+    return stack.run()
+
+
+def test_the_job_runs_on_servers_and_another_machine_knows_what_is_done(
+    stack: Stack, promoted: dict[str, Any], tmp_path: Path
+) -> None:
+    """Promoted over HTTP; a client with an empty disk skips training and evaluation."""
+    assert (promoted["verdict"], promoted["version"]) == ("PROMOTE", 1)
+    assert not (stack.folder / "mlruns/mlflow.db").exists()
+    other = Stack(tmp_path / "other", env=stack.env)
+    again = other.run()
+    assert (again["verdict"], again["reasons"]) == ("REJECT", ["same model"])
+    # merged models of losers are not stored: this machine merged again, to the same bytes
+    assert again["model_digest"] == promoted["model_digest"]
+    assert {"train", "evaluate.challenger", "evaluate.champion"} <= set(again["skipped"])
+
+
+def test_the_runs_are_linked_both_ways(stack: Stack, promoted: dict[str, Any]) -> None:
+    """MLflow's run names Prefect's page, Prefect's artifacts name MLflow's; the verdict is the state."""
+    api = stack.env["PREFECT_API_URL"]
+    flow_run = _json(f"{api}/flow_runs/{promoted['prefect_flow_run_id']}")
+    assert flow_run["state"]["name"] == "PROMOTE"
+    assert flow_run["state"]["message"].startswith("PROMOTED demo v1: rougeL +")
+    found = _json(
+        f"{api}/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run["id"]]}}}
+    )
+    by_key = {artifact["key"]: artifact for artifact in found}
+    assert {"mlflow-run", "report", "training"} <= set(by_key)
+    assert promoted["mlflow_run_id"] in by_key["mlflow-run"]["data"]
+    url = f"{stack.env['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/runs/get?run_id={promoted['mlflow_run_id']}"
+    tags = {tag["key"]: tag["value"] for tag in _json(url)["run"]["data"]["tags"]}
+    assert tags["precis.prefect_url"].endswith(f"/runs/flow-run/{flow_run['id']}")
+
+
+def test_a_model_server_with_only_the_models_requirements_gives_the_stored_summaries(
+    stack: Stack, promoted: dict[str, Any], tmp_path: Path
+) -> None:
+    """`mlflow models serve` in an environment of the model's requirements.txt and nothing else."""
+    import mlflow.artifacts
+
+    env = stack.environment() | {"PATH": "/usr/bin:/bin"}
+    tracking = stack.env["MLFLOW_TRACKING_URI"]
+    requirements = mlflow.artifacts.download_artifacts(
+        "models:/demo/1/requirements.txt", dst_path=str(tmp_path), tracking_uri=tracking
+    )
+    subprocess.run([sys._base_executable, "-m", "venv", tmp_path / "venv"], check=True)  # type: ignore[attr-defined]
+    pip = [tmp_path / "venv/bin/python", "-m", "pip", "install", "-q", "-r", requirements]
+    subprocess.run([*pip, "-c", ROOT / "constraints.txt"], check=True)
+    table = mlflow.artifacts.load_text(
+        f"runs:/{promoted['mlflow_run_id']}/predictions/challenger.json"
+    )
+    rows = [
+        dict(zip(json.loads(table)["columns"], row, strict=True))
+        for row in json.loads(table)["data"]
+    ]
+    port = free_port()
+    words = ["models", "serve", "-m", "models:/demo@champion", "--env-manager", "local"]
+    serve = [str(tmp_path / "venv/bin/mlflow"), *words, "--port", str(port)]
+    env["PATH"] = f"{tmp_path}/venv/bin:{env['PATH']}"
+    with served(serve, f"http://127.0.0.1:{port}/health", tmp_path, env):
+        asked = {"inputs": [row["document"] for row in rows[:5]]}
+        answer = _json(f"http://127.0.0.1:{port}/invocations", asked)
+    assert answer["predictions"] == [row["text"] for row in rows[:5]]
+
+
+def _json(url: str, body: Any = None) -> Any:
+    data = json.dumps(body).encode() if body is not None else None
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        return json.loads(answer.read())
+
+
+@pytest.fixture(autouse=True)
+def _on_the_server(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", stack.env["MLFLOW_TRACKING_URI"])
+    mlflow.set_tracking_uri(stack.env["MLFLOW_TRACKING_URI"])
+    yield
+    mlflow.set_tracking_uri(None)
