@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[1]
 STEPS = {"ingest", "train", "merge", "evaluate", "gate", "register", "report"}
 # Shared modules, and which of them plain logic may use: the rest know Prefect or the running flow.
 PURE = {
+    "examples",
+    "loading",
     "recipe",
     "records",
     "errors",
