@@ -1,16 +1,18 @@
-"""A Prefect server for the tests that run whole flows."""
+"""A Prefect server for the tests that run many short flows."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+from stack import prefect_server_in
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    """One real Prefect server with a database of its own, for all flow runs of this session."""
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One real server for all flow runs of this session; its API URL."""
+    folder = tmp_path_factory.mktemp("prefect-server")
+    own = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_API")}
+    with prefect_server_in(folder, own | {"PREFECT_HOME": str(folder)}) as url:
+        yield url

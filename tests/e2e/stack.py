@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,3 +85,45 @@ class Stack:
             check=True,
         )
         return json.loads(done.stdout)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def served(words: list[str], url: str, folder: Path, env: dict[str, str]) -> Iterator[str]:
+    """A server process that answers at `url`; ended, with its group, by pid."""
+    log = (folder / "server.log").open("a")
+    process = subprocess.Popen(
+        words, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True
+    )
+    try:
+        end = time.monotonic() + 180
+        while not _answers(url):
+            assert process.poll() is None, (folder / "server.log").read_text()[-3000:]
+            assert time.monotonic() < end, f"{url} does not answer"
+            time.sleep(0.2)
+        yield url
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(60)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+@contextmanager
+def prefect_server_in(folder: Path, env: dict[str, str]) -> Iterator[str]:
+    """A real Prefect server with a database in `folder`; yields its API URL."""
+    port = free_port()
+    words = [str(PRECIS.with_name("prefect")), "server", "start", "--port", str(port)]
+    with served(words, f"http://127.0.0.1:{port}/api/health", folder, env):
+        yield f"http://127.0.0.1:{port}/api"

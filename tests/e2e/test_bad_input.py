@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import http.server
 import json
-import logging
-import sys
+import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ import mlflow
 import pytest
 import tiny
 import yaml
-from prefect.logging.handlers import PrefectConsoleHandler
+from stack import PRECIS
 
 from flows import cli
 from tasks import tracking
@@ -31,8 +31,6 @@ ROWS = [
     for i in range(60)
 ]
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
-
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -44,8 +42,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Bench:
     """A folder with a recipe, its data and a champion; `fails` runs the recipe and checks the rest."""
 
-    def __init__(self, home: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.home, self.capsys = home, capsys
+    def __init__(self, home: Path, base: Path, prefect: str) -> None:
+        self.home, self.prefect = home, prefect
         self.recipe: dict[str, Any] = {
             "name": NAME,
             "data": {"train": "train.jsonl", "evaluation": "evaluation.jsonl"},
@@ -67,17 +65,24 @@ class Bench:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return path
 
-    def fails(self, *said: str) -> str:
+    def precis(self, verb: str, **env: str) -> subprocess.CompletedProcess[str]:
         (self.home / "recipe.yaml").write_text(yaml.safe_dump(self.recipe))
-        self.capsys.readouterr()
-        _log_to_this_tests_stderr()
-        assert cli.main(["run", "recipe.yaml"]) == 1
-        out, err = self.capsys.readouterr()
-        assert out == ""
-        assert "Traceback" not in err
+        own = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+        return subprocess.run(
+            [PRECIS, verb, "recipe.yaml"],
+            cwd=self.home,
+            env=own | {"PREFECT_API_URL": self.prefect} | env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def fails(self, *said: str, **env: str) -> None:
+        done = self.precis("run", **env)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "Traceback" not in done.stderr
         for text in said:
-            assert text in err
-        return err
+            assert text in done.stderr
 
     def untouched(self) -> None:
         client = tracking.connect()
@@ -85,17 +90,9 @@ class Bench:
         assert client.get_registered_model(NAME).aliases == {"champion": 1}
 
 
-def _log_to_this_tests_stderr() -> None:
-    """Prefect's console handler would keep writing to the first test's."""
-    for name in (None, *logging.root.manager.loggerDict):
-        for handler in logging.getLogger(name).handlers:
-            if isinstance(handler, PrefectConsoleHandler):
-                handler.console.file = sys.stderr
-
-
 @pytest.fixture
-def bench(home: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Bench]:
-    made = Bench(home, base, capsys)
+def bench(home: Path, base: Path, prefect_server: str) -> Iterator[Bench]:
+    made = Bench(home, base, prefect_server)
     yield made
     made.untouched()
     mlflow.set_tracking_uri(None)
@@ -173,12 +170,11 @@ def test_a_base_without_weights(bench: Bench, base: Path) -> None:
     bench.fails("no .safetensors weights", "no tokenizer.json")
 
 
-def test_an_unreadable_registry(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_registry(bench: Bench) -> None:
     """A store that is no database."""
     (bench.home / "broken.db").write_bytes(b"not a database, " * 100)
-    with monkeypatch.context() as elsewhere:
-        elsewhere.setenv("MLFLOW_TRACKING_URI", "sqlite:///broken.db")
-        bench.fails("MLflow at sqlite:///", "broken.db", "MLFLOW_TRACKING_URI")
+    uri = "sqlite:///broken.db"
+    bench.fails("MLflow at sqlite:///", "broken.db", "unset it", MLFLOW_TRACKING_URI=uri)
 
 
 class Failing(http.server.BaseHTTPRequestHandler):
@@ -204,30 +200,24 @@ def failing() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("alive", [True, False], ids=["errors", "refuses"])
-def test_a_tracking_uri_that_does_not_work(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, failing: str, alive: bool
-) -> None:
+def test_a_tracking_uri_that_does_not_work(bench: Bench, failing: str, alive: bool) -> None:
     """A server that answers 500, and none at all: the URI is named, quickly."""
     uri = failing if alive else "http://127.0.0.1:9"
-    with monkeypatch.context() as elsewhere:
-        elsewhere.setenv("MLFLOW_TRACKING_URI", uri)
-        bench.fails(f"MLflow at {uri} does not answer")
-    tracking.connect()
+    bench.fails(f"MLflow at {uri} does not answer", MLFLOW_TRACKING_URI=uri)
 
 
 def test_check_tells_all_problems_of_a_recipe_at_once(bench: Bench, base: Path) -> None:
     """Data, base and registry in one go; exit status 1."""
     bench.recipe["data"]["train"] = "gone.jsonl"
     bench.recipe["base"]["model"] = "./gone"
-    (bench.home / "recipe.yaml").write_text(yaml.safe_dump(bench.recipe))
-    assert cli.main(["check", "recipe.yaml"]) == 1
-    out = bench.capsys.readouterr().out
-    assert "gone.jsonl" in out
-    assert "./gone" in out
+    done = bench.precis("check")
+    assert done.returncode == 1
+    assert "gone.jsonl" in done.stdout
+    assert "./gone" in done.stdout
     bench.recipe["data"]["train"], bench.recipe["base"]["model"] = "train.jsonl", str(base)
-    (bench.home / "recipe.yaml").write_text(yaml.safe_dump(bench.recipe))
-    assert cli.main(["check", "recipe.yaml"]) == 0
-    assert "nothing stands in the way" in bench.capsys.readouterr().out
+    done = bench.precis("check")
+    assert done.returncode == 0, done.stdout
+    assert "nothing stands in the way" in done.stdout
 
 
 @pytest.mark.parametrize("words", [[], ["run"], ["rum", "x"], ["run", "x.yaml", "--sets", "a=1"]])

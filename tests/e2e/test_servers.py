@@ -3,73 +3,35 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from stack import ROOT, Stack
+from stack import ROOT, Stack, free_port, prefect_server_in, served
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1500)]
 BIN = Path(sys.executable).parent
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def served(words: list[str], url: str, folder: Path, env: dict[str, str]) -> Iterator[str]:
-    """A server process that answers at `url`; ended, with its group, by pid."""
-    log = (folder / "server.log").open("a")
-    process = subprocess.Popen(
-        words, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True
-    )
-    try:
-        end = time.monotonic() + 180
-        while not _answers(url):
-            assert process.poll() is None, (folder / "server.log").read_text()[-3000:]
-            assert time.monotonic() < end, f"{url} does not answer"
-            time.sleep(0.2)
-        yield url
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(60)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A folder whose runs use an MLflow server with proxied artifacts and a Prefect server."""
     folder = tmp_path_factory.mktemp("servers")
-    mlflow_port, prefect_port = free_port(), free_port()
-    mlflow_url, prefect_url = f"http://127.0.0.1:{mlflow_port}", f"http://127.0.0.1:{prefect_port}"
+    mlflow_port = free_port()
+    mlflow_url = f"http://127.0.0.1:{mlflow_port}"
     own = Stack(folder / "client")
     store = ["--backend-store-uri", f"sqlite:///{folder}/server.db"]
     artifacts = ["--artifacts-destination", str(folder / "artifacts"), "--serve-artifacts"]
     mlflow_words = [str(BIN / "mlflow"), "server", *store, *artifacts, "--port", str(mlflow_port)]
-    prefect_words = [str(BIN / "prefect"), "server", "start", "--port", str(prefect_port)]
     with (
         served(mlflow_words, f"{mlflow_url}/health", folder, own.environment()),
-        served(prefect_words, f"{prefect_url}/api/health", folder, own.environment()),
+        prefect_server_in(folder, own.environment()) as prefect_url,
     ):
-        own.env = {"MLFLOW_TRACKING_URI": mlflow_url, "PREFECT_API_URL": f"{prefect_url}/api"}
+        own.env = {"MLFLOW_TRACKING_URI": mlflow_url, "PREFECT_API_URL": prefect_url}
         yield own
 
 
