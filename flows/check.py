@@ -47,7 +47,7 @@ def _base(recipe: Recipe, result: Checked) -> Path | None:
         return None
     needs = estimate.estimate(recipe, path, artifacts.work_folder())
     result.found += needs.lines()
-    result.problems += needs.problems()
+    result.problems += needs.problems() + estimate.target_problems(recipe, path)
     try:
         package.settings_for(recipe, path)
     except PrecisError as error:

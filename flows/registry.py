@@ -42,6 +42,8 @@ class Champion:
 
 def champion(name: str) -> Champion | None:
     """The champion of a registered model; None when there is none yet."""
+    if tracking.nothing_yet():
+        return None
     client = tracking.connect()
     found = standing(client, name)
     if found is None:
@@ -60,4 +62,4 @@ def champion(name: str) -> Champion | None:
 
 def history(name: str) -> list[HistoryRecord]:
     """Every promotion, refusal and rollback of a registered model, oldest first."""
-    return history_of(tracking.connect(), name)
+    return [] if tracking.nothing_yet() else history_of(tracking.connect(), name)

@@ -94,6 +94,20 @@ def tensor_shapes(model: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def target_problems(recipe: Recipe, base: Path) -> list[str]:
+    """Adapter targets that no linear layer of the base answers to, with those there are."""
+    wanted = recipe.adapter.target_modules
+    if isinstance(wanted, str):
+        return []
+    weights = (n for n, s in tensor_shapes(base).items() if len(s) == 2 and "layers." in n)
+    there = {name.removesuffix(".weight") for name in weights}
+    missing = [w for w in wanted if not any(name.endswith(f".{w}") for name in there)]
+    if not missing:
+        return []
+    endings = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in there}))
+    return [f"adapter.target_modules: {base} has no layer {', '.join(missing)}; it has {endings}"]
+
+
 def _training_bytes(recipe: Recipe, config: dict[str, Any], parameters: int, linear: int) -> int:
     weight = NF4_BYTES if recipe.base.quantization == "nf4" else 2
     weights = linear * weight + (parameters - linear) * 2

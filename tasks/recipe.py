@@ -17,7 +17,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Settings(BaseModel):
     """A frozen group of settings that refuses keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )
 
 
 class Fields(Settings):
@@ -173,7 +175,15 @@ class Training(Settings):
         1024, gt=0, title="Sequence length (tokens)", description="Rows are packed up to this."
     )
     packing: bool = Field(True, title="Pack rows", description="Rows never see each other.")
-    optim: str = Field("adamw_torch", title="Optimizer")
+    optim: Literal[
+        "adamw_torch",
+        "adamw_torch_fused",
+        "adamw_bnb_8bit",
+        "paged_adamw_32bit",
+        "paged_adamw_8bit",
+        "adafactor",
+        "sgd",
+    ] = Field("adamw_torch", title="Optimizer")
     weight_decay: float = Field(0.0, ge=0, title="Weight decay")
     max_grad_norm: float = Field(1.0, gt=0, title="Gradient clipping")
     gradient_checkpointing: bool = Field(False, title="Checkpoint activations")
@@ -181,6 +191,12 @@ class Training(Settings):
     logging_steps: int = Field(5, gt=0, title="Steps between log lines")
     seed: int = Field(0, ge=0, title="Seed")
     timeout_hours: float = Field(48.0, gt=0, title="Time limit (hours)")
+
+    @model_validator(mode="after")
+    def _does_a_step(self) -> Training:
+        if self.max_steps == 0:
+            raise ValueError("max_steps 0 trains nothing; -1 lets the epochs decide")
+        return self
 
 
 class Merge(Settings):
@@ -252,6 +268,15 @@ class Gate(Settings):
     )
     bootstrap_samples: int = Field(10_000, ge=1_000, title="Bootstrap samples")
     seed: int = Field(0, ge=0, title="Bootstrap seed")
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Gate:
+        low, high = self.length_ratio
+        if not 0 <= low < high:
+            raise ValueError(
+                f"length_ratio is [low, high] with 0 <= low < high, not [{low}, {high}]"
+            )
+        return self
 
 
 class Recipe(Settings):

@@ -46,6 +46,12 @@ def tracking_uri() -> str:
     return uri
 
 
+def nothing_yet() -> bool:
+    """Whether the embedded store was never made: readers need not make one to find it empty."""
+    uri = tracking_uri()
+    return uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists()
+
+
 def connect() -> Any:
     """An MlflowClient that has answered once. Raises RegistryError when MLflow cannot be reached.
 

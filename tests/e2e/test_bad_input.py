@@ -212,12 +212,17 @@ def test_check_tells_all_problems_of_a_recipe_at_once(bench: Bench, base: Path) 
     bench.recipe["base"]["model"] = "./gone"
     done = bench.precis("check")
     assert done.returncode == 1
+    assert "Traceback" not in done.stderr
     assert "gone.jsonl" in done.stdout
     assert "./gone" in done.stdout
     bench.recipe["data"]["train"], bench.recipe["base"]["model"] = "train.jsonl", str(base)
     done = bench.precis("check")
     assert done.returncode == 0, done.stdout
     assert "nothing stands in the way" in done.stdout
+    bench.recipe["adapter"] = {"target_modules": ["q_proj", "q_projj"]}
+    done = bench.precis("check")
+    assert done.returncode == 1
+    assert "has no layer q_projj; it has down_proj" in done.stdout
 
 
 @pytest.mark.parametrize("words", [[], ["run"], ["rum", "x"], ["run", "x.yaml", "--sets", "a=1"]])
