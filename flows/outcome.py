@@ -55,6 +55,8 @@ class Outcome:
                 f"{name:10}{cells}{found.challenger:>11.4f}   "
                 f"{found.gain:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
             )
+        sure = f"{1 - self.decision.alpha:.3%}".rstrip("%").rstrip("0").rstrip(".")
+        rows.append(f"in brackets: one-sided bounds, the deciding metric's at {sure}%")
         said = [f"- {text}" for text in (*self.decision.reasons, *self.decision.notes)]
         skipped = [f"unchanged, not done again: {', '.join(self.skipped)}"] if self.skipped else []
         return "\n".join([self.headline, *rows, *said, *skipped, *self._next()])
@@ -76,7 +78,7 @@ class Outcome:
         return replace(self, report=uri)
 
     def as_json(self) -> str:
-        """The `--json` object; its keys are documented in README."""
+        """The `--json` object; README lists its keys."""
         found = self.decision
         values: dict[str, Any] = {
             "verdict": found.verdict,
@@ -92,6 +94,7 @@ class Outcome:
             "prefect_flow_run_id": self.prefect_flow_run_id,
             "model_digest": found.challenger_digest,
             "evaluation_digest": found.evaluation_digest,
+            "report": self.report,
         }
         return json.dumps(values, indent=2)
 

@@ -9,6 +9,7 @@ PrecisError                 anything a person can mend; its text says what, wher
 ├── EvaluationError         generation or scoring failed; nothing is ever scored as zero instead
 │   └── SealBroken          scores of different evaluation digests met in one comparison
 ├── RegistryError           MLflow cannot be reached, or refuses
+│   ├── NoSuchChampion     there is nothing to roll back to
 │   ├── ChampionMoved       the alias no longer stands where the history left it
 │   └── ServedModelDiffers  the registered model does not reproduce what was judged
 └── ChildFailed             a step's process ended without an answer (killed, out of memory)
@@ -58,6 +59,10 @@ class SealBroken(EvaluationError):
 
 class RegistryError(PrecisError):
     """The MLflow registry cannot be reached, or refuses."""
+
+
+class NoSuchChampion(RegistryError):
+    """There is no such former champion to roll back to."""
 
 
 class ChampionMoved(RegistryError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ T = TypeVar("T")
 SQLITE = "sqlite:///"
 STEP_TAG = "precis.step.{}.{}"  # step and key; the value is the result
 SHARED_LOGIC = ("summarizer", "package", "examples", "loading", "table", "records")
+MOST_TAG = 5000  # characters
 LOGGED_TABLES = "mlflow.loggedArtifacts"
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
 _current: ContextVar[Run] = ContextVar("precis_run")
@@ -198,13 +200,22 @@ def run_for(name: str, flow_run_id: str, tags: dict[str, str]) -> Iterator[Run]:
     try:
         yield _current.get()
         status = "FINISHED"
-    except Exception:
+    except Exception as error:
         status = "FAILED"
+        _note(client, run_id, error)
         raise
     finally:
         artifacts.forget_copies()
         client.set_terminated(run_id, status=status)
         _current.reset(token)
+
+
+def _note(client: Any, run_id: str, error: Exception) -> None:
+    """Say in MLflow why a run failed; if MLflow is what failed, the error itself goes on."""
+    try:
+        client.set_tag(run_id, "precis.error", str(error)[:MOST_TAG])
+    except MlflowException as unreachable:
+        logging.getLogger(__name__).warning("the failure could not be noted: %s", unreachable)
 
 
 def _experiment(client: Any, name: str) -> str:

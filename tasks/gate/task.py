@@ -48,6 +48,9 @@ def gate(
     scores = {"challenger": challenger, "opponent": opponent, "base": base, "lead3": lead3}
     _store(run, decision, recipe.gate, scores)
     history.write_decision(run, recipe, decision)
+    primary = decision.metrics[recipe.gate.metric]
+    run.tag("precis.verdict", decision.verdict)  # to filter and sort runs by, in MLflow's UI
+    run.log_metrics({"gate/gain": primary.gain, "gate/low": primary.low, "gate/high": primary.high})
     for reason in decision.reasons:
         get_run_logger().info(f"{decision.verdict}: {reason}")
     return decision

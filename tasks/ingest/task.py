@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 from prefect import task
 from prefect.logging import get_run_logger
 
 from tasks import artifacts, package, tracking
-from tasks.ingest.prepare import prepare, problems, source_digest
+from tasks.ingest.prepare import REPORT, prepare, problems, source_digest
 from tasks.policy import STEP
 from tasks.recipe import Base, Recipe
 from tasks.records import BaseRef, DatasetRef
@@ -44,7 +46,24 @@ def ingest(recipe: Recipe, base: BaseRef) -> DatasetRef:
         f"{dataset.train_rows} training rows, {dataset.evaluation_rows} evaluation rows, "
         f"{dataset.rejected} rejected"
     )
+    for warning in _cuts(json.loads((folder / REPORT).read_text())):
+        get_run_logger().warning(warning)
     return dataset
+
+
+def _cuts(report: dict[str, Any]) -> list[str]:
+    """What does not fit, a line a split: too long prompts are cut, too long references unlearnable."""
+    said = []
+    for split in ("train", "evaluation"):
+        found = report[split]
+        prompts, summaries = found["truncated_prompts"], found["summaries_over_max_new_tokens"]
+        if prompts["count"] or summaries["count"]:
+            said.append(
+                f"{split}: {prompts['count']} of {found['rows']} prompts cut to {prompts['limit']} "
+                f"tokens, {summaries['count']} references longer than max_new_tokens "
+                f"{summaries['limit']}"
+            )
+    return said
 
 
 def preflight(recipe: Recipe, base: Path | None) -> tuple[list[str], list[str]]:

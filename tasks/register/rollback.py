@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import child, history
-from tasks.errors import ChampionMoved, RegistryError
+from tasks.errors import ChampionMoved, NoSuchChampion, RegistryError
 from tasks.register import claims
 
 
@@ -19,7 +19,7 @@ def choose(client: Any, name: str, to: int | None) -> claims.Version:
         if version.number == to:
             return version
     numbers = ", ".join(str(v.number) for v in known) or "none"
-    raise RegistryError(f"model {name!r}: version {to} was never champion; those were: {numbers}")
+    raise NoSuchChampion(f"model {name!r}: version {to} was never champion; those were: {numbers}")
 
 
 def _before_last(name: str, known: list[claims.Version]) -> claims.Version:
@@ -32,7 +32,7 @@ def _before_last(name: str, known: list[claims.Version]) -> claims.Version:
         if current and v.number < place and v.digest != current.digest and not v.rollback_to
     ]
     if not before:
-        raise RegistryError(f"model {name!r} has no earlier champion to go back to")
+        raise NoSuchChampion(f"model {name!r} has no earlier champion to go back to")
     return before[-1]
 
 
