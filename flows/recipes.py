@@ -37,7 +37,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path}: no such recipe (looked from {Path.cwd()})") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of settings; see deployments/recipes/")
@@ -56,7 +56,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         values = inner
     try:
         values[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         values[last] = text
 
 

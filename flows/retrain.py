@@ -19,7 +19,7 @@ from tasks.ingest.task import find_base, ingest
 from tasks.merge.task import merge
 from tasks.recipe import Recipe
 from tasks.records import BaseRef, DatasetRef, Decision, ModelRef, VersionRef
-from tasks.register.task import as_model, current_champion, earlier_decision, register
+from tasks.register.task import as_model, current_champion, promoted_before, register
 from tasks.report.task import report
 from tasks.train.task import train
 
@@ -59,14 +59,13 @@ def contest(
     plain = evaluate(untuned(base, recipe), dataset, base, recipe, "base")
     for _ in range(MOST_CONTESTS):
         champion = current_champion(recipe.name)
-        if champion and (decided := earlier_decision(champion)):
-            return decided, VersionRef(recipe.name, champion.number, champion.digest)
+        if before := promoted_before(recipe.name):
+            return before
         opponent = plain
         if champion:
             opponent = evaluate(as_model(champion), dataset, base, recipe, "champion")
-        decision = gate(
-            challenger, opponent, plain, copied, champion.number if champion else None, recipe
-        )
+        number, rows = champion.number if champion else None, dataset.evaluation_digest
+        decision = gate(challenger, opponent, plain, copied, number, rows, recipe)
         if decision.verdict != "PROMOTE":
             return decision, None
         said = headline(decision, recipe.name, None, recipe.gate.metric)

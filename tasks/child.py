@@ -44,6 +44,7 @@ def run(
     timeout_seconds: float | None = None,
     on_progress: Progress | None = None,
     threads: int | None = None,
+    wait_seconds: float = 0.0,
 ) -> Any:
     """Call `module:function` with `payload` as keyword arguments in a child process.
 
@@ -51,7 +52,7 @@ def run(
     Raises the child's own PrecisError, or ChildFailed with the log's end when it died otherwise.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _sole_user(folder) as lock:
+    with _sole_user(folder, wait_seconds) as lock:
         for name in ("answer.json", "progress.jsonl"):
             (folder / name).unlink(missing_ok=True)
         (folder / "call.json").write_text(json.dumps({"target": target, "payload": payload}))
@@ -71,17 +72,27 @@ def report(**values: Any) -> None:
             lines.write(json.dumps(values) + "\n")
 
 
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
-def _sole_user(folder: Path) -> Iterator[int]:
+def _sole_user(folder: Path, wait_seconds: float) -> Iterator[int]:
     # flock, not a pid file: the kernel drops it when the last holder dies, and the child inherits
     # it, so that a retry cannot start beside a child that outlived its parent.
     with open(folder / "lock", "a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        end = time.monotonic() + wait_seconds
+        while not _locked(lock.fileno()):
+            if time.monotonic() < end:
+                time.sleep(POLL_SECONDS)
+                continue
             raise errors.TrainingError(
                 f"{folder} is in use by another run of the same step; wait for it, or end it"
-            ) from None
+            )
         yield lock.fileno()
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from tasks.recipe import Recipe
 from tasks.records import Decision, Verdict, from_json
 
-RECORD, LOOK_MODEL, LOOK_SEAL = "precis.history", "precis.look.model", "precis.look.evaluation"
+RECORD, LOOK_MODEL, LOOK_ROWS = "precis.history", "precis.look.model", "precis.look.rows"
 SCHEMA_VERSION = 1
 
 
@@ -47,7 +47,7 @@ class HistoryRecord:
         }
         head = what.get(self.kind, f"refused ({self.verdict})")
         if self.kind == "promotion" and self.version is None:
-            head = "passed the gate, not registered (the run ended before)"
+            head = "passed the gate, not registered"
         against = f"v{self.opponent_version}" if self.opponent_version else "the untuned base"
         gain = ""
         if self.gain is not None:
@@ -58,11 +58,14 @@ class HistoryRecord:
         return f"{self.time}  {head}{gain}"
 
 
-def count_look(run: Any, model_digest: str, evaluation_digest: str) -> int:
-    """Record that a challenger is judged on an evaluation set; how many have been, it included."""
+def count_look(run: Any, model_digest: str, rows_digest: str) -> int:
+    """Record that a challenger is judged on these evaluation rows; how many have been, it included.
+
+    By rows, not by the seal: another prompt or token limit is one more try on the same rows.
+    """
     run.tag(LOOK_MODEL, model_digest)
-    run.tag(LOOK_SEAL, evaluation_digest)
-    seen = _runs(run.client, run.experiment_id, f"tags.`{LOOK_SEAL}` = '{evaluation_digest}'")
+    run.tag(LOOK_ROWS, rows_digest)
+    seen = _runs(run.client, run.experiment_id, f"tags.`{LOOK_ROWS}` = '{rows_digest}'")
     return len({found.data.tags[LOOK_MODEL] for found in seen} | {model_digest})
 
 
@@ -101,8 +104,16 @@ def read(client: Any, name: str, versions: dict[str, int]) -> list[HistoryRecord
         return []
     found = _runs(client, experiment.experiment_id, f"tags.`{RECORD}` != ''")
     records = [from_json(HistoryRecord, run.data.tags[RECORD]) for run in found]
-    filled = [replace(record, version=versions.get(record.mlflow_run_id)) for record in records]
+    filled = [
+        replace(record, version=versions.get(record.mlflow_run_id, _own_version(record)))
+        for record in records
+    ]
     return sorted(filled, key=lambda record: record.time)
+
+
+def _own_version(record: HistoryRecord) -> int | None:
+    """A rollback that only put the alias back made no version: its record names the one meant."""
+    return record.version if record.kind == "rollback" else None
 
 
 def now() -> str:

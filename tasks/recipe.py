@@ -189,7 +189,7 @@ class Training(Settings):
     gradient_checkpointing: bool = Field(False, title="Checkpoint activations")
     save_steps: int = Field(50, gt=0, title="Steps between checkpoints")
     logging_steps: int = Field(5, gt=0, title="Steps between log lines")
-    seed: int = Field(0, ge=0, title="Seed")
+    seed: int = Field(0, ge=0, lt=2**32, title="Seed")
     timeout_hours: float = Field(48.0, gt=0, title="Time limit (hours)")
 
     @model_validator(mode="after")
@@ -221,7 +221,7 @@ class Evaluation(Settings):
 
     max_new_tokens: int = Field(128, gt=0, title="Longest summary (tokens)")
     batch_size: int = Field(16, gt=0, title="Documents a batch")
-    stop: tuple[str, ...] = Field(
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (),
         title="Stop strings",
         description="Generation ends at any of these, besides end-of-text.",
@@ -266,8 +266,8 @@ class Gate(Settings):
     length_ratio: tuple[float, float] = Field(
         (0.5, 2.0), title="Length ratio", description="Output words over reference words: bounds."
     )
-    bootstrap_samples: int = Field(10_000, ge=1_000, title="Bootstrap samples")
-    seed: int = Field(0, ge=0, title="Bootstrap seed")
+    bootstrap_samples: int = Field(10_000, ge=1_000, le=1_000_000, title="Bootstrap samples")
+    seed: int = Field(0, ge=0, lt=2**32, title="Bootstrap seed")
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Gate:

@@ -27,12 +27,13 @@ def gate(
     base: Scores,
     lead3: Scores,
     champion_version: int | None,
+    rows_digest: str,
     recipe: Recipe,
 ) -> Decision:
     """Promote, reject or inconclusive: the challenger against the champion, or else the base."""
     run = tracking.current()
     # The look is on record before the verdict is known: a run killed on a bad verdict has looked.
-    looks = history.count_look(run, challenger.model_digest, challenger.evaluation_digest)
+    looks = history.count_look(run, challenger.model_digest, rows_digest)
     decision = decide(
         _table(challenger),
         _table(opponent),

@@ -10,7 +10,7 @@ from typing import Any
 from prefect import task
 from prefect.logging import get_run_logger
 
-from tasks import artifacts, package, tracking
+from tasks import artifacts, digest, package, tracking
 from tasks.ingest.prepare import REPORT, prepare, problems, source_digest
 from tasks.policy import STEP
 from tasks.recipe import Base, Recipe
@@ -36,9 +36,10 @@ def ingest(recipe: Recipe, base: BaseRef) -> DatasetRef:
         settings=dataclasses.asdict(settings),
         base=base.digest,  # its tokenizer measures the rows
     )
-    if known := run.recall("ingest", key, DatasetRef, artifacts.readable):
+    if known := run.recall("ingest", key, DatasetRef, _intact):
         return known
-    folder = artifacts.work_folder() / "data" / key[:16]
+    # A folder of this run alone: two runs over the same data would write into each other's files.
+    folder = artifacts.work_folder() / "data" / run.id
     made = prepare(recipe.data, recipe.prompt, settings, Path(base.path), folder)
     dataset = dataclasses.replace(made, uri=run.log_folder(folder, "dataset"))
     run.record("ingest", key, dataset)
@@ -49,6 +50,17 @@ def ingest(recipe: Recipe, base: BaseRef) -> DatasetRef:
     for warning in _cuts(json.loads((folder / REPORT).read_text())):
         get_run_logger().warning(warning)
     return dataset
+
+
+def _intact(dataset: DatasetRef) -> bool:
+    if not artifacts.readable(dataset):
+        return False
+    folder = artifacts.fetch(dataset.uri)
+    wanted = {"train.jsonl": dataset.train_digest, "evaluation.jsonl": dataset.evaluation_digest}
+    return all(
+        (folder / name).is_file() and digest.of_file(folder / name) == found
+        for name, found in wanted.items()
+    )
 
 
 def _cuts(report: dict[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import task
 from prefect.logging import get_run_logger
 
-from tasks import artifacts, child, package, tracking
+from tasks import artifacts, child, digest, package, tracking
 from tasks.policy import STEP
 from tasks.recipe import Recipe
 from tasks.records import AdapterRef, BaseRef, DatasetRef, Drift, ModelRef
@@ -52,4 +52,5 @@ def merge(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Recip
 
 def _here(model: ModelRef) -> bool:
     """Merged models are not stored for losers: another machine merges again, to the same bytes."""
-    return (Path(model.path) / "config.json").is_file()
+    folder = Path(model.path)
+    return folder.is_dir() and digest.of_folder(folder) == model.digest

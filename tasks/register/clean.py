@@ -15,7 +15,9 @@ from tasks.errors import RegistryError
 
 # None in sys.modules makes `import flows` and `import tasks` fail, as on a serving machine.
 SCRIPT = """
-import json, sys
+import ctypes, json, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL: end when the step's child does
 sys.modules["flows"] = sys.modules["tasks"] = None
 import mlflow
 call = json.load(open(sys.argv[1]))

@@ -48,6 +48,11 @@ def log_model(
         )
         folder = scratch / logged.model_id
         lay_out(Path(model.path), folder, model_id=logged.model_id, run_id=run_id)
+        if digest.of_folder(folder / "artifacts" / ARTIFACT) != model.digest:
+            raise RegistryError(
+                f"{model.path} is not what was judged (its digest is not {model.digest[:16]}...); "
+                "remove that folder and run again"
+            )
         client.log_model_artifacts(logged.model_id, str(folder))
         client.finalize_logged_model(logged.model_id, "READY")
     except (MlflowException, OSError) as error:

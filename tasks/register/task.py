@@ -61,13 +61,18 @@ def register(
     return VersionRef(recipe.name, won.number, model.digest)
 
 
-def earlier_decision(champion: claims.Version) -> Decision | None:
-    """This very run's decision, when it was promoted before a crash and is now taken up again."""
+def promoted_before(name: str) -> tuple[Decision, VersionRef] | None:
+    """This very run's promotion, when it crashed after it and is now taken up again.
+
+    The champion may be another by now: a promotion is not judged twice.
+    """
     run = tracking.current()
-    if champion.run_id != run.id:
+    mine = [v for v in claims.versions(run.client, name) if v.finished and v.run_id == run.id]
+    if not mine:
         return None
     path = artifacts.fetch(f"runs:/{run.id}/gate/decision.json")
-    return from_json(Decision, path.read_bytes())
+    decision = from_json(Decision, path.read_bytes())
+    return decision, VersionRef(name, mine[0].number, mine[0].digest)
 
 
 def as_model(version: claims.Version) -> ModelRef:
@@ -79,7 +84,8 @@ def as_model(version: claims.Version) -> ModelRef:
 def restore(name: str, to: int | None) -> tuple[VersionRef, str]:
     """Make an earlier version champion again; its package is loaded and checked first."""
     run = tracking.current()
-    target = rollback.choose(run.client, name, to)
+    mine = [v for v in claims.versions(run.client, name) if v.run_id == run.id]  # of an earlier try
+    target = rollback.choose(run.client, name, mine[0].rollback_to if mine else to)
     rollback.check(target, artifacts.work_folder() / "register" / run.id)
     won = rollback.put_back(run.client, name, target, run.id)
     message = f"ROLLED BACK {name} v{won.number}: the model of v{target.number} is champion again"
