@@ -48,7 +48,8 @@ def run(
 ) -> Any:
     """Call `module:function` with `payload` as keyword arguments in a child process.
 
-    `folder` holds the child's input, answer, progress and log; a second child there is refused.
+    `folder` holds the child's input, answer, progress and log; a second child there waits up to
+    `wait_seconds` for the first and is then refused.
     Raises the child's own PrecisError, or ChildFailed with the log's end when it died otherwise.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -163,7 +163,7 @@ class Decision:
     evaluation_digest: str
     rows: int
     clusters: int
-    looks: int  # challengers judged on this evaluation digest, this one included
+    looks: int  # challengers judged on these evaluation rows, this one included
     alpha: float  # the level used, after correction for looks
     smallest_gain: float | None = None  # this set could have shown (80% power)
     rows_needed: int | None = None  # to show the observed gain (80% power)

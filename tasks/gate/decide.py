@@ -36,8 +36,8 @@ def decide(
     """Judge a challenger against the champion, or against the untuned base where there is none.
 
     Tables are paired by row id; their order does not matter. `base` and `lead3` are shown and
-    never decide (against the base, `base` may be None). `looks`: challengers judged on this
-    evaluation digest, this one included. In the decision's metrics, bounds of gate.metric are at
+    never decide (against the base, `base` may be None). `looks`: challengers judged on
+    these evaluation rows, this one included. In the decision's metrics, bounds of gate.metric are at
     the decision's alpha, those of the other metrics at gate.alpha, as guardrails use them.
 
     Raises SealBroken when the two were scored under different evaluation digests, EvaluationError
