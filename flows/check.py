@@ -10,6 +10,7 @@ from tasks.errors import PrecisError
 from tasks.ingest.task import preflight
 from tasks.recipe import Recipe
 from tasks.register.task import standing
+from tasks.train import task as training
 
 
 @dataclass
@@ -28,12 +29,12 @@ class Checked:
 
 
 def check(recipe: Recipe) -> Checked:
-    """Base, data, memory, disk and registry; every problem at once."""
+    """Base, data, memory, disk, checkpoint store and registry; every problem at once."""
     result = Checked()
     base = _base(recipe, result)
-    found, problems = preflight(recipe, base)
-    result.found += found
-    result.problems += problems
+    for found, problems in (preflight(recipe, base), training.preflight(recipe)):
+        result.found += found
+        result.problems += problems
     _registry(recipe, result)
     return result
 

@@ -24,8 +24,9 @@ PURE = {
     "child",
     "table",
     "history",
+    "s3",
 }
-POLICY = PURE | {"artifacts", "tracking", "policy", "progress", "device", "estimate"}
+POLICY = PURE | {"artifacts", "tracking", "policy", "progress", "device", "estimate", "slots"}
 STANDARD_ONLY = {"recipe": {"pydantic"}, "records": {"pydantic"}, "errors": set()}
 
 

@@ -1,4 +1,4 @@
-"""Objects of an S3 store: listed, streamed to disk and checked. AWS_ENDPOINT_URL is boto3's own."""
+"""Objects of an S3 store: listed, streamed to disk and checked."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import base64
 import contextlib
 import hashlib
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks import s3
 from tasks.errors import DataError
 from tasks.ingest.parts import SourceFile
 
 CHUNK_BYTES = 1 << 20
 TRIES = 3  # boto3 tries a request again by itself, but not a stream that broke off
+MEND = "check bucket and key, the AWS credentials, and AWS_ENDPOINT_URL for a store other than Amazon's"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def objects(key: str, uri: str) -> list[Object]:
     if not bucket:
         raise DataError(f"{key}: {uri} names no bucket; write s3://bucket/key")
     with _refusals(f"{key}: {uri}"):
-        client = _client()
+        client = s3.client()
         one = None if not path or path.endswith("/") else _head(client, bucket, path)
         found = [one] if one else _below(client, bucket, path)
     if not found:
@@ -62,7 +63,7 @@ def download(item: Object, folder: Path) -> SourceFile:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / Path(item.key).name
     with _refusals(item.uri):
-        client = _client()
+        client = s3.client()
         for _ in range(TRIES - 1):
             with contextlib.suppress(*_broken_streams()):
                 return _fetch(client, item, path)
@@ -110,14 +111,6 @@ def _said(item: Object, answer: dict[str, Any]) -> dict[str, str]:
     return said
 
 
-def _client() -> Any:
-    import boto3
-
-    # A session of its own: boto3's default one keeps the first credentials it saw, and threads
-    # must not share it.
-    return boto3.session.Session().client("s3")
-
-
 def _head(client: Any, bucket: str, key: str) -> Object | None:
     from botocore.exceptions import ClientError
 
@@ -147,14 +140,5 @@ def _broken_streams() -> tuple[type[Exception], ...]:
     return (e.ResponseStreamingError, e.IncompleteReadError, e.ReadTimeoutError)
 
 
-@contextlib.contextmanager
-def _refusals(where: str) -> Iterator[None]:
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        yield
-    except (ClientError, BotoCoreError) as error:
-        raise DataError(
-            f"{where}: {error}; check bucket and key, the AWS credentials, and AWS_ENDPOINT_URL "
-            "for a store other than Amazon's"
-        ) from error
+def _refusals(where: str) -> contextlib.AbstractContextManager[None]:
+    return s3.refusals(where, DataError, MEND)

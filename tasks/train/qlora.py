@@ -1,7 +1,8 @@
 """Train a LoRA adapter on a quantized base (QLoRA: Dettmers et al. 2023, arXiv:2305.14314).
 
 A child-process target: JSON-able arguments and result, no Prefect, no MLflow. A run that was killed
-resumes from its last whole checkpoint and, on one CPU thread, ends with the very same weights.
+resumes from its last whole checkpoint, here or in the checkpoint store, and, on one CPU thread, ends
+with the very same weights.
 """
 
 from __future__ import annotations
@@ -20,18 +21,19 @@ from tasks.errors import TrainingError
 from tasks.examples import encode_for
 from tasks.recipe import Recipe
 from tasks.records import read_rows
-from tasks.train import checkpoints, result
+from tasks.train import checkpoints, result, store
 
-HARMLESS = {"save_steps", "logging_steps", "timeout_hours"}  # they do not change the weights
+HARMLESS = {"save_steps", "logging_steps", "timeout_hours", "checkpoint_store"}  # not the weights
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
 
 
 def train(rows: str, base: str, recipe: dict[str, Any], folder: str) -> dict[str, Any]:
     """Train on canonical `rows` (JSONL) over the `base` folder; everything is kept in `folder`.
 
-    Returns {"adapter": folder in PEFT's format, "digest", "metrics"}; a job that ended in `folder`
-    before is not trained again. Raises DataError without rows, TrainingError when the loss is not
-    finite, memory runs out, the recipe does not fit the model, or the run is cancelled (SIGTERM).
+    Returns {"adapter": folder in PEFT's format, "digest", "metrics", "job": name of its checkpoints
+    in the store, which stay there}; a job that ended in `folder` before is not trained again. Raises
+    DataError without rows, TrainingError when the loss is not finite, memory runs out, the recipe
+    does not fit the model, the checkpoint store cannot be used, or the run is cancelled (SIGTERM).
     """
     loading.one_gpu()
     plan = Recipe.model_validate(recipe)
@@ -39,7 +41,10 @@ def train(rows: str, base: str, recipe: dict[str, Any], folder: str) -> dict[str
     resume = checkpoints.prepare(Path(folder), job)
     if answer := checkpoints.finished(Path(folder)):
         return answer
-    trainer, facts = _build(Path(rows), Path(base), plan, Path(folder), resume)
+    kept = store.open_store(plan.training.checkpoint_store, job)
+    if kept:
+        resume = kept.newest(Path(folder) / "checkpoints", resume)
+    trainer, facts = _build(Path(rows), Path(base), plan, Path(folder), resume, kept)
     _run(trainer, resume)
     adapter = Path(folder) / "adapter"
     result.save_adapter(trainer.model, plan.base.model, adapter)
@@ -47,6 +52,7 @@ def train(rows: str, base: str, recipe: dict[str, Any], folder: str) -> dict[str
         "adapter": str(adapter),
         "digest": digest.of_folder(adapter),
         "metrics": result.metrics(trainer) | facts,
+        "job": digest.of_value(job),
     }
     checkpoints.finish(Path(folder), answer)
     return answer
@@ -68,7 +74,12 @@ def _job(rows: Path, base: Path, recipe: Recipe) -> dict[str, Any]:
 
 
 def _build(
-    rows: Path, base: Path, recipe: Recipe, folder: Path, resume: Path | None
+    rows: Path,
+    base: Path,
+    recipe: Recipe,
+    folder: Path,
+    resume: Path | None,
+    kept: store.Store | None,
 ) -> tuple[Any, dict[str, float]]:
     """The trainer, and what is known of its data before the first step."""
     from datasets import Dataset
@@ -92,6 +103,7 @@ def _build(
             processing_class=tokenizer,
             peft_config=_lora(recipe),
             meter=Meter(checkpoints.meter_of(resume) if resume else {}),
+            store=kept,
         )
     except ValueError as error:
         raise TrainingError(f"the recipe does not fit this base model: {error}") from error
@@ -118,7 +130,7 @@ def _arguments(recipe: Recipe, checkpoint_folder: Path) -> Any:
     dtype, cuda = loading.compute_dtype(), torch.cuda.is_available()
     return SFTConfig(
         output_dir=str(checkpoint_folder),
-        **recipe.training.model_dump(exclude={"timeout_hours"}),
+        **recipe.training.model_dump(exclude={"timeout_hours", "checkpoint_store"}),
         data_seed=recipe.training.seed,
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,

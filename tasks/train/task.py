@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,15 @@ from prefect import task
 from prefect.logging import get_run_logger
 
 from tasks import artifacts, child, digest, package, tracking
+from tasks.errors import TrainingError
 from tasks.policy import STEP
 from tasks.progress import Progress
 from tasks.recipe import Recipe
 from tasks.records import AdapterRef, BaseRef, DatasetRef
+from tasks.train import store
 
 WATCHED = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_gib")
-HARMLESS = {"save_steps", "logging_steps", "timeout_hours"}  # they do not change the weights
+HARMLESS = {"save_steps", "logging_steps", "timeout_hours", "checkpoint_store"}  # not the weights
 
 
 @task(name="train", **STEP)
@@ -49,7 +52,27 @@ def train(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> AdapterRef:
     adapter = AdapterRef(uri, answer["digest"], base.digest, answer["metrics"])
     run.log_metrics({f"train/{name}": value for name, value in adapter.metrics.items()})
     run.record("train", key, adapter)
+    if recipe.training.checkpoint_store:
+        _forget(recipe.training.checkpoint_store, answer["job"])
     return adapter
+
+
+def preflight(recipe: Recipe) -> tuple[list[str], list[str]]:
+    """What is known of training's checkpoint store before a run, and what would stop it."""
+    if not recipe.training.checkpoint_store:
+        return [], []
+    try:
+        return [store.look(recipe.training.checkpoint_store)], []
+    except TrainingError as error:
+        return [], [str(error)]
+
+
+def _forget(place: str, job: str) -> None:
+    # Only now: until the adapter lies in MLflow, this machine's end would cost all of the training.
+    try:
+        store.forget(place, job)
+    except TrainingError as error:
+        get_run_logger().warning(f"the finished job's checkpoints stay in the store: {error}")
 
 
 def _intact(adapter: AdapterRef) -> bool:
@@ -68,6 +91,8 @@ class _Watch:
         self.bar = Progress("training")
 
     def __call__(self, line: dict[str, Any]) -> None:
+        if line.get("kind") == "store":
+            self.log.log(logging.WARNING if line["failed"] else logging.INFO, line["text"])
         if line.get("kind") != "train":
             return
         step, total = int(line["step"]), int(line["total_steps"])

