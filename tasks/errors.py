@@ -9,9 +9,10 @@ PrecisError                 anything a person can mend; its text says what, wher
 ├── EvaluationError         generation or scoring failed; nothing is ever scored as zero instead
 │   └── SealBroken          scores of different evaluation digests met in one comparison
 ├── RegistryError           MLflow cannot be reached, or refuses
-│   ├── NoSuchChampion     there is nothing to roll back to
+│   ├── NoSuchChampion      there is nothing to roll back to, or to evaluate
 │   ├── ChampionMoved       the alias no longer stands where the history left it
 │   └── ServedModelDiffers  the registered model does not reproduce what was judged
+├── ServerError             the Prefect server cannot be reached, or has no such deployment
 └── ChildFailed             a step's process ended without an answer (killed, out of memory)
 """
 
@@ -62,7 +63,7 @@ class RegistryError(PrecisError):
 
 
 class NoSuchChampion(RegistryError):
-    """There is no such former champion to roll back to."""
+    """There is no champion to evaluate, or no such former one to roll back to."""
 
 
 class ChampionMoved(RegistryError):
@@ -71,6 +72,10 @@ class ChampionMoved(RegistryError):
 
 class ServedModelDiffers(RegistryError):
     """The logged model does not give back the summaries it was judged by."""
+
+
+class ServerError(PrecisError):
+    """The Prefect server cannot be reached, or lacks what is asked of it."""
 
 
 class ChildFailed(PrecisError):

@@ -74,11 +74,8 @@ def resample(pairs: Pairs, samples: int, alpha: float, seed: int) -> Resampled:
     evidence = tuple(effective(pairs, metric) for metric in range(pairs.gains.shape[1]))
     totals = _cluster_totals(pairs)
     tail = expanded(alpha, max(MIN_EVIDENCE, min(evidence)))
-    count = _enough(samples, tail, len(totals))
-    generator = np.random.Generator(np.random.PCG64(seed))
-    step = max(1, CHUNK_CELLS // len(totals))
-    parts = [_draw(generator, totals, min(step, count - done)) for done in range(0, count, step)]
-    return Resampled(means=np.sort(np.concatenate(parts), axis=0), evidence=evidence)
+    means = draw(totals, enough(samples, tail, len(totals)), np.random.PCG64(seed))
+    return Resampled(means=np.sort(means, axis=0), evidence=evidence)
 
 
 def effective(pairs: Pairs, metric: int) -> float:
@@ -89,7 +86,11 @@ def effective(pairs: Pairs, metric: int) -> float:
     """
     differs = np.zeros(pairs.clusters, dtype=bool)
     differs[pairs.cluster[pairs.gains[:, metric] != 0]] = True
-    sizes = np.bincount(pairs.cluster)[differs]
+    return equal_clusters(np.bincount(pairs.cluster)[differs])
+
+
+def equal_clusters(sizes: NDArray[np.int64]) -> float:
+    """How many clusters of one size clusters of these sizes are worth (Kish 1965)."""
     return float(sizes.sum() ** 2 / (sizes**2).sum()) if len(sizes) else 0.0
 
 
@@ -106,7 +107,8 @@ def student(probability: float, degrees: float) -> float:
     return float(stdtrit(degrees, probability))
 
 
-def _enough(samples: int, level: float, clusters: int) -> int:
+def enough(samples: int, level: float, clusters: int) -> int:
+    """Resamples to draw: `samples`, or as many as leave TAIL beyond `level`, within the limits."""
     wanted = math.ceil((TAIL + 1) / max(level, 1e-12))
     return max(samples, min(wanted, MAX_SAMPLES, MAX_DRAWS // clusters))
 
@@ -115,6 +117,20 @@ def _cluster_totals(pairs: Pairs) -> NDArray[np.float64]:
     """Float64, clusters by (metrics and, last, number of rows)."""
     columns = [np.bincount(pairs.cluster, weights=gain) for gain in pairs.gains.T]
     return np.column_stack([*columns, np.bincount(pairs.cluster)])
+
+
+def draw(
+    totals: NDArray[np.float64], count: int, bits: np.random.BitGenerator
+) -> NDArray[np.float64]:
+    """Means of `count` resamples of clusters: float64, count by metrics, in the order drawn.
+
+    `totals`: float64, clusters by (sums of metrics and, last, number of rows).
+    """
+    generator = np.random.Generator(bits)
+    step = max(1, CHUNK_CELLS // len(totals))
+    return np.concatenate(
+        [_draw(generator, totals, min(step, count - done)) for done in range(0, count, step)]
+    )
 
 
 def _draw(

@@ -1,15 +1,18 @@
-"""Prefect task: decide, on stored scores alone, and write the verdict down before acting on it."""
+"""Prefect tasks: decide, on stored scores alone, and write the verdict down before acting on it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from prefect import task
+from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
 from tasks import artifacts, digest, history, tracking
 from tasks.errors import EvaluationError
+from tasks.gate.decay import Decay, decay_headline, decay_markdown, decide_decay
 from tasks.gate.decide import decide
 from tasks.gate.words import headline
 from tasks.policy import STEP
@@ -17,7 +20,7 @@ from tasks.recipe import Gate, Recipe
 from tasks.records import Decision, Prediction, Scores, to_json
 from tasks.table import read_table
 
-__all__ = ["gate", "headline"]
+__all__ = ["Decay", "decay", "decay_headline", "gate", "headline"]
 
 
 @task(name="gate", **STEP)
@@ -57,6 +60,32 @@ def gate(
     return decision
 
 
+@task(name="decay", **STEP)
+def decay(sealed: Scores, fresh: Scores, champion_version: int, recipe: Recipe) -> Decay:
+    """Whether the champion scores worse on fresh rows than on the sealed evaluation set."""
+    run = tracking.current()
+    found = decide_decay(
+        _table(sealed),
+        _table(fresh),
+        recipe.gate,
+        recipe.evaluation.max_decay,
+        champion_version=champion_version,
+        sealed_scores=sealed,
+        fresh_scores=fresh,
+    )
+    inputs = {"max_decay": recipe.evaluation.max_decay, "champion_version": champion_version}
+    _keep(run, "decay", found, {"sealed": sealed, "fresh": fresh}, recipe.gate, inputs)
+    run.tag("precis.decay", found.verdict)
+    means = {"decay/sealed": found.sealed.mean, "decay/fresh": found.fresh.mean}
+    bounds = {"decay/drop": found.drop, "decay/low": found.low, "decay/high": found.high}
+    run.log_metrics(means | bounds)
+    said = decay_headline(found, recipe.name)
+    create_markdown_artifact(decay_markdown(found, recipe.name), key="decay", description=said)
+    for reason in found.reasons:
+        get_run_logger().info(f"{found.verdict}: {reason}")
+    return found
+
+
 def _table(scores: Scores) -> list[Prediction]:
     path = artifacts.fetch(scores.uri)
     if digest.of_file(path) != scores.table_digest:
@@ -70,17 +99,29 @@ def _store(
     run: tracking.Run, decision: Decision, settings: Gate, scores: dict[str, Scores]
 ) -> None:
     """Everything the decision was made from, so that anyone can recompute it (recompute.py)."""
-    folder = artifacts.work_folder() / "gate" / run.id
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "decision.json").write_text(to_json(decision))
     inputs = {
-        "gate": settings.model_dump(mode="json"),
         "opponent_kind": decision.opponent,
         "opponent_version": decision.opponent_version,
         "looks": decision.looks,
-        "scores": {who: json.loads(to_json(found)) for who, found in scores.items()},
     }
-    (folder / "gate_inputs.json").write_text(json.dumps(inputs, indent=2))
+    _keep(run, "gate", decision, scores, settings, inputs)
+
+
+def _keep(
+    run: tracking.Run,
+    kind: str,
+    decision: Decision | Decay,
+    scores: dict[str, Scores],
+    settings: Gate,
+    inputs: dict[str, Any],
+) -> None:
+    """Store a decision, the tables and all else it was made from as artifact folder `kind`."""
+    folder = artifacts.work_folder() / kind / run.id
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "decision.json").write_text(to_json(decision))
+    known = {who: json.loads(to_json(found)) for who, found in scores.items()}
+    values = {"gate": settings.model_dump(mode="json"), **inputs, "scores": known}
+    (folder / f"{kind}_inputs.json").write_text(json.dumps(values, indent=2))
     for who, found in scores.items():
         (folder / f"{who}.json").write_bytes(Path(artifacts.fetch(found.uri)).read_bytes())
-    run.log_folder(folder, "gate")
+    run.log_folder(folder, kind)

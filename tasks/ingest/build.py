@@ -94,7 +94,7 @@ def _problems(
     for key, tally in tallies.items():
         spec = inputs[key].gathered.spec
         if tally.rejected / tally.read > data.max_rejected_share:
-            problems += _too_many_rejects(data, key, spec, tally)
+            problems += too_many_rejects(data, key, spec, tally)
         elif tally.rejected == tally.read:
             problems.append(f"{key}: {spec} holds no usable row; mend it, or name another")
     if len(tallies) == 1 and not problems:
@@ -108,7 +108,8 @@ def _problems(
     return problems
 
 
-def _too_many_rejects(data: Data, key: str, spec: str, tally: Tally) -> list[str]:
+def too_many_rejects(data: Data, key: str, spec: str, tally: Tally) -> list[str]:
+    """The problem with an input of which too many rows cannot be used, and the first of them."""
     problems = [
         f"{key}: {tally.rejected} of {tally.read} rows of {spec} cannot be used "
         f"({tally.rejected / tally.read:.1%}; data.max_rejected_share allows "
@@ -119,7 +120,8 @@ def _too_many_rejects(data: Data, key: str, spec: str, tally: Tally) -> list[str
     return [*problems, f"... and {more} more rows of {spec}"] if more else problems
 
 
-def _rows(path: Path) -> Iterator[tuple[bytes, Row]]:
+def canonical(path: Path) -> Iterator[tuple[bytes, Row]]:
+    """Canonical rows of a file, one at a time, each with its line."""
     with path.open("rb") as lines:
         for line in lines:
             yield line, row_of(line)
@@ -127,13 +129,13 @@ def _rows(path: Path) -> Iterator[tuple[bytes, Row]]:
 
 def _drop_overlap(index: OverlapIndex, evaluation: Path, train: Path, kept_rows: Path) -> Overlap:
     """Copy the training rows whose document is no evaluation document, nor nearly one."""
-    for _, row in _rows(evaluation):
+    for _, row in canonical(evaluation):
         index.add(row.source, row.id, row.document)
     overlap = Overlap(evaluation_documents=len(index))
     kept = []
     documents = set()
     with kept_rows.open("wb") as out:
-        for line, row in _rows(train):
+        for line, row in canonical(train):
             dropped = _overlap_of(index, row, overlap)
             kept.append(not dropped)
             if not dropped:

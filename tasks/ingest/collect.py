@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +34,14 @@ def row_json(row: Row) -> bytes:
 def row_of(line: bytes) -> Row:
     """The row back from its line."""
     return _ROW.validate_json(line)
+
+
+def identity(source: str, references: Sequence[str]) -> bytes:
+    """16 bytes that two rows share when document and references are the same but for white space."""
+    key = hashlib.blake2b(digest_size=16)
+    for text in (source, *references):
+        key.update(normalized(text).encode() + b"\0")
+    return key.digest()
 
 
 @dataclass
@@ -83,13 +91,11 @@ class Side:
     def add(self, example: Example, source: str, lengths: Lengths) -> None:
         """Write a row, unless the same document and references were there before."""
         self.used += 1
-        key = hashlib.blake2b(digest_size=16)
-        for text in (source, *example.references):
-            key.update(normalized(text).encode() + b"\0")
-        if key.digest() in self._seen:
+        key = identity(source, example.references)
+        if key in self._seen:
             self.duplicates += 1
             return
-        self._seen.add(key.digest())
+        self._seen.add(key)
         id_ = self._unique(example.id or f"{Path(example.file).stem}:{example.line}")
         self._file.write(row_json(Row(id_, source, example.document, example.references)))
         self.prompts.append(lengths.prompt)

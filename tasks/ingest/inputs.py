@@ -36,15 +36,19 @@ def open_inputs(data: Data, scratch: Path) -> tuple[dict[str, Input], list[str]]
     problems: list[str] = []
     for key, (spec, split) in sources_of(data).items():
         try:
-            gathered = gather(key, spec, split, data.revision, scratch / key)
+            inputs[key] = open_input(key, spec, split, data, scratch)
         except DataError as error:
-            problems.append(str(error))
-            continue
-        columns, found = _columns(key, gathered, data.fields)
-        problems += found
-        if not found:
-            inputs[key] = Input(gathered, columns)
+            problems += str(error).splitlines()
     return inputs, problems
+
+
+def open_input(key: str, spec: str, split: str, data: Data, scratch: Path) -> Input:
+    """One source, `key` its name in messages. Raises DataError with all its problems."""
+    gathered = gather(key, spec, split, data.revision, scratch / key)
+    columns, problems = _columns(key, gathered, data.fields)
+    if problems:
+        raise DataError.of(problems)
+    return Input(gathered, columns)
 
 
 def _columns(key: str, gathered: Gathered, fields: Fields) -> tuple[tuple[Columns, ...], list[str]]:

@@ -43,7 +43,7 @@ def source_digest(data: Data) -> str:
     problems: list[str] = []
     for key, (spec, split) in sources_of(data).items():
         try:
-            found[key] = _identity(key, spec, split, data.revision)
+            found[key] = held(key, spec, split, data.revision)
         except DataError as error:
             problems.append(str(error))
     if problems:
@@ -51,7 +51,8 @@ def source_digest(data: Data) -> str:
     return digest.of_value(found)
 
 
-def _identity(key: str, spec: str, split: str, revision: str | None) -> list[list[object]]:
+def held(key: str, spec: str, split: str, revision: str | None) -> list[list[object]]:
+    """What one source holds, as `source_digest` counts it. Raises DataError for none."""
     if spec.startswith(HUB):
         return [["hub", *hub.pinned(key, spec, revision), split]]
     if spec.startswith(S3):

@@ -7,14 +7,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mlflow.exceptions import MlflowException
 from prefect import task
 from prefect.logging import get_run_logger
 
 from tasks import artifacts, digest, package, tracking
+from tasks.errors import RecipeError, RegistryError
+from tasks.ingest.fresh import KEY, prepare_fresh
+from tasks.ingest.newer import count_new
 from tasks.ingest.prepare import REPORT, prepare, problems, source_digest
+from tasks.ingest.sources import held
 from tasks.policy import STEP
 from tasks.recipe import Base, Recipe
-from tasks.records import BaseRef, DatasetRef
+from tasks.records import BaseRef, DatasetRef, from_json
+
+ROWS = ("train.jsonl", "evaluation.jsonl")
+FRESH_DATA = {"fields", "near_duplicate_jaccard", "max_rejected_share"}  # settings that shape them
 
 
 @task(name="find base", **STEP)
@@ -31,7 +39,7 @@ def ingest(recipe: Recipe, base: BaseRef) -> DatasetRef:
     key = tracking.step_key(
         "ingest",
         sources=source_digest(recipe.data),
-        data=recipe.data.model_dump(mode="json"),
+        data=recipe.data.model_dump(mode="json", exclude={"min_new_rows"}),
         prompt=recipe.prompt.model_dump(mode="json"),
         settings=dataclasses.asdict(settings),
         base=base.digest,  # its tokenizer measures the rows
@@ -52,14 +60,85 @@ def ingest(recipe: Recipe, base: BaseRef) -> DatasetRef:
     return dataset
 
 
+@task(name="ingest fresh", **STEP)
+def ingest_fresh(recipe: Recipe, base: BaseRef, seen: tuple[DatasetRef, ...]) -> DatasetRef:
+    """Rows of evaluation.fresh about documents in none of the datasets `seen`, stored with the run.
+
+    Raises RecipeError when the recipe names none.
+    """
+    run = tracking.current()
+    fresh, data = require_fresh(recipe), recipe.data
+    settings = package.settings_for(recipe, Path(base.path))
+    key = tracking.step_key(
+        "ingest",
+        fresh=held(KEY, fresh, data.evaluation_split, data.revision),
+        seen=sorted({dataset.digest for dataset in seen}),
+        data=data.model_dump(mode="json", include=FRESH_DATA),
+        prompt=recipe.prompt.model_dump(mode="json"),
+        settings=dataclasses.asdict(settings),
+        base=base.digest,
+    )
+    if known := run.recall("fresh", key, DatasetRef, _intact):
+        return known
+    folder = artifacts.work_folder() / "fresh" / run.id
+    files = rows_of(seen)
+    made = prepare_fresh(data, fresh, recipe.prompt, settings, Path(base.path), files, folder)
+    dataset = dataclasses.replace(made, uri=run.log_folder(folder, "fresh"))
+    run.record("fresh", key, dataset)
+    get_run_logger().info(f"{dataset.evaluation_rows} fresh rows, {dataset.rejected} rejected")
+    return dataset
+
+
+def require_fresh(recipe: Recipe) -> str:
+    """The recipe's fresh data. Raises RecipeError when it names none."""
+    if recipe.evaluation.fresh is None:
+        raise RecipeError(
+            f"{KEY} of recipe {recipe.name!r} is not set, so there is nothing newer to score the "
+            "champion on; name labelled rows that came after data.evaluation"
+        )
+    return recipe.evaluation.fresh
+
+
+@task(name="new rows", **STEP)
+def new_rows(recipe: Recipe, seen: tuple[DatasetRef, ...]) -> tuple[int, str]:
+    """Training rows in none of the datasets `seen`, and the digest of what the sources hold."""
+    # Digested before they are read: rows that come in between count now, and start no run twice.
+    found = source_digest(recipe.data)
+    return count_new(recipe.data, rows_of(seen)), found
+
+
+def rows_of(datasets: tuple[DatasetRef, ...]) -> list[Path]:
+    """The files of canonical rows of these datasets, on this machine."""
+    return [artifacts.fetch(dataset.uri) / name for dataset in datasets for name in ROWS]
+
+
+def dataset_of(client: Any, run_id: str) -> DatasetRef:
+    """The dataset that a run ingested. Raises RegistryError when it is gone, or was changed."""
+    try:
+        tags = client.get_run(run_id).data.tags
+    except MlflowException as error:
+        raise RegistryError(f"MLflow run {run_id} cannot be read: {error}; restore it") from error
+    prefix = tracking.STEP_TAG.format("ingest", "")
+    known = [from_json(DatasetRef, tags[name]) for name in tags if name.startswith(prefix)]
+    for dataset in known:  # several, if the data changed between two tries of one run
+        if _intact(dataset):
+            return dataset
+    what = "are gone, or were changed" if known else "were never stored"
+    raise RegistryError(
+        f"the rows that MLflow run {run_id} trained on {what}: what its model has seen cannot be "
+        "known; restore the run's artifact folder `dataset`, or promote a new champion"
+    )
+
+
 def _intact(dataset: DatasetRef) -> bool:
     if not artifacts.readable(dataset):
         return False
     folder = artifacts.fetch(dataset.uri)
-    wanted = {"train.jsonl": dataset.train_digest, "evaluation.jsonl": dataset.evaluation_digest}
+    wanted = dict(zip(ROWS, (dataset.train_digest, dataset.evaluation_digest), strict=True))
     return all(
         (folder / name).is_file() and digest.of_file(folder / name) == found
         for name, found in wanted.items()
+        if found  # fresh rows have no training side
     )
 
 

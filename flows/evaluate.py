@@ -1,0 +1,115 @@
+"""Evaluate the champion on fresh data: does it still do what it did when it was promoted?
+
+The sealed evaluation set says how good the champion was; labelled rows that came later say how good
+it is. Nothing is registered and nothing enters the history: the verdict is the flow's state, and a
+DECAYED champion an event (`precis.champion.decayed`) that an automation can start a retrain on.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from prefect import flow
+from prefect.context import FlowRunContext
+from prefect.states import Completed, Failed
+
+from flows import notify
+from flows.run import tracked_run
+from tasks import tracking
+from tasks.errors import NoSuchChampion, PrecisError
+from tasks.evaluate.task import evaluate
+from tasks.gate.task import Decay, decay, decay_headline
+from tasks.ingest.task import dataset_of, find_base, ingest, ingest_fresh, require_fresh
+from tasks.recipe import Recipe
+from tasks.register.task import as_model, current_champion, trained_by
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What one evaluation of the champion came to."""
+
+    name: str
+    decay: Decay
+    headline: str
+    skipped: tuple[str, ...]
+    mlflow_run_id: str
+    prefect_flow_run_id: str
+
+    def as_text(self) -> str:
+        """For a terminal."""
+        skipped = [f"unchanged, not done again: {', '.join(self.skipped)}"] if self.skipped else []
+        return "\n".join([self.headline, *(f"- {why}" for why in self.decay.reasons), *skipped])
+
+    def as_json(self) -> str:
+        """The `--json` object: the decision's fields, and those of this record."""
+        values = asdict(self)
+        return json.dumps(values.pop("decay") | values, indent=2)
+
+
+@flow(name="evaluate-champion", flow_run_name="{recipe.name}", validate_parameters=True)
+def evaluate_champion(recipe: Recipe) -> Any:
+    """Score the champion on evaluation.fresh, and say whether it has decayed."""
+    try:
+        found = run_evaluation(recipe)
+    except PrecisError as error:
+        return Failed(message=str(error), data=error)
+    return Completed(name=found.decay.verdict, message=found.headline, data=found)
+
+
+def run_evaluation(recipe: Recipe) -> Evaluated:
+    """The flow's body, in the order it happens."""
+    require_fresh(recipe)
+    with tracked_run(recipe) as run:
+        champion = current_champion(recipe.name)
+        if champion is None:
+            raise NoSuchChampion(
+                f"model {recipe.name!r} has no champion to evaluate; promote one first, with the "
+                "retrain flow (precis run RECIPE)"
+            )
+        base = find_base(recipe.base)
+        dataset = ingest(recipe, base)
+        learned = dataset_of(run.client, trained_by(run.client, recipe.name, champion))
+        fresh = ingest_fresh(recipe, base, (dataset, learned))
+        model = as_model(champion)
+        before = evaluate(model, dataset, base, recipe, "champion")
+        now = evaluate(model, fresh, base, recipe, "fresh")
+        decision = decay(before, now, champion.number, recipe)
+        found = _evaluated(run, recipe, decision)
+        if decision.verdict == "DECAYED":
+            notify.send(notify.DECAYED, recipe.name, _payload(found), found.prefect_flow_run_id)
+        return found
+
+
+def _evaluated(run: tracking.Run, recipe: Recipe, decision: Decay) -> Evaluated:
+    context = FlowRunContext.get()
+    assert context is not None
+    assert context.flow_run is not None
+    return Evaluated(
+        name=recipe.name,
+        decay=decision,
+        headline=decay_headline(decision, recipe.name),
+        skipped=tuple(run.skipped),
+        mlflow_run_id=run.id,
+        prefect_flow_run_id=str(context.flow_run.id),
+    )
+
+
+def _payload(found: Evaluated) -> dict[str, Any]:
+    """The numbers of the event."""
+    decision = found.decay
+    return {
+        "name": found.name,
+        "champion_version": decision.champion_version,
+        "metric": decision.metric,
+        "sealed": decision.sealed.mean,
+        "fresh": decision.fresh.mean,
+        "fresh_rows": decision.fresh.rows,
+        "drop": decision.drop,
+        "low": decision.low,
+        "high": decision.high,
+        "max_decay": decision.max_decay,
+        "mlflow_run_id": found.mlflow_run_id,
+        "headline": found.headline,
+    }

@@ -1,0 +1,213 @@
+"""Has the champion decayed? Its scores on fresh rows against those on the sealed evaluation set.
+
+A pure function of two stored tables. They are of other rows, so their seals differ: on purpose, and
+only here. What must be the same is everything else under the seal: prompt, decoding and metric. The
+first two lie in the model's own package, so one model digest is asked for; the metric is the same
+because both tables are scored, or recalled by keys that hold the metric's code, in one run.
+
+The two samples are independent: documents of each are drawn with replacement, each with all its
+rows, and the difference of the two means over rows is taken anew (Efron & Tibshirani 1993, chapter
+8). Bounds are expanded percentiles (bootstrap.py), widened for the smaller sample, which is on the
+safe side. They are not corrected for repeated looks: a false alarm starts a retrain, and that has
+to pass the gate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.errors import EvaluationError
+from tasks.gate.bootstrap import MIN_EVIDENCE, draw, enough, equal_clusters, expanded
+from tasks.gate.clusters import clusters
+from tasks.gate.measure import Table
+from tasks.gate.pairs import RESOLUTION, check_table, mean
+from tasks.gate.words import percent, plain, signed
+from tasks.recipe import Gate
+from tasks.records import Prediction, Scores
+
+DecayVerdict = Literal["DECAYED", "STEADY", "INCONCLUSIVE"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One side of the comparison: the champion's primary metric on one set of rows."""
+
+    mean: float
+    rows: int
+    documents: int
+    evaluation_digest: str  # the seal
+
+
+@dataclass(frozen=True)
+class Decay:
+    """The answer: `drop` is the sealed set's mean minus the fresh rows', so positive is worse."""
+
+    verdict: DecayVerdict
+    reasons: tuple[str, ...]
+    metric: str
+    champion_version: int
+    model_digest: str
+    sealed: Sample
+    fresh: Sample
+    drop: float
+    low: float  # one-sided bounds of the drop, each at alpha
+    high: float
+    alpha: float
+    max_decay: float
+    schema_version: int = 1
+
+
+def decide_decay(
+    sealed: Table,
+    fresh: Table,
+    gate: Gate,
+    max_decay: float,
+    *,
+    champion_version: int,
+    sealed_scores: Scores,
+    fresh_scores: Scores,
+) -> Decay:
+    """Compare the champion's gate.metric on two sets of rows; bounds at gate.alpha.
+
+    DECAYED: the drop's lower bound exceeds `max_decay`. STEADY: its upper bound is at most that.
+    INCONCLUSIVE: neither, or a side is worth fewer than 20 documents of equal weight.
+
+    Raises EvaluationError for tables of two models or with a document in common, and for tables
+    that are empty or hold a score that is missing or no number.
+    """
+    check_table("champion, sealed rows", sealed, sealed_scores)
+    check_table("champion, fresh rows", fresh, fresh_scores)
+    _check_comparable(sealed, fresh, sealed_scores, fresh_scores)
+    drop = mean(sealed, gate.metric) - mean(fresh, gate.metric)
+    low, high, evidence = bounds(sealed, fresh, gate)
+    verdict, reasons = judge(gate, drop, low, high, max_decay, evidence)
+    return Decay(
+        verdict=verdict,
+        reasons=tuple(reasons),
+        metric=gate.metric,
+        champion_version=champion_version,
+        model_digest=fresh_scores.model_digest,
+        sealed=_sample(sealed, gate.metric, sealed_scores),
+        fresh=_sample(fresh, gate.metric, fresh_scores),
+        drop=drop,
+        low=low,
+        high=high,
+        alpha=gate.alpha,
+        max_decay=max_decay,
+    )
+
+
+def judge(
+    gate: Gate,
+    drop: float,
+    low: float,
+    high: float,
+    max_decay: float,
+    evidence: tuple[float, float],
+) -> tuple[DecayVerdict, list[str]]:
+    """The verdict and its reasons. `evidence`: documents' worth of the sealed and fresh rows."""
+    sides = zip(("evaluation set is", "fresh rows are"), evidence, strict=True)
+    few = [
+        f"the {who} worth only {count:.3g} documents; under {MIN_EVIDENCE} no bound can be trusted"
+        for who, count in sides
+        if count < MIN_EVIDENCE
+    ]
+    sure, changed = percent(gate.alpha), f"{gate.metric} dropped by {signed(drop)}"
+    if few:
+        return "INCONCLUSIVE", few
+    if low - max_decay > RESOLUTION:
+        return "DECAYED", [f"{changed}; its {sure} lower bound {plain(low)} is over {max_decay:g}"]
+    if high - max_decay <= RESOLUTION:
+        return "STEADY", [
+            f"{changed}; its {sure} upper bound {plain(high)} is not over {max_decay:g}"
+        ]
+    return "INCONCLUSIVE", [
+        f"{changed}: a drop over {max_decay:g} is neither shown ({sure} lower bound {plain(low)}) nor "
+        f"excluded (upper bound {plain(high)}); more fresh rows would tell"
+    ]
+
+
+def bounds(sealed: Table, fresh: Table, gate: Gate) -> tuple[float, float, tuple[float, float]]:
+    """Lower and upper bound of the drop at gate.alpha, and what each side is worth in documents.
+
+    The same tables, in whatever order of rows, give the same bits: scores are rounded to
+    pairs.RESOLUTION, so that sums are exact, and the draws are seeded.
+    """
+    totals = _totals(sealed, gate.metric), _totals(fresh, gate.metric)
+    evidence = tuple(equal_clusters(one[:, 1].astype(np.int64)) for one in totals)
+    count = enough(
+        gate.bootstrap_samples,
+        expanded(gate.alpha, max(MIN_EVIDENCE, min(evidence))),
+        sum(map(len, totals)),
+    )
+    seeds = np.random.SeedSequence(gate.seed).spawn(2)
+    before, now = (
+        draw(one, count, np.random.PCG64(seed))[:, 0]
+        for one, seed in zip(totals, seeds, strict=True)
+    )
+    drops = np.sort(before - now)
+    beyond = max(math.floor(expanded(gate.alpha, min(evidence)) * (count + 1)) - 1, 0)
+    return float(drops[beyond]), float(drops[-1 - beyond]), (evidence[0], evidence[1])
+
+
+def _totals(rows: Sequence[Prediction], metric: str) -> NDArray[np.float64]:
+    """Float64, clusters by (sum of scores, number of rows), in an order of their own."""
+    ordered = sorted(rows, key=lambda row: row.id)
+    cluster = np.array(clusters(ordered), dtype=np.int64)
+    scores = np.array([row.scores[metric] for row in ordered], dtype=np.float64)
+    rounded = np.round(scores / RESOLUTION) * RESOLUTION
+    return np.column_stack([np.bincount(cluster, weights=rounded), np.bincount(cluster)])
+
+
+def _check_comparable(
+    sealed: Table, fresh: Table, sealed_scores: Scores, fresh_scores: Scores
+) -> None:
+    if sealed_scores.model_digest != fresh_scores.model_digest:
+        raise EvaluationError(
+            f"the sealed rows were scored for model {sealed_scores.model_digest[:16]}, the fresh "
+            f"ones for {fresh_scores.model_digest[:16]}; score one model on both"
+        )
+    if shared := {row.source for row in sealed} & {row.source for row in fresh}:
+        raise EvaluationError(
+            f"{len(shared)} documents are in the evaluation set and in the fresh rows, such as "
+            f"{min(shared)!r}; drop them from the fresh rows"
+        )
+
+
+def _sample(rows: Table, metric: str, scores: Scores) -> Sample:
+    return Sample(mean(rows, metric), len(rows), max(clusters(rows)) + 1, scores.evaluation_digest)
+
+
+def decay_headline(found: Decay, name: str) -> str:
+    """The verdict in a line, such as `STEADY demo v3: rougeL 0.831 on 120 fresh rows, ...`."""
+    return (
+        f"{found.verdict} {name} v{found.champion_version}: {found.metric} "
+        f"{plain(found.fresh.mean)} on {found.fresh.rows} fresh rows, {plain(found.sealed.mean)} on "
+        f"the {found.sealed.rows} of the evaluation set; drop {signed(found.drop)} "
+        f"[{plain(found.low)}, {plain(found.high)}]"
+    )
+
+
+def decay_markdown(found: Decay, name: str) -> str:
+    """The same as a short page."""
+    sides = (("evaluation set", found.sealed), ("fresh rows", found.fresh))
+    lines = [
+        f"**{decay_headline(found, name)}**",
+        "",
+        f"| | {found.metric} | rows | documents |",
+        "|---|---|---|---|",
+        *(f"| {who} | {side.mean:.4f} | {side.rows} | {side.documents} |" for who, side in sides),
+        f"| drop | {found.drop:+.4f} [{found.low:+.4f}, {found.high:+.4f}] | | |",
+        "",
+        f"In brackets: one-sided {percent(found.alpha)} bounds; a drop over {found.max_decay:g} "
+        "(evaluation.max_decay) is decay.",
+        "",
+        *(f"- {reason}" for reason in found.reasons),
+    ]
+    return "\n".join(lines) + "\n"
