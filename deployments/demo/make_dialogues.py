@@ -1,7 +1,8 @@
 """Write the demo's data: `python deployments/demo/make_dialogues.py [--out FOLDER]`.
 
 The same seed gives the same bytes. What a conversation comes to (its combination of facts) decides
-its split, so evaluation asks for combinations that training has never seen.
+its split, so evaluation asks for combinations that training has never seen. Fresh rows are of the
+evaluation's kind, in combinations that neither of the others has.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dialogues.leisure import dinner, outing, present, trip
 from dialogues.trade import hotel, sale
 
 FAMILIES = (outing, dinner, trip, present, sale, hotel, work, favour)
-SIZES = {"train": 720, "evaluation": 200}
+SIZES = {"train": 720, "evaluation": 200, "fresh": 100}
 SEED = "precis-demo-1"
 
 
@@ -39,17 +40,25 @@ def scenes(stream: str, split: str) -> Iterator[Scene]:
             yield scene
 
 
+def scenes_of(split: str) -> list[Scene]:
+    """The scenes of one file."""
+    if split != "fresh":
+        return list(islice(scenes(f"{SEED}-{split}", split), SIZES[split]))
+    used = {scene.combination for scene in scenes_of("evaluation")}
+    unused = (s for s in scenes(f"{SEED}-fresh", "evaluation") if s.combination not in used)
+    return list(islice(unused, SIZES[split]))
+
+
 def rows(split: str) -> list[dict[str, str]]:
     """The rows of one file."""
-    found = islice(scenes(f"{SEED}-{split}", split), SIZES[split])
     return [
         {"id": f"{split}-{number:04}", "dialogue": scene.dialogue, "summary": scene.summary}
-        for number, scene in enumerate(found)
+        for number, scene in enumerate(scenes_of(split))
     ]
 
 
 def main() -> None:
-    """Write `train.jsonl` and `evaluation.jsonl`."""
+    """Write `train.jsonl`, `evaluation.jsonl` and `fresh.jsonl`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data")
     out: Path = parser.parse_args().out

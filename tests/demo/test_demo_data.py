@@ -19,7 +19,7 @@ from tasks.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "deployments/demo"
-SPLITS = ("train", "evaluation")
+SPLITS = ("train", "evaluation", "fresh")
 DAY = re.compile(r"\b(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day\b")
 
 
@@ -56,7 +56,7 @@ def test_the_generator_writes_the_committed_bytes(tmp_path: Path) -> None:
 
 
 def test_the_data_are_small() -> None:
-    """Both files together stay below 1.5 MB."""
+    """The files together stay below 1.5 MB."""
     assert sum(path.stat().st_size for path in (DEMO / "data").iterdir()) < 1_500_000
 
 
@@ -84,7 +84,7 @@ def test_a_summary_quotes_nobody(rows: dict[str, list[dict[str, str]]]) -> None:
 
 
 def test_rows_are_distinct(rows: dict[str, list[dict[str, str]]]) -> None:
-    """No dialogue twice, and no training dialogue close to an evaluation dialogue."""
+    """No dialogue twice, and no training dialogue close to an evaluation or fresh dialogue."""
     everything = [row["dialogue"] for split in SPLITS for row in rows[split]]
     assert len(set(everything)) == len(everything)
     holders: dict[tuple[str, ...], list[int]] = {}
@@ -92,7 +92,7 @@ def test_rows_are_distinct(rows: dict[str, list[dict[str, str]]]) -> None:
     for number, found in enumerate(training):
         for gram in found:
             holders.setdefault(gram, []).append(number)
-    for row in rows["evaluation"]:
+    for row in rows["evaluation"] + rows["fresh"]:
         mine = grams(row["dialogue"])
         shared = Counter(number for gram in mine for number in holders.get(gram, ()))
         for number, count in shared.items():
@@ -105,14 +105,20 @@ def grams(text: str) -> set[tuple[str, ...]]:
 
 
 def test_no_combination_of_facts_is_on_both_sides(generator: Any) -> None:
-    """What evaluation asks for is in no training row and in no text of the base."""
+    """What evaluation and fresh rows ask for is in no training row, in no text of the base, and in
+    no row of the other."""
     combinations = {}
     for split in SPLITS:
-        found = generator.scenes(f"{generator.SEED}-{split}", split)
-        scenes = [next(found) for _ in range(generator.SIZES[split])]
+        scenes = generator.scenes_of(split)
+        assert len(scenes) == generator.SIZES[split]
         combinations[split] = {scene.combination for scene in scenes}
-        assert {generator.split_of(scene) for scene in scenes} == {split}
+        side = (
+            "train" if split == "train" else "evaluation"
+        )  # the base has read the train side only
+        assert {generator.split_of(scene) for scene in scenes} == {side}
     assert not combinations["train"] & combinations["evaluation"]
+    assert not combinations["train"] & combinations["fresh"]
+    assert not combinations["evaluation"] & combinations["fresh"]
 
 
 def test_the_base_has_read_no_summary(generator: Any) -> None:
