@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -18,11 +19,12 @@ from tasks.errors import PrecisError
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
+    from flows.evaluate import Evaluated
     from flows.outcome import Outcome
 
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # an embedded run sends nothing anywhere
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # a busy machine is slow to start it
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # the zombie automation allows for four of these
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output is for the decision
 }
@@ -50,11 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
     from flows import recipes
 
     recipe = recipes.load(Path(arguments.recipe), arguments.set)
-    from flows.retrain import retrain
+    with _prefect(arguments):
+        from flows.retrain import retrain
 
-    if not arguments.debug:
-        _hide_known_tracebacks()
-    state = cast("State[Outcome]", retrain(recipe, return_state=True))
+        state = cast("State[Outcome]", retrain(recipe, return_state=True))
     if not state.is_completed():
         print(f"precis: {state.message}", file=sys.stderr)
         return 1
@@ -71,6 +72,31 @@ def check(arguments: argparse.Namespace) -> int:
     found = checks.check(recipes.load(Path(arguments.recipe), arguments.set))
     print(found.as_text())
     return 1 if found.problems else 0
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Score the champion on evaluation.fresh: has it decayed?"""
+    from flows import recipes
+
+    recipe = recipes.load(Path(arguments.recipe), arguments.set)
+    with _prefect(arguments):
+        from flows.evaluate import evaluate_champion
+
+        state = cast("State[Evaluated]", evaluate_champion(recipe, return_state=True))
+    if not state.is_completed():
+        print(f"precis: {state.message}", file=sys.stderr)
+        return 1
+    found = state.result()
+    print(found.as_json() if arguments.json else found.as_text())
+    return 0
+
+
+def notify_data(arguments: argparse.Namespace) -> int:
+    """Tell the Prefect server that data have arrived: for a model, or as an S3 event says."""
+    from flows import notify
+
+    print("\n".join(notify.data(arguments.name, arguments.source, arguments.s3_event)))
+    return 0
 
 
 def champion(arguments: argparse.Namespace) -> int:
@@ -99,16 +125,46 @@ def history(arguments: argparse.Namespace) -> int:
 
 def rollback(arguments: argparse.Namespace) -> int:
     """Put an earlier champion back."""
-    from flows.rollback import rollback as flow
+    with _prefect(arguments):
+        from flows.rollback import rollback as flow
 
-    if not arguments.debug:
-        _hide_known_tracebacks()
-    state = cast("State[object]", flow(arguments.name, arguments.to, return_state=True))
+        state = cast("State[object]", flow(arguments.name, arguments.to, return_state=True))
     if not state.is_completed():
         print(f"precis: {state.message}", file=sys.stderr)
         return 1
     print(state.message)
     return 0
+
+
+def up(arguments: argparse.Namespace) -> int:
+    """The whole stack on this machine: both servers, a worker, all deployments; Ctrl-C ends it."""
+    from deployments.up import Plan
+    from deployments.up import up as serve
+
+    serve(
+        Plan(
+            prefect_port=arguments.port,
+            mlflow_port=arguments.mlflow_port,
+            s3_port=arguments.s3_port,
+            postgres=arguments.postgres,
+            runs_at_once=arguments.runs,
+        )
+    )
+    return 0
+
+
+@contextlib.contextmanager
+def _prefect(arguments: argparse.Namespace) -> Iterator[None]:
+    """A Prefect API to run a flow against, and its log as a user wants it."""
+    from flows import embedded
+
+    if not arguments.debug:
+        _hide_known_tracebacks()
+    with embedded.server() as ready:
+        import flows.retrain  # noqa: F401 - takes seconds, as does the server's start
+
+        ready()
+        yield
 
 
 def _hide_known_tracebacks() -> None:
@@ -125,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="precis", description=__doc__.split(".")[0])
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for verb in (run, check):
+    for verb in (run, evaluate, check):
         one = _verb(verbs, verb)
         one.add_argument(
             "recipe", metavar="RECIPE", help="a YAML file, e.g. deployments/recipes/demo.yaml"
@@ -137,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
             metavar="KEY=VALUE",
             help="override a setting, e.g. training.seed=1",
         )
-        if verb is run:
+        if verb is not check:
             one.add_argument(
                 "--json", action="store_true", help="print the decision as JSON, nothing else"
             )
@@ -145,18 +201,34 @@ def _parser() -> argparse.ArgumentParser:
         one = _verb(verbs, verb)
         one.add_argument("name", metavar="NAME", help="the registered model")
         one.add_argument("--json", action="store_true")
+    _notify_data_words(_verb(verbs, notify_data))
     one = _verb(verbs, rollback)
     one.add_argument("name", metavar="NAME", help="the registered model")
     one.add_argument(
         "--to", type=int, metavar="VERSION", help="default: the champion before this one"
     )
+    one = _verb(verbs, up)
+    one.add_argument(
+        "--postgres", action="store_true", help="PostgreSQL and S3, not SQLite and files"
+    )
+    one.add_argument("--port", type=int, default=4200, help="of the Prefect server")
+    one.add_argument("--mlflow-port", type=int, default=5000)
+    one.add_argument("--s3-port", type=int, default=9000, help="with --postgres")
+    one.add_argument("--runs", type=int, default=2, metavar="N", help="flow runs at once")
     return parser
+
+
+def _notify_data_words(one: argparse.ArgumentParser) -> None:
+    which = one.add_mutually_exclusive_group(required=True)
+    which.add_argument("name", nargs="?", metavar="NAME", help="the registered model")
+    which.add_argument("--s3-event", metavar="FILE", help="an S3 notification; -: standard input")
+    one.add_argument("--source", metavar="URI", help="what arrived, with NAME")
 
 
 def _verb(
     verbs: argparse._SubParsersAction[argparse.ArgumentParser], verb: object
 ) -> argparse.ArgumentParser:
-    name = getattr(verb, "__name__", "")
+    name = getattr(verb, "__name__", "").replace("_", "-")
     one = verbs.add_parser(name, help=(verb.__doc__ or "").strip())
     one.add_argument(
         "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS

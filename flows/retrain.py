@@ -5,13 +5,15 @@ ingest -> train -> merge -> evaluate -> gate -> register, in that order, below.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from prefect import flow
 from prefect.states import Completed, Failed
+from pydantic import Field
 
+from flows.announce import announce
 from flows.outcome import Outcome
-from flows.run import tracked_run
+from flows.run import one_retrain_at_a_time, tracked_run
 from tasks.errors import PrecisError, RegistryError
 from tasks.evaluate.task import evaluate, lead3, untuned
 from tasks.gate.task import gate, headline
@@ -21,16 +23,29 @@ from tasks.recipe import Recipe
 from tasks.records import BaseRef, DatasetRef, Decision, ModelRef, VersionRef
 from tasks.register.task import as_model, current_champion, promoted_before, register
 from tasks.report.task import report
+from tasks.slots import Busy
 from tasks.train.task import train
 
 MOST_CONTESTS = 10
 
 
+IfBusy = Annotated[
+    Literal["wait", "end"],
+    Field(title="If this model is being retrained already", description="wait for it, or end."),
+]
+
+
 @flow(name="retrain", flow_run_name="{recipe.name}", validate_parameters=True)
-def retrain(recipe: Recipe) -> Any:
+def retrain(recipe: Recipe, if_busy: IfBusy = "wait") -> Any:
     """Train a challenger and promote it only if it is truly better than the champion."""
     try:
-        outcome = run_retrain(recipe)
+        with one_retrain_at_a_time(recipe.name, if_busy):
+            outcome = run_retrain(recipe)
+    except Busy:
+        return Completed(
+            name="BUSY",
+            message=f"another retrain of {recipe.name} is under way; this one did nothing",
+        )
     except PrecisError as error:
         return Failed(message=str(error), data=error)
     return Completed(name=outcome.decision.verdict, message=outcome.headline, data=outcome)
@@ -47,7 +62,9 @@ def run_retrain(recipe: Recipe) -> Outcome:
         decision, version = contest(model, base, dataset, recipe)
         outcome = Outcome.of(run, recipe, decision, version)
         page = report(recipe, decision, version, outcome.headline, dataset, adapter, model)
-        return outcome.with_report(page)
+        outcome = outcome.with_report(page)
+        announce(outcome, dataset)
+        return outcome
 
 
 def contest(

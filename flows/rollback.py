@@ -5,19 +5,51 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
-from prefect.states import Completed, Failed
+from prefect.flow_runs import pause_flow_run
+from prefect.input import RunInput
+from prefect.states import Cancelled, Completed, Failed
+from pydantic import Field
 
 from flows.run import bare_run
 from tasks.errors import PrecisError
-from tasks.register.task import restore
+from tasks.register.task import former_champion, restore
+
+APPROVAL_SECONDS = 24 * 3600
 
 
-@flow(name="rollback", flow_run_name="{name}")
-def rollback(name: str, to: int | None = None) -> Any:
-    """Make version `to` champion again (default: the one before the current champion)."""
+class Approval(RunInput):
+    """What the UI asks of whoever resumes the run."""
+
+    approve: bool = Field(False, title="Put it back", description="Off: nothing is changed.")
+    reason: str = Field("", title="Reason", description="Goes into the version's description.")
+
+
+@flow(name="rollback", flow_run_name="rollback {name}")
+def rollback(name: str, to: int | None = None, approval: bool = False) -> Any:
+    """Make version `to` of model `name` champion again (default: the one before the champion).
+
+    With `approval` the run pauses, once that version is loaded and checked, until someone resumes it.
+    """
     try:
         with bare_run(name):
-            version, message = restore(name, to)
+            target = former_champion(name, to)
+            reason = ""
+            if approval:
+                answer = _ask(
+                    f"Make v{target.number} of {name} champion again? {target.description}"
+                )
+                if not answer.approve:
+                    return Cancelled(message=f"not approved: the champion of {name} stays")
+                reason = answer.reason
+            version, message = restore(name, target, reason)
     except PrecisError as error:
         return Failed(message=str(error), data=error)
     return Completed(name="ROLLED_BACK", message=message, data=version)
+
+
+def _ask(question: str) -> Approval:
+    answer: Approval = pause_flow_run(
+        wait_for_input=Approval.with_initial_data(description=question, approve=True),
+        timeout=APPROVAL_SECONDS,
+    )
+    return answer

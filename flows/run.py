@@ -11,8 +11,9 @@ from prefect.artifacts import create_link_artifact
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_UI_URL
 
+from flows import embedded
 from flows.manifest import manifest
-from tasks import artifacts, tracking
+from tasks import artifacts, slots, tracking
 from tasks.recipe import Recipe
 
 
@@ -22,6 +23,19 @@ def tracked_run(recipe: Recipe) -> Iterator[tracking.Run]:
     with bare_run(recipe.name) as run:
         _store_recipe(run, recipe)
         yield run
+
+
+@contextlib.contextmanager
+def one_retrain_at_a_time(name: str, if_busy: str) -> Iterator[None]:
+    """The model's one retrain slot on the Prefect server; Busy when taken and `if_busy` is end.
+
+    An embedded server knows only its own run, and forgets slots with it: there is nothing to hold.
+    """
+    if embedded.is_embedded():
+        yield
+        return
+    with slots.sole_retrain(name, wait=if_busy == "wait"):
+        yield
 
 
 @contextlib.contextmanager
@@ -35,7 +49,7 @@ def bare_run(name: str) -> Iterator[tracking.Run]:
         "mlflow.runName": flow_run.name,
         "precis.flow": context.flow.name if context.flow else "",
     }
-    if ui := PREFECT_UI_URL.value():
+    if (ui := PREFECT_UI_URL.value()) and not embedded.is_embedded():
         link = f"{ui}/runs/flow-run/{flow_run.id}"
         tags |= {"precis.prefect_url": link, "mlflow.note.content": f"[Prefect flow run]({link})"}
     with tracking.run_for(name, str(flow_run.id), tags) as run:

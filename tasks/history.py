@@ -48,6 +48,8 @@ class HistoryRecord:
         head = what.get(self.kind, f"refused ({self.verdict})")
         if self.kind == "promotion" and self.version is None:
             head = "passed the gate, not registered"
+        if self.kind == "rollback" and self.version is None:
+            head = "rollback begun, not carried out"
         against = f"v{self.opponent_version}" if self.opponent_version else "the untuned base"
         gain = ""
         if self.gain is not None:

@@ -77,6 +77,13 @@ class Data(Settings):
         title="Evaluation share",
         description="Share of documents held out where no evaluation data are named.",
     )
+    min_new_rows: int = Field(
+        100,
+        gt=0,
+        title="New rows for a retrain",
+        description="When data arrive, a retrain starts from this many rows that the champion has "
+        "not seen.",
+    )
     revision: str | None = Field(
         None, title="Hub revision", description="Commit of a hub dataset; needed for hub: sources."
     )
@@ -191,6 +198,13 @@ class Training(Settings):
     logging_steps: int = Field(5, gt=0, title="Steps between log lines")
     seed: int = Field(0, ge=0, lt=2**32, title="Seed")
     timeout_hours: float = Field(48.0, gt=0, title="Time limit (hours)")
+    checkpoint_store: str | None = Field(
+        None,
+        min_length=1,
+        title="Checkpoint store",
+        description="s3://bucket/prefix, or a folder that all workers see: checkpoints are kept there "
+        "too, and a run goes on from them on any machine. None: this machine only.",
+    )
 
     @model_validator(mode="after")
     def _does_a_step(self) -> Training:
@@ -225,6 +239,20 @@ class Evaluation(Settings):
         (),
         title="Stop strings",
         description="Generation ends at any of these, besides end-of-text.",
+    )
+    fresh: str | None = Field(
+        None,
+        min_length=1,
+        title="Fresh data",
+        description="Labelled rows newer than the evaluation data, in the same columns; the champion "
+        "is scored on them to see whether it has decayed.",
+    )
+    # One ROUGE point: twice the guardrails' margin, as other documents vary more than one set does.
+    max_decay: Share = Field(
+        0.01,
+        title="Largest decay",
+        description="A champion whose primary metric on fresh data is surely lower by more than this "
+        "is retrained.",
     )
 
 

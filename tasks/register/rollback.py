@@ -45,7 +45,9 @@ def check(target: claims.Version, folder: Path) -> None:
     )
 
 
-def put_back(client: Any, name: str, target: claims.Version, run_id: str) -> claims.Version:
+def put_back(
+    client: Any, name: str, target: claims.Version, run_id: str, reason: str = ""
+) -> claims.Version:
     """Claim the succession for the target's model; the alias ends on the new version.
 
     If other hands moved the alias, it is first put back where the history left it: this rollback is
@@ -67,7 +69,8 @@ def put_back(client: Any, name: str, target: claims.Version, run_id: str) -> cla
             claims.RUN_ID: run_id,
             claims.ROLLBACK_TO: str(target.number),
         },
-        description=f"ROLLBACK to v{target.number}: {target.description}",
+        description=f"ROLLBACK to v{target.number}{f' ({reason})' if reason else ''}: "
+        f"{target.description}",
     )
     if won is None:
         raise RegistryError(
@@ -77,16 +80,16 @@ def put_back(client: Any, name: str, target: claims.Version, run_id: str) -> cla
 
 
 def record(
-    name: str, target: claims.Version, won: claims.Version, run_id: str
+    name: str, target: claims.Version, won: claims.Version | None, run_id: str, reason: str = ""
 ) -> history.HistoryRecord:
-    """The rollback as an entry of the history."""
+    """The rollback as an entry of the history; `won` is None before it is carried out."""
     return history.HistoryRecord(
         kind="rollback",
         time=history.now(),
         name=name,
         verdict=None,
-        reasons=(f"back to the model of v{target.number}",),
-        version=won.number,
+        reasons=(f"back to the model of v{target.number}", *([reason] if reason else [])),
+        version=won.number if won else None,
         opponent_version=None,
         metric=None,
         gain=None,

@@ -7,7 +7,8 @@ from typing import Any
 from prefect import task
 from prefect.logging import get_run_logger
 
-from tasks import artifacts, history, tracking
+from tasks import artifacts, digest, history, tracking
+from tasks.errors import RegistryError
 from tasks.policy import STEP
 from tasks.recipe import Recipe
 from tasks.records import Decision, ModelRef, Scores, VersionRef, from_json
@@ -80,17 +81,38 @@ def as_model(version: claims.Version) -> ModelRef:
     return ModelRef(version.source, version.digest, base_digest="")
 
 
-@task(name="restore", **STEP)
-def restore(name: str, to: int | None) -> tuple[VersionRef, str]:
-    """Make an earlier version champion again; its package is loaded and checked first."""
+@task(name="former champion", **STEP)
+def former_champion(name: str, to: int | None) -> claims.Version:
+    """The version to go back to, its package loaded and checked; nothing is changed yet."""
     run = tracking.current()
     mine = [v for v in claims.versions(run.client, name) if v.run_id == run.id]  # of an earlier try
     target = rollback.choose(run.client, name, mine[0].rollback_to if mine else to)
+    folder = artifacts.fetch(target.source) / "artifacts" / "package"
+    if digest.of_folder(folder) != target.digest:
+        raise RegistryError(
+            f"model {name!r}: the files of v{target.number} are not those that were judged (digest "
+            f"{target.digest[:16]}...); restore {folder} from a backup, or name another version"
+        )
     rollback.check(target, artifacts.work_folder() / "register" / run.id)
-    won = rollback.put_back(run.client, name, target, run.id)
+    return target
+
+
+@task(name="restore", **STEP)
+def restore(name: str, target: claims.Version, reason: str = "") -> tuple[VersionRef, str]:
+    """Make an earlier version champion again."""
+    run = tracking.current()
+    # Before the claim, as for promotions: the registry then says whether it took effect.
+    history.write(run, rollback.record(name, target, None, run.id, reason))
+    won = rollback.put_back(run.client, name, target, run.id, reason)
     message = f"ROLLED BACK {name} v{won.number}: the model of v{target.number} is champion again"
-    history.write(run, rollback.record(name, target, won, run.id))
+    history.write(run, rollback.record(name, target, won, run.id, reason))
     return VersionRef(name, won.number, won.digest), message
+
+
+def trained_by(client: Any, name: str, version: claims.Version) -> str:
+    """The id of the MLflow run that trained a version's model, rollbacks to it seen through."""
+    same = [v for v in claims.versions(client, name) if v.digest == version.digest]
+    return next((v.run_id for v in same if v.rollback_to is None), version.run_id)
 
 
 def standing(client: Any, name: str) -> claims.Version | None:

@@ -1,0 +1,39 @@
+"""Steps that prefect.yaml names: what `prefect deploy` does first, and what a worker does first."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from flows import recipes
+
+HOME = "PRECIS_HOME"  # on a worker: the folder that a recipe's relative paths start from
+CHECKOUT = Path(__file__).parents[1]
+
+
+def load_recipe(path: str) -> dict[str, Any]:
+    """Build step: a YAML recipe as parameter values, every default filled in for the UI's form.
+
+    Raises RecipeError naming every problem of the file: nothing is deployed then.
+    """
+    return {"recipe": recipes.load(Path(path)).model_dump(mode="json")}
+
+
+def enter_home() -> dict[str, str]:
+    """Pull step: on the worker, go to PRECIS_HOME, or else to the checkout this code runs from."""
+    home = Path(os.environ.get(HOME) or CHECKOUT)
+    if not os.environ.get(HOME) and not (home / "pyproject.toml").is_file():
+        raise NotADirectoryError(
+            f"{HOME} is not set on this worker, and precis does not run from a checkout: set it to "
+            "the folder that holds your data and base models"
+        )
+    os.chdir(home)
+    return {"directory": str(home)}
+
+
+def install_automations() -> dict[str, Any]:
+    """Build step of the last deployment: automations and limits of all; a second time, no change."""
+    from deployments import automations
+
+    return {"automations": automations.install()}

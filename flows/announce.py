@@ -1,0 +1,47 @@
+"""Telling others what came of a run: its name and tags in Prefect, and an event to act on."""
+
+from __future__ import annotations
+
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+from prefect.events import emit_event
+
+from flows.outcome import Outcome
+from tasks.records import DatasetRef
+
+VERDICT = "precis.verdict"
+
+
+def resource(name: str) -> dict[str, str]:
+    """A registered model, as events and automations name it."""
+    return {"prefect.resource.id": f"precis.model.{name}", "prefect.resource.name": name}
+
+
+def announce(outcome: Outcome, dataset: DatasetRef) -> None:
+    """Name and tag the flow run under way after recipe, data and verdict; emit `precis.verdict`.
+
+    The event's payload: verdict, headline, reasons, version (or null), mlflow_run_id, report.
+    """
+    context = FlowRunContext.get()
+    assert context is not None
+    assert context.flow_run is not None
+    data, verdict = dataset.digest[:8], outcome.decision.verdict
+    tags = {outcome.name, f"data:{data}", f"verdict:{verdict}"}
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(
+            context.flow_run.id,
+            name=f"{outcome.name} {data} {verdict}",
+            tags={*context.flow_run.tags, *tags},
+        )
+    emit_event(
+        VERDICT,
+        resource=resource(outcome.name),
+        payload={
+            "verdict": verdict,
+            "headline": outcome.headline,
+            "reasons": list(outcome.decision.reasons),
+            "version": outcome.version,
+            "mlflow_run_id": outcome.mlflow_run_id,
+            "report": outcome.report,
+        },
+    )

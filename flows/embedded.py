@@ -1,0 +1,113 @@
+"""A Prefect server for one run, where none is configured; it ends with the run, however that ends.
+
+Prefect would start one by itself, but leave it behind when the run is killed with -9.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+
+from deployments import attached
+from tasks import artifacts
+from tasks.errors import PrecisError
+
+MARK = "PRECIS_EMBEDDED"  # set while the server is this run's own, which has no UI to link to
+STARTUP_SECONDS = 120.0  # seconds on an idle machine; a busy one is slow
+POLL_SECONDS = 0.05
+
+
+@contextlib.contextmanager
+def server() -> Iterator[Callable[[], None]]:
+    """Have a Prefect API: the configured one, or one that lives as long as this block.
+
+    Yields a function that waits until it answers: imports may go on while it starts.
+    """
+    from prefect.settings import get_current_settings
+
+    if get_current_settings().api.url:
+        yield lambda: None
+        return
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    process = attached.start(_words(port), artifacts.work_folder() / "prefect-server.log", _env())
+    _use(url)
+    try:
+        yield lambda: _wait(url, process)
+    finally:
+        _send_the_rest()
+        attached.stop(process)
+        _use(None)
+
+
+def is_embedded() -> bool:
+    """Whether the Prefect server is this run's own."""
+    return MARK in os.environ
+
+
+def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait for the API to answer. Raises PrecisError when the server ends or takes too long."""
+    end = time.monotonic() + STARTUP_SECONDS
+    while True:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            if process.poll() is None and time.monotonic() < end:
+                time.sleep(POLL_SECONDS)
+                continue
+            log = artifacts.work_folder() / "prefect-server.log"
+            tail = log.read_text(errors="replace")[-1500:]
+            raise PrecisError(
+                f"the embedded Prefect server did not start; {log} ends:\n{tail}\n"
+                "mend that, or set PREFECT_API_URL to a server of your own"
+            ) from None
+
+
+def _send_the_rest() -> None:
+    """Prefect sends logs and events from threads; what is left goes now, not after the server."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=10)
+
+
+def _words(port: int) -> list[str]:
+    app = "prefect.server.api.server:create_app"
+    where = ["--host", "127.0.0.1", "--port", str(port)]
+    return [sys.executable, "-m", "uvicorn", "--factory", app, *where, "--log-level", "error"]
+
+
+def _env() -> dict[str, str]:
+    own = {
+        "PREFECT_UI_ENABLED": "0",
+        "PREFECT__SERVER_EPHEMERAL": "1",
+        "PREFECT__SERVER_FINAL": "1",
+    }
+    return os.environ | own
+
+
+def _use(url: str | None) -> None:
+    """Point this process at the server; Prefect read its settings when it was imported."""
+    from prefect.context import refresh_global_settings_context
+
+    if url:
+        os.environ |= {"PREFECT_API_URL": url, MARK: "1"}
+    else:
+        for name in ("PREFECT_API_URL", MARK):
+            os.environ.pop(name, None)
+    refresh_global_settings_context()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

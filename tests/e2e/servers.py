@@ -1,0 +1,250 @@
+"""Real servers, a real worker and the project's own deployments, for tests of whole flows.
+
+Pieces are started one by one, so that a test may kill one and start it again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from stack import ROOT, SMALL, Stack, free_port
+
+from deployments import attached, services
+
+BIN = Path(sys.executable).parent
+FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+def wait_for(what: Callable[[], Any], seconds: float, why: str) -> Any:
+    """What `what` gives once it is true; a test never sleeps for a fixed time."""
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, f"waited {seconds:.0f} s in vain: {why}"
+        time.sleep(0.2)
+    return found
+
+
+@dataclass
+class Servers:
+    """Prefect server, MLflow server and worker in a folder; ended, with all below them, by `close`."""
+
+    folder: Path
+    extra: dict[str, str] = field(default_factory=dict)
+    running: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.client = Stack(
+            self.folder / "client"
+        )  # a folder with the demo's files: the worker's home
+        self.ports = {"prefect": free_port(), "mlflow": free_port()}
+        self.api = f"http://127.0.0.1:{self.ports['prefect']}/api"
+        self.mlflow = f"http://127.0.0.1:{self.ports['mlflow']}"
+        self.client.env = {
+            "PREFECT_API_URL": self.api,
+            "MLFLOW_TRACKING_URI": self.mlflow,
+            "PRECIS_HOME": str(self.client.folder),
+            "PRECIS_DEBOUNCE_SECONDS": "10",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        } | self.extra  # fmt: skip
+
+    def words(self, name: str) -> list[str]:
+        if name == "prefect":
+            return services.prefect_server(self.ports["prefect"])
+        if name == "mlflow":
+            store = self.extra.get("TEST_MLFLOW_STORE", f"sqlite:///{self.folder}/mlflow.db")
+            where = self.extra.get("TEST_ARTIFACTS", str(self.folder / "artifacts"))
+            return services.mlflow_server(self.ports["mlflow"], store, where)
+        return services.worker("precis", 2)
+
+    def start(self, *names: str) -> None:
+        """Start these and wait until they answer."""
+        for name in names:
+            env = self.client.environment() | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+            log = self.folder / f"{name}.log"
+            self.running[name] = attached.start(self.words(name), log, env)
+        for name in names:
+            wait_for(lambda name=name: self.answers(name), 180, f"{name} does not answer")  # type: ignore[misc]
+
+    def answers(self, name: str) -> bool:
+        log = self.folder / f"{name}.log"
+        assert self.running[name].poll() is None, log.read_text()[-3000:]
+        urls = {
+            "prefect": f"{self.api}/health",
+            "mlflow": f"{self.mlflow}/health",
+            "worker": f"{self.api}/work_pools/precis",
+        }
+        return services.answers(urls[name], self.client.env)
+
+    def stop(self, *names: str) -> None:
+        """End these as a user would, in order."""
+        for name in names:
+            attached.stop(self.running.pop(name))
+
+    def kill(self, name: str) -> None:
+        """kill -9 of the process itself, as the kernel's out-of-memory killer does it."""
+        wrapper = self.running.pop(name)
+        for process in psutil.Process(wrapper.pid).children():
+            for below in process.children(recursive=name == "prefect"):
+                if name == "prefect":
+                    below.kill()
+            process.kill()
+        wrapper.wait(60)
+
+    def close(self) -> None:
+        self.stop(*[name for name in ("worker", "mlflow", "prefect") if name in self.running])
+
+    def __enter__(self) -> Servers:
+        with ExitStack() as stack:
+            stack.callback(self.close)
+            self.start("prefect", "mlflow")
+            self.start("worker")
+            self.deploy()
+            stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def deploy(self, **env: str) -> str:
+        """`prefect deploy --all` as README says."""
+        file = "deployments/prefect.yaml"
+        return self.prefect("--no-prompt", "deploy", "--all", "--prefect-file", file, **env)
+
+    def prefect(self, *words: str, **env: str) -> str:
+        """A `prefect` command, from the checkout."""
+        done = subprocess.run(
+            [BIN / "prefect", *words],
+            cwd=ROOT,
+            env=self.client.environment() | env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def ask(self, path: str, body: Any = None, method: str | None = None) -> Any:
+        """A request to Prefect's API."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.api}/{path}", data, headers, method=method)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
+
+    def deployment(self, flow: str, name: str = "demo") -> dict[str, Any]:
+        found: dict[str, Any] = self.ask(f"deployments/name/{flow}/{name}")
+        return found
+
+    def run(self, flow: str, changes: dict[str, Any] | None = None, **parameters: Any) -> str:
+        """Start a run of a deployment with changed recipe settings, as the form does; its id."""
+        deployment = self.deployment(flow)
+        values = deployment["parameters"] | parameters
+        for key, value in (SMALL | (changes or {})).items():
+            *groups, last = key.split(".")
+            inner = values["recipe"]
+            for group in groups:
+                inner = inner[group]
+            inner[last] = value
+        body = {"parameters": values, "state": {"type": "SCHEDULED"}}
+        return str(self.ask(f"deployments/{deployment['id']}/create_flow_run", body)["id"])
+
+    def state(self, run_id: str) -> dict[str, Any]:
+        """Type, name and message of a run's state."""
+        state: dict[str, Any] = self.ask(f"flow_runs/{run_id}")["state"]
+        return state
+
+    def wait(self, run_id: str, *types: str, seconds: float = 400) -> dict[str, Any]:
+        """The run's state, once it is of one of these types (default: a final one)."""
+        wanted = set(types) or FINAL
+
+        def reached() -> dict[str, Any] | None:
+            try:
+                state = self.state(run_id)
+            except (urllib.error.URLError, OSError):  # a test may have taken the server away
+                return None
+            return state if state["type"] in wanted else None
+
+        found: dict[str, Any] = wait_for(reached, seconds, f"run {run_id}: {wanted}; {self.log()}")
+        return found
+
+    def retry(self, run_id: str) -> None:
+        """What the UI's Retry does."""
+        self.prefect("flow-run", "retry", run_id)
+
+    def runs(self, flow: str) -> list[dict[str, Any]]:
+        """All runs of a flow, oldest first."""
+        body = {"flows": {"name": {"any_": [flow]}}, "sort": "EXPECTED_START_TIME_ASC"}
+        found: list[dict[str, Any]] = self.ask("flow_runs/filter", body)
+        return found
+
+    def events(self, *names: str) -> list[dict[str, Any]]:
+        """Events of these names."""
+        found = self.ask("events/filter", {"filter": {"event": {"name": list(names)}}})
+        events: list[dict[str, Any]] = found["events"]
+        return events
+
+    def log(self) -> str:
+        path = self.folder / "worker.log"
+        return path.read_text(errors="replace")[-2000:] if path.exists() else ""
+
+    def trainers(self) -> list[psutil.Process]:
+        """Live training processes of runs in this folder."""
+        return list(_of(self.client.folder, "tasks.child"))
+
+    def mlflow_runs(self) -> dict[str, dict[str, Any]]:
+        """MLflow's runs by the Prefect flow run they belong to."""
+        url = f"{self.mlflow}/api/2.0/mlflow/runs/search"
+        body = json.dumps({"experiment_ids": [str(n) for n in range(10)], "max_results": 1000})
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(url, body.encode(), headers)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            found = json.loads(answer.read()).get("runs", [])
+        return {
+            tag["value"]: run
+            for run in found
+            for tag in run["data"]["tags"]
+            if tag["key"] == "precis.flow_run_id"
+        }
+
+
+def _of(folder: Path, word: str) -> Iterable[psutil.Process]:
+    for process in psutil.process_iter():
+        try:
+            line = process.cmdline()
+        except psutil.Error:
+            continue
+        if word in line and any(str(folder) in part for part in line):
+            yield process
+
+
+def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def environ_of(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except psutil.Error:
+        return {}
+
+
+def below(pid: int) -> list[psutil.Process]:
+    parent = psutil.Process(pid)
+    return [parent, *parent.children(recursive=True)]
+
+
+__all__ = ["Servers", "alive", "below", "environ_of", "os", "wait_for"]
