@@ -54,7 +54,7 @@ def main(folder: Path) -> int:
             _call(["initdb", "--auth=trust", "--encoding=utf8", "-U", USER, "-D", str(data)], user)
         words = [str(programs() / "postgres"), "-D", str(data), "-k", str(sockets), "-h", ""]
         server = subprocess.Popen(words, user=user, cwd="/")
-        threading.Thread(target=lambda: (server.wait(), ending.set()), daemon=True).start()
+        threading.Thread(target=_when_it_ends, args=(server, ending), daemon=True).start()
         _databases(sockets, user, ending)
         uris = {
             name: f"postgresql+{driver}://{USER}@/{name}?host={sockets}"
@@ -69,6 +69,11 @@ def main(folder: Path) -> int:
     finally:
         (folder / URIS).unlink(missing_ok=True)
         shutil.rmtree(sockets, ignore_errors=True)
+
+
+def _when_it_ends(server: subprocess.Popen[bytes], ending: threading.Event) -> None:
+    server.wait()
+    ending.set()
 
 
 def _place(folder: Path) -> tuple[Path, str | None]:

@@ -6,15 +6,11 @@ from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
+from flows import notify
 from flows.outcome import Outcome
 from tasks.records import DatasetRef
 
 VERDICT = "precis.verdict"
-
-
-def resource(name: str) -> dict[str, str]:
-    """A registered model, as events and automations name it."""
-    return {"prefect.resource.id": f"precis.model.{name}", "prefect.resource.name": name}
 
 
 def announce(outcome: Outcome, dataset: DatasetRef) -> None:
@@ -33,9 +29,10 @@ def announce(outcome: Outcome, dataset: DatasetRef) -> None:
             name=f"{outcome.name} {data} {verdict}",
             tags={*context.flow_run.tags, *tags},
         )
+    # Queued, not insisted on as notify.send does: what is registered is so, told or not.
     emit_event(
         VERDICT,
-        resource=resource(outcome.name),
+        resource=notify.resource(outcome.name),
         payload={
             "verdict": verdict,
             "headline": outcome.headline,

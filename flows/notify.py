@@ -18,6 +18,11 @@ ARRIVED, DECAYED = "precis.data.arrived", "precis.champion.decayed"
 PAGE = 200  # deployments a request
 
 
+def resource(name: str) -> dict[str, str]:
+    """A registered model, as events and automations name it."""
+    return {"prefect.resource.id": f"precis.model.{name}", "prefect.resource.name": name}
+
+
 def send(event: str, name: str, payload: Mapping[str, Any], flow_run_id: str | None = None) -> str:
     """Hand the server an event about registered model `name`; returns the event's id.
 
@@ -27,14 +32,18 @@ def send(event: str, name: str, payload: Mapping[str, Any], flow_run_id: str | N
     from prefect.client.orchestration import get_client
     from prefect.events import Event
 
-    resource = {"prefect.resource.id": f"precis.model.{name}", "prefect.resource.name": name}
     related = [
         {"prefect.resource.id": f"prefect.flow-run.{one}", "prefect.resource.role": "flow-run"}
         for one in [flow_run_id]
         if one
     ]
     made = Event.model_validate(
-        {"event": event, "resource": resource, "related": related, "payload": dict(payload)}
+        {
+            "event": event,
+            "resource": resource(name),
+            "related": related,
+            "payload": dict(payload),
+        }
     )
     problem = f"event {event} of model {name!r} was not sent"
     with answering(problem), get_client(sync_client=True) as client:

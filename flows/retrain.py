@@ -36,7 +36,7 @@ IfBusy = Annotated[
 
 
 @flow(name="retrain", flow_run_name="{recipe.name}", validate_parameters=True)
-def retrain(recipe: Recipe, if_busy: IfBusy = "wait") -> Any:
+def retrain(recipe: Annotated[Recipe, Field(title="Recipe")], if_busy: IfBusy = "wait") -> Any:
     """Train a challenger and promote it only if it is truly better than the champion."""
     try:
         with one_retrain_at_a_time(recipe.name, if_busy):

@@ -10,7 +10,7 @@ from typing import Any
 from prefect import task
 from prefect.logging import get_run_logger
 
-from tasks import artifacts, child, device, digest, package, tracking
+from tasks import artifacts, child, device, digest, package, slots, tracking
 from tasks.errors import EvaluationError, RegistryError
 from tasks.evaluate.predict import lead3_predictions, scores_of
 from tasks.evaluate.seal import evaluation_digest
@@ -37,17 +37,18 @@ def evaluate(
         return known
     folder = artifacts.work_folder() / "evaluate" / key[:16]
     table = folder / f"{who}.json"
-    answer = child.run(
-        "tasks.evaluate.predict:predict",
-        {
-            "package": str(_local(model)),
-            "rows": str(_sealed_rows(dataset)),
-            "table": str(table),
-        },
-        folder,
-        on_progress=_Watch(who),
-        wait_seconds=WAIT_SECONDS,
-    )
+    with slots.gpu():
+        answer = child.run(
+            "tasks.evaluate.predict:predict",
+            {
+                "package": str(_local(model)),
+                "rows": str(_sealed_rows(dataset)),
+                "table": str(table),
+            },
+            folder,
+            on_progress=_Watch(who),
+            wait_seconds=WAIT_SECONDS,
+        )
     return _keep(who, key, table, model.digest, seal, answer["seconds"])
 
 

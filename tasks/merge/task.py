@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import task
 from prefect.logging import get_run_logger
 
-from tasks import artifacts, child, digest, package, tracking
+from tasks import artifacts, child, digest, package, slots, tracking
 from tasks.policy import STEP
 from tasks.recipe import Recipe
 from tasks.records import AdapterRef, BaseRef, DatasetRef, Drift, ModelRef
@@ -29,17 +29,18 @@ def merge(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Recip
     if known := run.recall("merge", key, ModelRef, _here):
         return known
     work = artifacts.work_folder() / "merge" / key[:16]
-    answer = child.run(
-        "tasks.merge.merge:merge_and_check",
-        {
-            "base": base.path,
-            "adapter": str(artifacts.fetch(adapter.uri)),
-            "rows": str(artifacts.fetch(dataset.uri) / "train.jsonl"),
-            "recipe": recipe.model_dump(mode="json"),
-            "out": str(work / "package"),
-        },
-        work,
-    )
+    with slots.gpu():
+        answer = child.run(
+            "tasks.merge.merge:merge_and_check",
+            {
+                "base": base.path,
+                "adapter": str(artifacts.fetch(adapter.uri)),
+                "rows": str(artifacts.fetch(dataset.uri) / "train.jsonl"),
+                "recipe": recipe.model_dump(mode="json"),
+                "out": str(work / "package"),
+            },
+            work,
+        )
     drift = Drift(**answer["drift"])
     model = ModelRef(answer["path"], answer["digest"], base.digest, adapter.digest, drift)
     run.log_metrics({"merge/kl": drift.kl, "merge/top1_agreement": drift.top1_agreement})

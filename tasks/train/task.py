@@ -9,7 +9,7 @@ from typing import Any
 from prefect import task
 from prefect.logging import get_run_logger
 
-from tasks import artifacts, child, digest, package, tracking
+from tasks import artifacts, child, digest, package, slots, tracking
 from tasks.errors import TrainingError
 from tasks.policy import STEP
 from tasks.progress import Progress
@@ -36,18 +36,19 @@ def train(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> AdapterRef:
     )
     if known := run.recall("train", key, AdapterRef, _intact):
         return known
-    answer = child.run(
-        "tasks.train.qlora:train",
-        {
-            "rows": str(artifacts.fetch(dataset.uri) / "train.jsonl"),
-            "base": base.path,
-            "recipe": recipe.model_dump(mode="json"),
-            "folder": str(artifacts.work_folder() / "train" / key[:16] / "job"),
-        },
-        artifacts.work_folder() / "train" / key[:16],
-        timeout_seconds=recipe.training.timeout_hours * 3600,
-        on_progress=_Watch(),
-    )
+    with slots.gpu():
+        answer = child.run(
+            "tasks.train.qlora:train",
+            {
+                "rows": str(artifacts.fetch(dataset.uri) / "train.jsonl"),
+                "base": base.path,
+                "recipe": recipe.model_dump(mode="json"),
+                "folder": str(artifacts.work_folder() / "train" / key[:16] / "job"),
+            },
+            artifacts.work_folder() / "train" / key[:16],
+            timeout_seconds=recipe.training.timeout_hours * 3600,
+            on_progress=_Watch(),
+        )
     uri = run.log_folder(Path(answer["adapter"]), "adapter")
     adapter = AdapterRef(uri, answer["digest"], base.digest, answer["metrics"])
     run.log_metrics({f"train/{name}": value for name, value in adapter.metrics.items()})
