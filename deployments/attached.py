@@ -11,6 +11,7 @@ kill -9) or TERM arrives, the command and every process below it are ended: TERM
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -66,19 +67,27 @@ def main(words: list[str]) -> int:
 
 
 def end_family(pid: int) -> None:
-    """End a process and all below it: TERM to each, KILL to what is left after the grace."""
-    try:
+    """End a process, all below it and its process group: TERM to each, KILL after the grace."""
+    family = _group(pid)
+    with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended, and left others
         root = psutil.Process(pid)
-        family = [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
+        family |= {root, *root.children(recursive=True)}
     for process in family:
         _signal(process, signal.SIGTERM)
-    # The command's own children may start others, or take their time: ask again for who is there.
+    # What they start while they end is in the group.
     _, left = psutil.wait_procs(family, timeout=GRACE_SECONDS)
-    for process in left:
+    for process in {*left, *_group(pid)}:
         _signal(process, signal.SIGKILL)
     psutil.wait_procs(left, timeout=5)
+
+
+def _group(pid: int) -> set[psutil.Process]:
+    found = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(process.pid) == pid:
+                found.add(process)
+    return found
 
 
 def _signal(process: psutil.Process, number: int) -> None:

@@ -120,6 +120,7 @@ def _by_deployment(client: SyncPrefectClient) -> Iterator[AutomationCore]:
                     match=match,
                     after={"precis.data.arrived"},
                     expect={"precis.data.arrived"},
+                    for_each={"prefect.resource.id"},  # without it, it fires with no arrival at all
                     threshold=1,
                     within=DEBOUNCE,
                 ),

@@ -46,7 +46,7 @@ def main(folder: Path) -> int:
     """Serve until TERM; the data stay."""
     ending = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ending.set())
-    data, user = _place(folder)
+    data, user = place(folder)
     sockets = Path(tempfile.mkdtemp(prefix="precis-pg-"))  # a socket's path may have 107 bytes
     sockets.chmod(0o777 if user else 0o700)
     try:
@@ -76,7 +76,7 @@ def _when_it_ends(server: subprocess.Popen[bytes], ending: threading.Event) -> N
     ending.set()
 
 
-def _place(folder: Path) -> tuple[Path, str | None]:
+def place(folder: Path) -> tuple[Path, str | None]:
     """Where the data lie, and as whom the server runs (None: as we do)."""
     if os.geteuid() != 0:
         return folder / "data", None

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # an embedded run sends nothing anywhere
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # the zombie automation allows for four of these
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output is for the decision
 }
 
 

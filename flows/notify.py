@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
 ARRIVED, DECAYED = "precis.data.arrived", "precis.champion.decayed"
+UNAUTHORIZED = 401
 PAGE = 200  # deployments a request
 
 
@@ -123,9 +124,11 @@ def answering(problem: str) -> Iterator[None]:
     except (httpx.HTTPError, RuntimeError) as error:  # RuntimeError: no API at that address
         lines = str(error).strip().splitlines() or [repr(error)]
         url = get_current_settings().api.url
+        mend = "start it, or correct PREFECT_API_URL"
+        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == UNAUTHORIZED:
+            mend = "set PREFECT_API_AUTH_STRING to its user:password"
         raise ServerError(
-            f"{problem}: the Prefect server at {url} says: {lines[0]}; start it, or correct "
-            "PREFECT_API_URL"
+            f"{problem}: the Prefect server at {url} says: {lines[0]}; {mend}"
         ) from error
 
 

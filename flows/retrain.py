@@ -29,14 +29,21 @@ from tasks.train.task import train
 MOST_CONTESTS = 10
 
 
+# Prefect puts a parameter's name over its Field's title, and spares json_schema_extra.
 IfBusy = Annotated[
     Literal["wait", "end"],
-    Field(title="If this model is being retrained already", description="wait for it, or end."),
+    Field(
+        json_schema_extra={
+            "title": "If this model is being retrained already",
+            "description": "wait: this run follows it. end: this run does nothing.",
+        }
+    ),
 ]
+OneRecipe = Annotated[Recipe, Field(json_schema_extra={"title": "Recipe"})]
 
 
 @flow(name="retrain", flow_run_name="{recipe.name}", validate_parameters=True)
-def retrain(recipe: Annotated[Recipe, Field(title="Recipe")], if_busy: IfBusy = "wait") -> Any:
+def retrain(recipe: OneRecipe, if_busy: IfBusy = "wait") -> Any:
     """Train a challenger and promote it only if it is truly better than the champion."""
     try:
         with one_retrain_at_a_time(recipe.name, if_busy):

@@ -11,7 +11,7 @@ from prefect.artifacts import create_link_artifact
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_UI_URL
 
-from flows import embedded
+from flows import embedded, sweep
 from flows.manifest import manifest
 from tasks import artifacts, slots, tracking
 from tasks.recipe import Recipe
@@ -53,8 +53,11 @@ def bare_run(name: str) -> Iterator[tracking.Run]:
         link = f"{ui}/runs/flow-run/{flow_run.id}"
         tags |= {"precis.prefect_url": link, "mlflow.note.content": f"[Prefect flow run]({link})"}
     with tracking.run_for(name, str(flow_run.id), tags) as run:
+        run.tag(sweep.PROCESS, sweep.process_name())
+        sweep.settle_dead(run.client, run.experiment_id, run.id)
         if run_page := tracking.run_url(run):
-            create_link_artifact(link=run_page, link_text="MLflow run", key="mlflow-run")
+            said = "Parameters, metrics, plots and files of this run."
+            create_link_artifact(run_page, "MLflow run", key="mlflow-run", description=said)
         yield run
 
 

@@ -21,6 +21,7 @@ from tasks.errors import PrecisError
 
 LEASE_SECONDS = 60.0  # Prefect's least
 CONFLICT = 409
+KNOCK_SECONDS = 1.0
 WAIT_MOST_SECONDS = 7 * 24 * 3600.0
 
 
@@ -37,7 +38,7 @@ def sole_retrain(name: str, wait: bool) -> Iterator[None]:
     limit = f"precis-retrain-{name}"
     _ensure(limit)
     again = _run_count() > 1  # a retry may find the slot still held by its own dead predecessor
-    with _held(limit, 1, WAIT_MOST_SECONDS if wait or again else 1.0):
+    with _held(limit, 1, WAIT_MOST_SECONDS if wait or again else 0.0):
         yield
 
 
@@ -60,23 +61,32 @@ def gpu(count: int = 1) -> Iterator[None]:
 @contextlib.contextmanager
 def _held(limit: str, count: int, wait_seconds: float) -> Iterator[None]:
     # The body must not run inside our except clauses: its own TimeoutErrors are not ours.
-    slot = concurrency(
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_slot(limit, count, KNOCK_SECONDS))
+        except TimeoutError:
+            if not wait_seconds:
+                raise Busy(limit) from None
+            get_run_logger().info(f"no free slot of {limit!r}; waiting for one")
+            try:
+                stack.enter_context(_slot(limit, count, wait_seconds))
+            except TimeoutError:
+                raise Busy(limit) from None
+        yield
+
+
+def _slot(
+    limit: str, count: int, timeout_seconds: float
+) -> contextlib.AbstractContextManager[None]:
+    return concurrency(
         limit,
         occupy=count,
-        timeout_seconds=wait_seconds,
+        timeout_seconds=timeout_seconds,
         lease_duration=LEASE_SECONDS,
         strict=True,
         # A server away for a while must not end hours of training.
         raise_on_lease_renewal_failure=False,
     )
-    with contextlib.ExitStack() as stack:
-        if wait_seconds > 1:
-            get_run_logger().info(f"waiting for a slot of {limit!r}, if need be")
-        try:
-            stack.enter_context(slot)
-        except TimeoutError:
-            raise Busy(limit) from None
-        yield
 
 
 def _ensure(limit: str) -> None:

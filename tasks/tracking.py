@@ -32,9 +32,14 @@ T = TypeVar("T")
 SQLITE = "sqlite:///"
 STEP_TAG = "precis.step.{}.{}"  # step and key; the value is the result
 SHARED_LOGIC = ("summarizer", "package", "examples", "loading", "table", "records")
+UNAUTHORIZED = 401
 MOST_TAG = 5000  # characters
 LOGGED_TABLES = "mlflow.loggedArtifacts"
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
+QUIET = {
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output is for the decision
+}
 _current: ContextVar[Run] = ContextVar("precis_run")
 
 
@@ -60,6 +65,8 @@ def connect() -> Any:
     Also sets mlflow's process-wide tracking URI: resolving `runs:/` and `models:/` reads that one.
     """
     uri = tracking_uri()
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     try:
         if uri.startswith(SQLITE):
             Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
@@ -71,10 +78,10 @@ def connect() -> Any:
             client.search_registered_models(max_results=1)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise RegistryError(
-            f"MLflow at {uri} does not answer: {first}\n"
-            "start the server, correct MLFLOW_TRACKING_URI, or unset it to use mlruns/"
-        ) from error
+        mend = "start the server, correct MLFLOW_TRACKING_URI, or unset it to use mlruns/"
+        if isinstance(error, MlflowException) and error.get_http_status_code() == UNAUTHORIZED:
+            mend = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        raise RegistryError(f"MLflow at {uri} does not answer: {first}\n{mend}") from error
     return client
 
 

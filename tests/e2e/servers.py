@@ -5,8 +5,8 @@ Pieces are started one by one, so that a test may kill one and start it again.
 
 from __future__ import annotations
 
+import base64
 import json
-import os
 import subprocess
 import sys
 import time
@@ -66,7 +66,8 @@ class Servers:
         if name == "mlflow":
             store = self.extra.get("TEST_MLFLOW_STORE", f"sqlite:///{self.folder}/mlflow.db")
             where = self.extra.get("TEST_ARTIFACTS", str(self.folder / "artifacts"))
-            return services.mlflow_server(self.ports["mlflow"], store, where)
+            words = services.mlflow_server(self.ports["mlflow"], store, where)
+            return [*words, *self.extra.get("TEST_MLFLOW_OPTIONS", "").split()]
         return services.worker("precis", 2)
 
     def start(self, *names: str) -> None:
@@ -95,13 +96,11 @@ class Servers:
 
     def kill(self, name: str) -> None:
         """kill -9 of the process itself, as the kernel's out-of-memory killer does it."""
-        wrapper = self.running.pop(name)
-        for process in psutil.Process(wrapper.pid).children():
-            for below in process.children(recursive=name == "prefect"):
-                if name == "prefect":
-                    below.kill()
-            process.kill()
-        wrapper.wait(60)
+        wrapper = psutil.Process(self.running.pop(name).pid)
+        (process,) = wrapper.children()
+        wrapper.kill()  # it would tidy up, which is not what is tried here
+        process.kill()
+        psutil.wait_procs([wrapper, process], timeout=60)
 
     def close(self) -> None:
         self.stop(*[name for name in ("worker", "mlflow", "prefect") if name in self.running])
@@ -138,12 +137,8 @@ class Servers:
 
     def ask(self, path: str, body: Any = None, method: str | None = None) -> Any:
         """A request to Prefect's API."""
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.api}/{path}", data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            text = answer.read()
-        return json.loads(text) if text else None
+        auth = self.client.env.get("PREFECT_API_AUTH_STRING", "")
+        return _request(f"{self.api}/{path}", body, auth, method)
 
     def deployment(self, flow: str, name: str = "demo") -> dict[str, Any]:
         found: dict[str, Any] = self.ask(f"deployments/name/{flow}/{name}")
@@ -207,18 +202,29 @@ class Servers:
 
     def mlflow_runs(self) -> dict[str, dict[str, Any]]:
         """MLflow's runs by the Prefect flow run they belong to."""
-        url = f"{self.mlflow}/api/2.0/mlflow/runs/search"
-        body = json.dumps({"experiment_ids": [str(n) for n in range(10)], "max_results": 1000})
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(url, body.encode(), headers)
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            found = json.loads(answer.read()).get("runs", [])
+        body = {"experiment_ids": [str(n) for n in range(10)], "max_results": 1000}
+        env = self.client.env
+        auth = (
+            f"{env.get('MLFLOW_TRACKING_USERNAME', '')}:{env.get('MLFLOW_TRACKING_PASSWORD', '')}"
+        )
+        found = _request(f"{self.mlflow}/api/2.0/mlflow/runs/search", body, auth).get("runs", [])
         return {
             tag["value"]: run
             for run in found
             for tag in run["data"]["tags"]
             if tag["key"] == "precis.flow_run_id"
         }
+
+
+def _request(url: str, body: Any, auth: str, method: str | None = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"}
+    if auth.strip(":"):
+        headers["Authorization"] = f"Basic {base64.b64encode(auth.encode()).decode()}"
+    request = urllib.request.Request(url, data, headers, method=method)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        text = answer.read()
+    return json.loads(text) if text else None
 
 
 def _of(folder: Path, word: str) -> Iterable[psutil.Process]:
@@ -233,18 +239,3 @@ def _of(folder: Path, word: str) -> Iterable[psutil.Process]:
 
 def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-
-
-def environ_of(process: psutil.Process) -> dict[str, str]:
-    try:
-        return process.environ()
-    except psutil.Error:
-        return {}
-
-
-def below(pid: int) -> list[psutil.Process]:
-    parent = psutil.Process(pid)
-    return [parent, *parent.children(recursive=True)]
-
-
-__all__ = ["Servers", "alive", "below", "environ_of", "os", "wait_for"]

@@ -127,3 +127,30 @@ def prefect_server_in(folder: Path, env: dict[str, str]) -> Iterator[str]:
     words = [str(PRECIS.with_name("prefect")), "server", "start", "--port", str(port)]
     with served(words, f"http://127.0.0.1:{port}/api/health", folder, env):
         yield f"http://127.0.0.1:{port}/api"
+
+
+@contextmanager
+def up(stack: Stack, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """`precis up` in the stack's folder, on free ports; `stack.env` points at it. Ended by TERM."""
+    ports = ["--port", str(free_port()), "--mlflow-port", str(free_port()), *options]
+    log = stack.folder / "up.log"
+    process = subprocess.Popen(
+        [PRECIS, "up", *ports],
+        cwd=stack.folder,
+        env=stack.environment(),
+        stdout=log.open("w"),
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        end = time.monotonic() + 240
+        while "Ctrl-C ends" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.2)
+        exports = [line.split() for line in log.read_text().splitlines() if " export " in line]
+        stack.env = dict(setting.split("=", 1) for _, setting in exports)
+        yield process
+    finally:
+        process.terminate()
+        process.wait(90)

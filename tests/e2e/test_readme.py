@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from stack import ROOT
+from stack import ROOT, Stack
+
+from deployments import attached, services
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
@@ -18,6 +20,7 @@ COMMANDS = [
     if line.startswith("$ ")
 ]
 LONG = ("make ", "precis run")  # tried by CI itself and by test_retrain.py
+SERVERS = ("precis up", "prefect ", "mlflow ", "export ")  # followed as a whole, below
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])
@@ -33,11 +36,39 @@ def test_its_runs_are_understood(command: str, home: Path) -> None:
     _precis(["check", *words], home)
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith(LONG)])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith(LONG + SERVERS)])
 def test_its_other_commands_run(command: str, home: Path) -> None:
     """Each ends with exit status 0."""
     assert command.startswith("precis ")
     _precis(command.split()[1:], home)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_its_servers_section_is_followed_word_for_word(tmp_path: Path) -> None:
+    """In one shell, in order, by someone who waits for a server before the next line."""
+    section = README.split("## Run it on your servers")[1].split("\n## ")[0]
+    block = re.findall(r"```console\n(.*?)```", section, re.DOTALL)[1]
+    commands = [line.removeprefix("$ ") for line in block.splitlines()]
+    assert not [port for port in (4200, 5000) if services.listens(port)], "the ports README names"
+    script = []
+    for command in commands:
+        script.append(command)
+        if command.startswith("export"):
+            script += ["until curl -sf $PREFECT_API_URL/health; do sleep 1; done",
+                       "until curl -sf $MLFLOW_TRACKING_URI/health; do sleep 1; done"]  # fmt: skip
+    (tmp_path / "deployments").symlink_to(ROOT / "deployments")
+    env = Stack(tmp_path).environment() | {"PRECIS_HOME": str(tmp_path)}
+    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
+    log = tmp_path / "log.txt"
+    process = attached.start(["bash", "-ec", "\n".join([*script, "echo DONE"])], log, env)
+    try:
+        assert process.wait(800) == 0, log.read_text()[-3000:]
+    finally:
+        attached.stop(process)
+    said = log.read_text()
+    assert "DONE" in said
+    assert "PROMOTE" in said, said[-3000:]
 
 
 def _precis(words: list[str], home: Path) -> None:

@@ -46,7 +46,7 @@ def weaker(stack: Stack, again: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture
 def client(stack: Stack, home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """An MLflow client on the stack's store."""
-    uri = f"sqlite:///{stack.folder / 'mlruns/mlflow.db'}"
+    uri = stack.env.get("MLFLOW_TRACKING_URI", f"sqlite:///{stack.folder / 'mlruns/mlflow.db'}")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)

@@ -1,0 +1,279 @@
+"""Deployments on real servers with a real worker: schedules, events, limits, messages, rollback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import Servers, wait_for
+from stack import PRECIS
+
+pytestmark = [pytest.mark.full, pytest.mark.timeout(1500)]
+
+
+class Received(HTTPServer):
+    """A webhook: keeps what is posted to each path."""
+
+    def __init__(self) -> None:
+        self.posts: list[tuple[str, Any]] = []
+        super().__init__(("127.0.0.1", 0), _Receiver)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def of(self, path: str, text: str) -> list[Any]:
+        return [body for where, body in self.posts if where == path and text in body["text"]]
+
+
+class _Receiver(BaseHTTPRequestHandler):
+    server: Received
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.posts.append((self.path, json.loads(body)))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture(scope="module")
+def webhook() -> Iterator[Received]:
+    server = Received()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory, webhook: Received) -> Iterator[Servers]:
+    hooks = {
+        "PRECIS_SLACK_WEBHOOK": f"{webhook.url}/slack",
+        "PRECIS_WEBHOOK": f"{webhook.url}/plain",
+    }
+    with Servers(tmp_path_factory.mktemp("deployed"), extra=hooks) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def promoted(servers: Servers) -> dict[str, Any]:
+    """A first champion, through the deployment."""
+    run_id = servers.run("retrain")
+    state = servers.wait(run_id)
+    assert state["name"] == "PROMOTE", state["message"]
+    return {"run_id": run_id, "state": state}
+
+
+def _deployed(servers: Servers) -> dict[str, Any]:
+    """All that a deploy could change, without what only says when it was looked at."""
+    noise = {"updated", "created", "last_polled", "status", "version", "version_id", "version_info"}
+    found = {
+        "deployments": servers.ask("deployments/filter", {}),
+        "automations": servers.ask("automations/filter", {}),
+        "limits": servers.ask("v2/concurrency_limits/filter", {}),
+    }
+    return dict(_leaves(found, noise))
+
+
+def _leaves(value: Any, noise: set[str], path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key in value.keys() - noise:
+            yield from _leaves(value[key], noise, f"{path}.{key}")
+    elif isinstance(value, list):
+        named = sorted(
+            value, key=lambda one: json.dumps(one.get("id", "") if isinstance(one, dict) else one)
+        )
+        for number, one in enumerate(named):
+            yield from _leaves(one, noise, f"{path}[{number}]")
+    else:
+        yield path, value
+
+
+def test_a_second_deploy_changes_nothing(servers: Servers) -> None:
+    """Deployments, schedules, automations and limits keep their ids; both `ls` commands list them."""
+    before = _deployed(servers)
+    servers.deploy()
+    after = _deployed(servers)
+    assert {path: (before.get(path), after.get(path)) for path in before.keys() | after.keys()
+            if before.get(path) != after.get(path)} == {}  # fmt: skip
+    listed = servers.prefect("deployment", "ls")
+    for name in ("retrain/demo", "evaluate-champion/demo", "check-data/demo", "rollback/any-model"):
+        assert name in listed
+    names = servers.prefect("automation", "ls", COLUMNS="300")
+    for name in ("precis: zombies", "precis: new data for demo", "precis: decay of demo"):
+        assert name in names
+
+
+def test_an_automation_that_someone_switched_off_stays_off(servers: Servers) -> None:
+    """A deploy corrects what an automation does, not whether it is on."""
+    found = {a["name"]: a for a in servers.ask("automations/filter", {})}
+    decay = next(a for name, a in found.items() if name.startswith("precis: decay"))
+    servers.ask(f"automations/{decay['id']}", {"enabled": False}, "PATCH")
+    try:
+        servers.deploy()
+        assert servers.ask(f"automations/{decay['id']}")["enabled"] is False
+    finally:
+        servers.ask(f"automations/{decay['id']}", {"enabled": True}, "PATCH")
+
+
+def test_a_deployed_run_ends_in_its_verdict(servers: Servers, promoted: dict[str, Any]) -> None:
+    """The state says verdict and numbers; name and tags say recipe, data and verdict."""
+    assert promoted["state"]["message"].startswith("PROMOTED demo v1: rougeL +")
+    run = servers.ask(f"flow_runs/{promoted['run_id']}")
+    tags = set(run["tags"])
+    data = next(tag.removeprefix("data:") for tag in tags if tag.startswith("data:"))
+    assert run["name"] == f"demo {data} PROMOTE"
+    assert {"demo", "verdict:PROMOTE"} <= tags
+
+
+def test_verdicts_go_to_webhooks(
+    servers: Servers, promoted: dict[str, Any], webhook: Received
+) -> None:
+    """In Slack's form and plain: the headline, and each reason in a line of its own."""
+    said = promoted["state"]["message"]
+    for path in ("/slack", "/plain"):
+        found = wait_for(lambda path=path: webhook.of(path, said), 60, f"no post to {path}")  # type: ignore[misc]
+        assert "\n- rougeL gained +" in found[0]["text"]
+    assert set(webhook.of("/slack", said)[0]) == {"text"}
+    plain = webhook.of("/plain", said)[0]
+    assert (plain["event"], plain["payload"]["verdict"]) == ("precis.verdict", "PROMOTE")
+
+
+def test_a_failed_run_is_reported(servers: Servers, webhook: Received) -> None:
+    """A failure says what to mend, to people too."""
+    run_id = servers.run("retrain", {"data.train": "no/such/file.jsonl"})
+    state = servers.wait(run_id)
+    assert state["type"] == "FAILED"
+    assert "no/such/file.jsonl" in state["message"]
+    wait_for(lambda: webhook.of("/slack", "no/such/file.jsonl"), 60, "no post of the failure")
+
+
+def test_a_schedule_fires(servers: Servers, promoted: dict[str, Any]) -> None:
+    """A cron schedule starts a run by itself; unchanged data make it a cheap one."""
+    deployment = servers.deployment("retrain")
+    parameters = servers.ask(f"flow_runs/{promoted['run_id']}")["parameters"]
+    body = [{"schedule": {"cron": "* * * * *"}, "active": True, "parameters": parameters,
+             "max_scheduled_runs": 1}]  # fmt: skip
+    path = f"deployments/{deployment['id']}/schedules"
+    made = servers.ask(path, body)[0]
+
+    def ended() -> list[dict[str, Any]]:
+        return [
+            run
+            for run in servers.runs("retrain")
+            if run["auto_scheduled"] and run["state"]["type"] == "COMPLETED"
+        ]
+
+    try:
+        run = wait_for(ended, 300, f"no scheduled run; {servers.log()}")[0]
+        assert run["state"]["name"] == "REJECT"
+        assert "same model" in json.dumps(servers.events("precis.verdict"))
+    finally:
+        servers.ask(f"{path}/{made['id']}", method="DELETE")
+
+
+def test_a_burst_of_arrivals_starts_one_check_and_the_check_one_retrain(
+    servers: Servers, promoted: dict[str, Any]
+) -> None:
+    """Debounced: three notices, one check-data run; 420 unseen rows are enough for a retrain."""
+    for _ in range(3):
+        words = [str(PRECIS), "notify-data", "demo", "--source", "deployments/demo/data"]
+        subprocess.run(words, env=servers.client.environment(), check=True)
+    checks = wait_for(lambda: servers.runs("check-data"), 120, "no check started")
+    state = servers.wait(checks[0]["id"])
+    assert state["name"] == "RETRAIN_STARTED", state["message"]
+    assert "demo: 420 new rows" in state["message"]
+    started = [run for run in servers.runs("retrain") if "rows:420" in run["tags"]]
+    assert len(started) == 1
+    servers.prefect("flow-run", "cancel", started[0]["id"])
+    servers.wait(started[0]["id"])
+    assert len(servers.runs("check-data")) == 1
+    assert len(servers.events("precis.data.arrived")) == 3
+
+
+def test_a_decayed_champion_is_retrained(servers: Servers, promoted: dict[str, Any]) -> None:
+    """evaluate-champion on fresh rows with other people's summaries: DECAYED starts a retrain."""
+    before = {run["id"] for run in servers.runs("retrain")}
+    fresh = servers.client.folder / "fresh.jsonl"
+    fresh.write_text(_scrambled(servers.client.folder / "deployments/demo/data/fresh.jsonl"))
+    state = servers.wait(servers.run("evaluate-champion", {"evaluation.fresh": str(fresh)}))
+    assert state["name"] == "DECAYED", state["message"]
+
+    def new() -> list[dict[str, Any]]:
+        return [run for run in servers.runs("retrain") if run["id"] not in before
+                and not run["auto_scheduled"]]  # fmt: skip
+
+    run = wait_for(new, 60, "decay started no retrain")[0]
+    servers.prefect("flow-run", "cancel", run["id"])
+    servers.wait(run["id"])
+
+
+def _scrambled(path: Path) -> str:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    summaries = [row["summary"] for row in rows]
+    moved = [*summaries[7:], *summaries[:7]]
+    return "\n".join(
+        json.dumps(row | {"summary": summary}) for row, summary in zip(rows, moved, strict=True)
+    )
+
+
+def test_two_retrains_of_one_model(servers: Servers, promoted: dict[str, Any]) -> None:
+    """While one runs, `end` says so and ends, `wait` waits and runs after it."""
+    first = servers.run("retrain", {"training.seed": 7})
+    wait_for(servers.trainers, 120, "the first run does not train")
+    ends = servers.wait(servers.run("retrain", if_busy="end"))
+    assert (ends["type"], ends["name"]) == ("COMPLETED", "BUSY")
+    assert "another retrain of demo is under way" in ends["message"]
+    waits = servers.run("retrain")
+    one, other = servers.wait(first), servers.wait(waits)
+    assert {one["type"], other["type"]} == {"COMPLETED"}
+    runs = {run["id"]: run for run in servers.runs("retrain")}
+    assert runs[waits]["end_time"] > runs[first]["end_time"]
+    assert (
+        servers.mlflow_runs()[waits]["info"]["start_time"]
+        >= (servers.mlflow_runs()[first]["info"]["end_time"])
+    )
+
+
+def test_a_rollback_asks_first(servers: Servers, promoted: dict[str, Any]) -> None:
+    """The run pauses with a form; refused, nothing changes; the last champion alone has no former."""
+    deployment = servers.ask("deployments/name/rollback/any-model")
+    path = f"deployments/{deployment['id']}/create_flow_run"
+    body = {
+        "parameters": {"name": "demo", "to": 1, "approval": True},
+        "state": {"type": "SCHEDULED"},
+    }
+    run_id = servers.ask(path, body)["id"]
+    assert servers.wait(run_id, "PAUSED", "FAILED", "COMPLETED")["type"] == "PAUSED"
+    schema = json.dumps(_asked(servers, run_id))
+    assert "Put it back" in schema
+    assert "Make v1 of demo champion again?" in schema
+    answer = {"run_input": {"approve": False, "reason": ""}}
+    servers.ask(f"flow_runs/{run_id}/resume", answer)
+    state = servers.wait(run_id)
+    assert (state["type"], state["message"]) == (
+        "CANCELLED",
+        "not approved: the champion of demo stays",
+    )
+    none = {
+        "parameters": {"name": f"no-{uuid.uuid4()}", "approval": True},
+        "state": {"type": "SCHEDULED"},
+    }
+    failed = servers.wait(servers.ask(path, none)["id"])
+    assert failed["type"] == "FAILED"
+    assert "no earlier champion" in failed["message"]
+
+
+def _asked(servers: Servers, run_id: str) -> Any:
+    body = {"prefix": "", "limit": 10, "exclude_keys": []}
+    return servers.ask(f"flow_runs/{run_id}/input/filter", body)

@@ -1,0 +1,48 @@
+"""`precis up --postgres`: the main job's own tests, with both servers on PostgreSQL, artifacts on S3."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from stack import Stack, free_port, up
+from test_retrain import *  # noqa: F403 - the same tests, on this module's stack
+
+from deployments import postgres, services
+
+pytestmark = [pytest.mark.full, pytest.mark.timeout(1500)]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A folder whose runs use the servers of `precis up --postgres`."""
+    own = Stack(tmp_path_factory.mktemp("postgres"))
+    database = own.folder / "mlruns/stack/postgres"
+    with up(own, "--postgres", "--s3-port", str(free_port())):
+        yield own
+    assert not (database / postgres.URIS).exists()  # it ended in order
+    shutil.rmtree(postgres.place(database)[0])
+
+
+def test_everything_lies_in_postgresql_and_s3(stack: Stack, first: dict[str, Any]) -> None:
+    """Runs in both databases, artifacts in the bucket, and no SQLite file anywhere."""
+    uris = services.postgres_uris(stack.folder / "mlruns/stack/postgres")
+    assert uris is not None
+    for name, table in {"prefect": "flow_run", "mlflow": "runs"}.items():
+        plain = uris[name].replace("+asyncpg", "").replace("+psycopg2", "")
+        with psycopg2.connect(plain) as connection, connection.cursor() as cursor:
+            cursor.execute(f"SELECT count(*) FROM {table}")
+            counted = cursor.fetchone()
+            assert counted is not None
+            assert counted[0] >= 1
+    bucket = stack.folder / "mlruns/stack/s3/precis/artifacts"
+    run_id = first["mlflow_run_id"]
+    stored = {path.name for path in bucket.rglob("*") if run_id in path.parts}
+    assert {"decision.json", "report.html", "adapter_model.safetensors"} <= stored
+    assert list(bucket.rglob("model.safetensors")), "the registered model is in S3"
+    sqlite = [p for p in stack.folder.rglob("*.db") if Path("deployments") not in p.parents]
+    assert not [p for p in sqlite if p.name in ("mlflow.db", "prefect.db") and p.stat().st_size]
