@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 RougeName = Literal["rouge1", "rouge2", "rougeL", "rougeLsum"]
 Share = Annotated[float, Field(ge=0, le=1)]
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class Settings(BaseModel):
@@ -28,7 +29,7 @@ class Fields(Settings):
     document: str | None = Field(
         None, title="Document column", description="The text to summarize."
     )
-    summary: str | tuple[str, ...] | None = Field(
+    summary: str | Names | None = Field(
         None,
         title="Summary column(s)",
         description="The reference summary; several columns are several references of one document.",
@@ -157,7 +158,7 @@ class Adapter(Settings):
     r: int = Field(16, gt=0, title="Rank")
     lora_alpha: float = Field(32, gt=0, title="Alpha", description="Scale: alpha / r.")
     lora_dropout: float = Field(0.0, ge=0, lt=1, title="Dropout")
-    target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
+    target_modules: Literal["all-linear"] | Names = Field(
         "all-linear", title="Target modules", description="all-linear, or module name endings."
     )
 

@@ -68,6 +68,7 @@ def test_every_problem_is_told_at_once_with_the_nearest_key(small: Path) -> None
         (SMALL + "training: {learning_rate: .inf}", "finite"),
         (SMALL + "training: {optim: adamx}", "training.optim"),
         (SMALL + "training: {max_steps: 0}", "trains nothing"),
+        (SMALL + "adapter: {target_modules: []}", "adapter.target_modules.*at least 1"),
     ],
 )
 def test_an_invalid_recipe_says_what_and_where(small: Path, text: str, said: str) -> None:

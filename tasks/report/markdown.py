@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from tasks.report import words
@@ -12,6 +13,8 @@ from tasks.report.plots import Plot, plots
 
 LARGEST_IMAGE = 200_000  # characters of a data URI: an artifact is kept in Prefect's database
 MOST_TEXT = 600  # characters of a document or summary
+# Prefect's page wraps no code, and shows this many characters of a line.
+WRAP = textwrap.TextWrapper(80, replace_whitespace=False, break_on_hyphens=False)
 
 
 def render_markdown(data: ReportData) -> str:
@@ -130,7 +133,8 @@ def _code(text: str) -> str:
 
 def _block(text: str) -> str:
     """A fence longer than any run of backticks inside it."""
-    shown = words.cut(text, MOST_TEXT) or "(empty)"
+    lines = words.cut(text, MOST_TEXT).split("\n")
+    shown = "\n".join(map(WRAP.fill, lines)) or "(empty)"
     longest = max((len(run) for run in re.findall(r"`+", shown)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{shown}\n{fence}"

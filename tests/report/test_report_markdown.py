@@ -48,3 +48,15 @@ def test_long_documents_are_cut() -> None:
     ours, theirs = two_models(1, rows=30, gain=0.08)
     long = [[replace(r, document="word " * 5000) for r in t] for t in (ours, theirs)]
     assert len(render_markdown(report_data(*long))) < 200_000
+
+
+def test_a_long_line_is_wrapped_where_prefects_page_would_cut_it() -> None:
+    """A summary is one line of text; its words all stand within the first 80 columns."""
+    ours, theirs = two_models(1, rows=30, gain=0.08)
+    line = " ".join(f"word{n}" for n in range(60))
+    text = render_markdown(
+        report_data(*[[replace(r, text=line) for r in t] for t in (ours, theirs)])
+    )
+    shown = text.split("Challenger:\n\n```text\n")[1].split("\n```")[0]
+    assert shown.split() == line.split()
+    assert 70 < max(map(len, shown.splitlines())) <= 80

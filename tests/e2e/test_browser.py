@@ -1,0 +1,283 @@
+"""A person's whole way in a real browser, on a stack that `precis up` itself runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from playwright.sync_api import Locator, Page, expect, sync_playwright
+from pydantic import BaseModel
+from servers import alive, wait_for
+from stack import PRECIS, Stack, free_port
+
+from tasks.recipe import Recipe
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed"),
+]
+VIEW = {"width": 1280, "height": 900}
+SHOWS_ALL_ARTIFACTS = {"width": 1280, "height": 1240}
+SHOWS_A_PLOT = {"width": 1280, "height": 1460}
+PAGE_SECONDS, RUN_SECONDS = 60, 900
+FINAL = re.compile("PROMOTE|REJECT|INCONCLUSIVE|BUSY|Completed|Failed|Crashed|Cancelled")
+# Group and title of a field as the form shows them, its widget for a number first (None: it has one).
+CHANGES = [
+    ("Data", "Training rows", "int", 300),
+    ("Data", "Evaluation rows", "int", 50),
+    ("Merge", "Rows in the drift check", None, 4),
+]
+
+
+@dataclass(frozen=True)
+class Up:
+    """A running stack's two addresses."""
+
+    prefect: str
+    mlflow: str
+
+
+def test_a_person_retrains_in_the_browser(tmp_path: Path) -> None:
+    """From the form to a champion in MLflow, by clicks and links alone; then nothing is left."""
+    with up(Stack(tmp_path)) as stack, browser(tmp_path) as page:
+        open_form(page, stack)
+        the_form_says_what_the_recipe_says(page)
+        picture(page, "form")
+        submit(page)
+        run_page = page.url
+        a_promotion_is_seen(page)
+        the_report_is_read(page)
+        page.goto(run_page)
+        mlflow_page = to_mlflow(page, stack)
+        the_run_names_prefects(mlflow_page, run_page)
+        the_registry_names_the_champion(mlflow_page)
+        nothing_else_ran(page, stack)
+
+
+@contextmanager
+def up(stack: Stack) -> Iterator[Up]:
+    """`precis up` in a folder, ended by TERM: then none of its processes is left."""
+    ports = free_port(), free_port()
+    words = [str(PRECIS), "up", "--port", str(ports[0]), "--mlflow-port", str(ports[1])]
+    log = stack.folder / "up.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            words,
+            cwd=stack.folder,
+            env=stack.environment(),
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+
+    def ready() -> bool:
+        assert process.poll() is None, log.read_text()[-3000:]
+        return "Ctrl-C" in log.read_text()
+
+    family: list[psutil.Process] = []
+    try:
+        wait_for(ready, 300, "precis up does not say that it is ready")
+        yield Up(*(f"http://127.0.0.1:{port}" for port in ports))
+    finally:
+        if process.poll() is None:
+            family = psutil.Process(process.pid).children(recursive=True)
+            process.terminate()
+        assert process.wait(120) == 0, log.read_text()[-3000:]
+    assert len(family) >= 6  # each server and the worker, and what holds it
+    assert not alive(family)
+
+
+@contextmanager
+def browser(folder: Path) -> Iterator[Page]:
+    """A headless Chromium; where a test fails, what it showed last is `last.png` in `folder`."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = chromium.new_page(viewport=VIEW)  # type: ignore[arg-type]
+        page.context.set_default_timeout(PAGE_SECONDS * 1000)
+        expect.set_options(timeout=PAGE_SECONDS * 1000)
+        try:
+            yield page
+        finally:
+            page.screenshot(path=folder / "last.png")
+            chromium.close()
+
+
+def open_form(page: Page, stack: Up) -> None:
+    """From the list of deployments to the custom run of retrain/demo."""
+    page.goto(f"{stack.prefect}/deployments")
+    flow = page.get_by_role("link", name="retrain", exact=True)
+    row = page.get_by_role("row").filter(has=flow)
+    row.get_by_role("link", name="demo", exact=True).first.click()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("Custom run").click()
+
+
+def the_form_says_what_the_recipe_says(page: Page) -> None:
+    """Each setting stands in its group under its title, with its description."""
+    top = field(page, "Recipe")
+    expect(top).to_be_visible()
+    described(top, Recipe)
+    expect(field(field(top, "Data"), "Training data")).to_contain_text("A file (JSONL, JSON, CSV")
+    expect(field(field(top, "Training"), "Learning rate").get_by_role("spinbutton")).to_have_value(
+        "0.002"
+    )
+    busy = field(page, "If this model is being retrained already")
+    expect(busy).to_contain_text("wait: this run follows it.")
+
+
+def described(scope: Locator, model: type[BaseModel]) -> None:
+    for name, info in model.model_fields.items():
+        assert info.title, name
+        place = field(scope, info.title)
+        expect(place).to_be_visible()
+        if info.description:
+            expect(place).to_contain_text(info.description)
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            described(place, info.annotation)
+
+
+def field(scope: Page | Locator, title: str) -> Locator:
+    """The part of the form, a group or a single setting, under this very title."""
+    label = "> .p-label__header .schema-form-property__label"
+    titles = ", ".join(f'{label}:text-is("{text}")' for text in (title, f"{title} (Optional)"))
+    return scope.locator(f".schema-form-property:has({titles})").first
+
+
+def submit(page: Page) -> None:
+    """Change settings by their widgets and start the run; all others come back as deployed."""
+    for group, title, widget, number in CHANGES:
+        place = field(field(page, group), title)
+        if widget:
+            place.get_by_role("button", name=widget, exact=True).click()
+        place.get_by_role("spinbutton").fill(str(number))
+    with page.expect_response(lambda answer: "create_flow_run" in answer.url) as found:
+        page.get_by_role("button", name="Submit").click()
+    answer = found.value
+    assert answer.status == 201, answer.text()
+    # The deployment's page lists it; the notice with a button to it flies in and out.
+    run = f"/runs/flow-run/{answer.json()['id']}"
+    page.locator(f"a[href*='{run}']").first.click()
+    page.wait_for_url(f"**{run}*")
+    sent = answer.json()["parameters"]
+    deployed = page.request.get(answer.url.replace("/create_flow_run", "")).json()["parameters"]
+    deployed["recipe"]["data"] |= {"train_rows": 300, "evaluation_rows": 50}
+    deployed["recipe"]["merge"]["drift_rows"] = 4
+    assert sent == deployed  # tuples, lists and Nones among them
+
+
+def a_promotion_is_seen(page: Page) -> None:
+    """Progress on the way, the verdict as the state, its sentence as the message."""
+    tab(page, "Artifacts")
+    expect(artifact(page, "training")).to_be_visible(timeout=RUN_SECONDS * 1000)
+    state = page.locator(".state-badge").first
+    expect(state).to_have_text(FINAL, timeout=RUN_SECONDS * 1000)
+    expect(state).to_have_text("PROMOTE")
+    expect(artifact(page, "report")).to_be_visible()
+    page.set_viewport_size(SHOWS_ALL_ARTIFACTS)  # type: ignore[arg-type]
+    page.reload()  # its graph is drawn for the tasks that it finds
+    tab(page, "Artifacts")
+    expect(artifact(page, "report")).to_be_visible()
+    picture(page, "run")
+    page.set_viewport_size(VIEW)  # type: ignore[arg-type]
+    tab(page, "Details")
+    expect(page.get_by_text("PROMOTED demo v1: rougeL +").first).to_be_visible()
+    tab(page, "Artifacts")
+
+
+def tab(page: Page, name: str) -> None:
+    page.get_by_role("tablist").get_by_text(name, exact=True).click()
+
+
+def artifact(page: Page, key: str) -> Locator:
+    """An artifact's card; those of tasks are loaded when that part of the page comes into view."""
+    expect(page.get_by_role("heading", name="Task runs")).to_be_visible()
+    page.mouse.move(700, VIEW["height"] - 200)  # off the graph, which a wheel would zoom
+    page.mouse.wheel(0, 5000)
+    return page.locator("a[href*='/artifacts/artifact/']").filter(
+        has=page.get_by_text(key, exact=True)
+    )
+
+
+def the_report_is_read(page: Page) -> None:
+    """Verdict, tables and plots: each picture is drawn."""
+    artifact(page, "report").first.click()
+    expect(page.get_by_role("heading", name="PROMOTED demo v1: rougeL +")).to_be_visible()
+    row = page.get_by_role("row").filter(has=page.get_by_role("cell", name="rougeL", exact=True))
+    expect(row.first).to_be_visible()
+    for title in ("Training loss", "Gain per example", "Gain against document length"):
+        plot = page.get_by_role("img", name=title)
+        expect(plot).to_be_visible()
+        expect(plot).to_have_js_property("complete", True)
+        assert plot.evaluate("image => image.naturalWidth") > 500
+    page.set_viewport_size(SHOWS_A_PLOT)  # type: ignore[arg-type]
+    picture(page, "report")
+    page.set_viewport_size(VIEW)  # type: ignore[arg-type]
+
+
+def to_mlflow(page: Page, stack: Up) -> Page:
+    """By the run's link artifact."""
+    tab(page, "Artifacts")
+    artifact(page, "mlflow-run").first.click()
+    link = page.get_by_role("link", name="MLflow run", exact=True)
+    with page.context.expect_page() as opened:
+        link.click()
+    page = opened.value
+    page.wait_for_url(f"{stack.mlflow}/**")
+    return page
+
+
+def the_run_names_prefects(page: Page, run_page: str) -> None:
+    """MLflow's page of the run links back to Prefect's."""
+    expect(page.get_by_text("Finished").first).to_be_visible()
+    back = page.get_by_role("link", name="Prefect flow run")
+    expect(back).to_have_attribute("href", run_page.split("?", maxsplit=1)[0])
+
+
+def the_registry_names_the_champion(page: Page) -> None:
+    """From MLflow's page of the run on to the version, and to the model's list of versions."""
+    page.get_by_role("main").locator("a[href*='#/models/demo']").first.click()
+    page.wait_for_url("**/#/models/demo/versions/1")
+    expect(page.get_by_role("heading", name="Version 1")).to_be_visible()
+    expect(page.get_by_text("PROMOTED demo: rougeL +").first).to_be_visible()
+    expect(page.get_by_role("main").get_by_text("champion").first).to_be_visible()
+    page.get_by_role("main").get_by_role("link", name="demo").first.click()
+    page.wait_for_url("**/#/models/demo")
+    row = page.get_by_role("row").filter(has_text="Version 1")
+    expect(row).to_have_count(1)
+    expect(row).to_contain_text("champion")
+    page.get_by_role("button", name="Close", exact=True).click()  # the assistant beside it
+    picture(page, "registry")
+
+
+def nothing_else_ran(page: Page, stack: Up) -> None:
+    """No automation started anything: no data arrived, nothing decayed."""
+    answer = page.request.post(f"{stack.prefect}/api/flow_runs/filter", data={})
+    runs = [run for run in answer.json() if not run["auto_scheduled"]]
+    assert [run["state"]["name"] for run in runs] == ["PROMOTE"]
+
+
+def picture(page: Page, name: str) -> None:
+    """Keep what the page shows, where PRECIS_SCREENSHOTS names a folder."""
+    if not (folder := os.environ.get("PRECIS_SCREENSHOTS")):
+        return
+    from PIL import Image
+
+    path = Path(folder) / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page.mouse.wheel(0, -5000)
+    seen, drawn = b"", page.screenshot()
+    while drawn != seen:  # graphs and pictures move while they are drawn
+        seen, drawn = drawn, page.screenshot()
+    path.write_bytes(drawn)
+    if path.stat().st_size > 250_000:
+        Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
