@@ -24,6 +24,7 @@ from stack import ROOT, SMALL, Stack, free_port
 from deployments import attached, services
 
 BIN = Path(sys.executable).parent
+BUSY, BUSY_TRIES = 503, 5
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
@@ -222,9 +223,16 @@ def _request(url: str, body: Any, auth: str, method: str | None = None) -> Any:
     if auth.strip(":"):
         headers["Authorization"] = f"Basic {base64.b64encode(auth.encode()).decode()}"
     request = urllib.request.Request(url, data, headers, method=method)
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        text = answer.read()
-    return json.loads(text) if text else None
+    for _ in range(BUSY_TRIES):
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                text = answer.read()
+            return json.loads(text) if text else None
+        except urllib.error.HTTPError as error:
+            if error.code != BUSY:  # SQLite is locked: Prefect's own client asks again too
+                raise AssertionError(f"{url}: {error.code} {error.read()[:1000]!r}") from error
+        time.sleep(1)
+    raise AssertionError(f"{url}: {BUSY} {BUSY_TRIES} times")
 
 
 def _of(folder: Path, word: str) -> Iterable[psutil.Process]:
