@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from prefect import flow
 from prefect.states import Completed, Failed
 
+from flows.forms import OneRecipe, RetrainDeployment
 from flows.notify import answering
 from tasks import artifacts, tracking
 from tasks.errors import PrecisError, ServerError
@@ -33,7 +34,7 @@ class Checked:
 
 
 @flow(name="check-data", flow_run_name="{recipe.name}", validate_parameters=True)
-def check_data(recipe: Recipe, deployment: str | None = None) -> Any:
+def check_data(recipe: OneRecipe, deployment: RetrainDeployment = None) -> Any:
     """Start a retrain if data.train holds at least data.min_new_rows that the champion has not seen."""
     try:
         found = run_check(recipe, deployment or f"retrain/{recipe.name}")

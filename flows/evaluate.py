@@ -16,6 +16,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 
 from flows import notify
+from flows.forms import OneRecipe
 from flows.run import tracked_run
 from tasks import tracking
 from tasks.errors import NoSuchChampion, PrecisError
@@ -49,7 +50,7 @@ class Evaluated:
 
 
 @flow(name="evaluate-champion", flow_run_name="{recipe.name}", validate_parameters=True)
-def evaluate_champion(recipe: Recipe) -> Any:
+def evaluate_champion(recipe: OneRecipe) -> Any:
     """Score the champion on evaluation.fresh, and say whether it has decayed."""
     try:
         found = run_evaluation(recipe)

@@ -5,13 +5,13 @@ ingest -> train -> merge -> evaluate -> gate -> register, in that order, below.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from prefect import flow
 from prefect.states import Completed, Failed
-from pydantic import Field
 
 from flows.announce import announce
+from flows.forms import IfBusy, OneRecipe
 from flows.outcome import Outcome
 from flows.run import one_retrain_at_a_time, tracked_run
 from tasks.errors import PrecisError, RegistryError
@@ -27,19 +27,6 @@ from tasks.slots import Busy
 from tasks.train.task import train
 
 MOST_CONTESTS = 10
-
-
-# Prefect puts a parameter's name over its Field's title, and spares json_schema_extra.
-IfBusy = Annotated[
-    Literal["wait", "end"],
-    Field(
-        json_schema_extra={
-            "title": "If this model is being retrained already",
-            "description": "wait: this run follows it. end: this run does nothing.",
-        }
-    ),
-]
-OneRecipe = Annotated[Recipe, Field(json_schema_extra={"title": "Recipe"})]
 
 
 @flow(name="retrain", flow_run_name="{recipe.name}", validate_parameters=True)

@@ -10,6 +10,7 @@ from prefect.input import RunInput
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
 
+from flows.forms import FormerVersion, ModelName, WithApproval
 from flows.run import bare_run
 from tasks.errors import PrecisError
 from tasks.register.task import former_champion, restore
@@ -25,7 +26,7 @@ class Approval(RunInput):
 
 
 @flow(name="rollback", flow_run_name="rollback {name}")
-def rollback(name: str, to: int | None = None, approval: bool = False) -> Any:
+def rollback(name: ModelName, to: FormerVersion = None, approval: WithApproval = False) -> Any:
     """Make version `to` of model `name` champion again (default: the one before the champion).
 
     With `approval` the run pauses, once that version is loaded and checked, until someone resumes it.
