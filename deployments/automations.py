@@ -70,11 +70,16 @@ def _put(client: SyncPrefectClient, wanted: AutomationCore) -> None:
     # A person may have switched it off: that stays.
     wanted = wanted.model_copy(update={"enabled": found[0].enabled})
     if _said(found[0]) != _said(wanted):
-        client.update_automation(found[0].id, AutomationCore(**wanted.model_dump()))
+        # The server refuses an update that as much as mentions the owner.
+        said = wanted.model_dump(exclude={"owner_resource"})
+        client.update_automation(found[0].id, AutomationCore(**said))
 
 
 def _said(automation: AutomationCore) -> dict[str, Any]:
-    return automation.model_dump(mode="json", include={"name", "description", "trigger", "actions"})
+    found = automation.model_dump(mode="json", include={"description", "trigger", "actions"})
+    for names in ("after", "expect", "for_each"):  # sets: each process lists them in its own order
+        found["trigger"][names] = sorted(found["trigger"][names])
+    return found
 
 
 def _zombies() -> AutomationCore:

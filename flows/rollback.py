@@ -50,7 +50,7 @@ def rollback(name: ModelName, to: FormerVersion = None, approval: WithApproval =
 
 def _ask(question: str) -> Approval:
     answer: Approval = pause_flow_run(
-        wait_for_input=Approval.with_initial_data(description=question, approve=True),
+        wait_for_input=Approval.with_initial_data(description=question),
         timeout=APPROVAL_SECONDS,
     )
     return answer

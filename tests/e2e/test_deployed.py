@@ -114,16 +114,20 @@ def test_a_second_deploy_changes_nothing(servers: Servers) -> None:
         assert name in names
 
 
-def test_an_automation_that_someone_switched_off_stays_off(servers: Servers) -> None:
-    """A deploy corrects what an automation does, not whether it is on."""
-    found = {a["name"]: a for a in servers.ask("automations/filter", {})}
-    decay = next(a for name, a in found.items() if name.startswith("precis: decay"))
-    servers.ask(f"automations/{decay['id']}", {"enabled": False}, "PATCH")
+def test_a_deploy_corrects_what_an_automation_does_not_whether_it_is_on(servers: Servers) -> None:
+    """One that someone switched off stays off; another debounce is taken over."""
+    found = servers.ask("automations/filter", {})
+    arrivals = next(one for one in found if one["name"].startswith("precis: new data"))
+    path = f"automations/{arrivals['id']}"
+    servers.ask(path, {"enabled": False}, "PATCH")
     try:
-        servers.deploy()
-        assert servers.ask(f"automations/{decay['id']}")["enabled"] is False
+        servers.deploy(PRECIS_DEBOUNCE_SECONDS="20")
+        changed = servers.ask(path)
+        assert (changed["enabled"], changed["trigger"]["within"]) == (False, 20)
     finally:
-        servers.ask(f"automations/{decay['id']}", {"enabled": True}, "PATCH")
+        servers.ask(path, {"enabled": True}, "PATCH")
+        servers.deploy()
+    assert servers.ask(path)["trigger"]["within"] == 10
 
 
 def test_a_deployed_run_ends_in_its_verdict(servers: Servers, promoted: dict[str, Any]) -> None:
@@ -177,7 +181,9 @@ def test_a_schedule_fires(servers: Servers, promoted: dict[str, Any]) -> None:
     try:
         run = wait_for(ended, 300, f"no scheduled run; {servers.log()}")[0]
         assert run["state"]["name"] == "REJECT"
-        assert "same model" in json.dumps(servers.events("precis.verdict"))
+        wait_for(
+            lambda: "same model" in json.dumps(servers.events("precis.verdict")), 60, "no event"
+        )
     finally:
         servers.ask(f"{path}/{made['id']}", method="DELETE")
 
