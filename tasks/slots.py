@@ -60,19 +60,24 @@ def gpu(count: int = 1) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _held(limit: str, count: int, wait_seconds: float) -> Iterator[None]:
-    # The body must not run inside our except clauses: its own TimeoutErrors are not ours.
+    # Asked first, because Prefect logs every refusal as an error of its own.
+    if _is_taken(limit, count):
+        if not wait_seconds:
+            raise Busy(limit)
+        get_run_logger().info(f"no free slot of {limit!r}; waiting for one")
+    # The body must not run inside our except clause: its own TimeoutErrors are not ours.
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(_slot(limit, count, KNOCK_SECONDS))
+            stack.enter_context(_slot(limit, count, wait_seconds or KNOCK_SECONDS))
         except TimeoutError:
-            if not wait_seconds:
-                raise Busy(limit) from None
-            get_run_logger().info(f"no free slot of {limit!r}; waiting for one")
-            try:
-                stack.enter_context(_slot(limit, count, wait_seconds))
-            except TimeoutError:
-                raise Busy(limit) from None
+            raise Busy(limit) from None
         yield
+
+
+def _is_taken(limit: str, count: int) -> bool:
+    with get_client(sync_client=True) as client:
+        found = client.read_global_concurrency_limit_by_name(limit)
+    return found.active_slots + count > found.limit
 
 
 def _slot(

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tasks import digest, loading, package
+from tasks import child, digest, loading, package
 from tasks.errors import TrainingError
 from tasks.examples import encode_for
 from tasks.recipe import Recipe
@@ -149,6 +149,9 @@ def _arguments(recipe: Recipe, checkpoint_folder: Path) -> Any:
 def _run(trainer: Any, resume: Path | None) -> None:
     import torch
 
+    if resume:
+        step = resume.name.rpartition("-")[2]
+        child.report(kind="note", text=f"training goes on from step {step}", failed=False)
     with _on_sigterm(trainer.watch.cancel):
         try:
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)

@@ -205,4 +205,4 @@ def _verify(name: str, path: Path, said: File) -> None:
 def _say(text: str, failed: bool = False) -> None:
     """To the parent's log, through the child's progress; a failure to the child's own log as well."""
     logging.getLogger(__name__).log(logging.WARNING if failed else logging.INFO, text)
-    child.report(kind="store", text=text, failed=failed)
+    child.report(kind="note", text=text, failed=failed)

@@ -92,7 +92,7 @@ class _Watch:
         self.bar = Progress("training")
 
     def __call__(self, line: dict[str, Any]) -> None:
-        if line.get("kind") == "store":
+        if line.get("kind") == "note":
             self.log.log(logging.WARNING if line["failed"] else logging.INFO, line["text"])
         if line.get("kind") != "train":
             return

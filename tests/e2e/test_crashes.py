@@ -54,16 +54,22 @@ def flow_process(servers: Servers, trainer: psutil.Process) -> psutil.Process:
 def finishes(servers: Servers, run_id: str) -> dict[str, Any]:
     """Retried, the run completes, and training went on from a checkpoint."""
     servers.retry(run_id)
-    state = servers.wait(run_id, "COMPLETED", "FAILED", "CRASHED")
+    state = servers.wait(run_id)
+    if "infrastructure exited" in state["message"]:
+        # Prefect's worker may report a crash twice, seconds apart: the second undid our quick retry.
+        servers.retry(run_id)
+        state = servers.wait(run_id)
     assert state["type"] == "COMPLETED", state["message"]
-    assert "resum" in _train_logs(servers).lower()
+    assert went_on(servers, run_id)
     assert servers.mlflow_runs()[run_id]["info"]["status"] == "FINISHED"
     return state
 
 
-def _train_logs(servers: Servers) -> str:
-    logs = (servers.client.folder / "mlruns/work/train").glob("*/log.txt")
-    return max(logs, key=lambda path: path.stat().st_mtime).read_text()
+def went_on(servers: Servers, run_id: str) -> bool:
+    """Whether training went on from a checkpoint, as the run's own log says."""
+    body = {"logs": {"flow_run_id": {"any_": [run_id]}}, "sort": "TIMESTAMP_ASC"}
+    lines = [line["message"] for line in servers.ask("logs/filter", body)]
+    return any(line.startswith("training goes on from step") for line in lines)
 
 
 def test_cancel_leaves_a_checkpoint_and_no_process_and_a_retry_resumes(servers: Servers) -> None:
@@ -85,7 +91,7 @@ def test_kill_9_of_the_training_process_is_mended_by_the_run_itself(servers: Ser
     trainers[0].kill()
     state = servers.wait(run_id)
     assert state["type"] == "COMPLETED", state["message"]
-    assert "resum" in _train_logs(servers).lower()
+    assert went_on(servers, run_id)
 
 
 def test_kill_9_of_the_flow_process_ends_training_and_a_retry_finishes(servers: Servers) -> None:

@@ -33,6 +33,8 @@ class Interrupter:
         self.lines: list[dict[str, Any]] = []
 
     def __call__(self, line: dict[str, Any]) -> None:
+        if line["kind"] != "train":
+            return
         self.lines.append(line)
         if line["step"] == self.at:
             self.before_signal()
@@ -100,8 +102,10 @@ def test_killed_and_resumed_is_bit_for_bit_uninterrupted(tmp_path: Path) -> None
     (saved / "checkpoint-9999").mkdir()
     (saved / "checkpoint-9999" / "trainer_state.json").write_text("{")
 
-    third: list[dict[str, Any]] = []
-    resumed = train(folder, third.append)
+    lines: list[dict[str, Any]] = []
+    resumed = train(folder, lines.append)
+    note, *third = lines
+    assert note["text"] == f"training goes on from step {third[0]['step'] - 1}"
     assert third[0]["step"] > last + 1
     assert resumed["digest"] == expected["digest"]
     counted = ("steps", "tokens", "completion_tokens", "train_loss", "first_loss", "last_loss")

@@ -68,7 +68,7 @@ class Machine:
         return {line["step"]: line["loss"] for line in self.lines if line["kind"] == "train"}
 
     def said(self) -> list[str]:
-        return [line["text"] for line in self.lines if line["kind"] == "store"]
+        return [line["text"] for line in self.lines if line["kind"] == "note"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
