@@ -24,7 +24,7 @@ test: setup  ## what a contributor runs; 12 minutes at most on 2 cores
 	$(BIN)/python -m pytest -q
 
 test-all: setup  ## what needs S3, crashes, clean environments; 35 minutes at most
-	$(BIN)/python -m pytest -q -m full -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -m "full and not long" -n 2 --dist loadfile
 
 check: setup  ## lint, types, the import rule; under a minute
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ under way; these are compared and left alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -22,8 +22,9 @@ from prefect.events.actions import CallWebhook, ChangeFlowRunState, RunDeploymen
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 
-FLOWS = ["retrain", "evaluate-champion", "check-data", "rollback"]
-OURS = {"prefect.resource.role": "flow", "prefect.resource.name": FLOWS}
+# Other teams' flows may have the same names: ours are tagged, in prefect.yaml and by `precis`.
+OURS = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.precis"}
+PAGE = 200
 # Four heartbeats of 30 seconds: one or two may be late on a busy server.
 HEARTBEAT_WINDOW = timedelta(seconds=120)
 # Uploads come in bursts; the check starts when none has come for this long.
@@ -53,12 +54,20 @@ def install() -> list[str]:
         wanted = [_zombies(), *_by_deployment(client), *_notifications()]
         for automation in wanted:
             _put(client, automation)
-        for other in client.read_automations():
+        for other in _all(client.read_automations):
             if other.name.startswith("precis: ") and other.name not in {a.name for a in wanted}:
                 if other.name.startswith("precis: verdicts"):
                     continue  # installed when the webhook was named; removing it is a person's act
                 client.delete_automation(other.id)
         return [automation.name for automation in wanted]
+
+
+def _all(read: Callable[..., list[Any]]) -> list[Any]:
+    """Every page."""
+    found: list[Any] = []
+    while len(page := read(limit=PAGE, offset=len(found))) == PAGE:
+        found += page
+    return [*found, *page]
 
 
 def _put(client: SyncPrefectClient, wanted: AutomationCore) -> None:
@@ -109,10 +118,12 @@ def _zombies() -> AutomationCore:
 
 def _by_deployment(client: SyncPrefectClient) -> Iterator[AutomationCore]:
     """Two for each model: what arrives and what decays."""
-    for deployment in client.read_deployments():
+    for deployment in _all(client.read_deployments):
         flow = client.read_flow(deployment.flow_id).name
         recipe = deployment.parameters.get("recipe")
-        if not recipe or flow not in ("check-data", "retrain"):
+        if "precis" not in deployment.tags or flow not in ("check-data", "retrain"):
+            continue
+        if not (isinstance(recipe, dict) and "name" in recipe):
             continue
         model, start = recipe["name"], [RunDeployment(deployment_id=deployment.id)]
         match = {"prefect.resource.id": f"precis.model.{model}"}

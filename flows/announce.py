@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
+from prefect.logging import get_run_logger
 
 from flows import notify
 from flows.outcome import Outcome
@@ -23,13 +25,16 @@ def announce(outcome: Outcome, dataset: DatasetRef) -> None:
     assert context.flow_run is not None
     data, verdict = dataset.digest[:8], outcome.decision.verdict
     tags = {outcome.name, f"data:{data}", f"verdict:{verdict}"}
-    with get_client(sync_client=True) as client:
-        client.update_flow_run(
-            context.flow_run.id,
-            name=f"{outcome.name} {data} {verdict}",
-            tags={*context.flow_run.tags, *tags},
-        )
-    # Queued, not insisted on as notify.send does: what is registered is so, told or not.
+    # What is registered is so, told or not: a server that is away must not fail the run now.
+    try:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(
+                context.flow_run.id,
+                name=f"{outcome.name} {data} {verdict}",
+                tags={*context.flow_run.tags, *tags},
+            )
+    except (httpx.HTTPError, RuntimeError) as error:
+        get_run_logger().warning(f"the run could not be named after its verdict: {error}")
     emit_event(
         VERDICT,
         resource=notify.resource(outcome.name),

@@ -65,4 +65,4 @@ def _registry(recipe: Recipe, result: Checked) -> None:
         result.problems.append(str(error))
         return
     who = f"champion v{champion.number}" if champion else "no champion yet: the untuned base"
-    result.found.append(f"registry: {tracking.tracking_uri()} answers; to beat: {who}")
+    result.found.append(f"registry: {tracking.shown_uri()} answers; to beat: {who}")

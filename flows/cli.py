@@ -162,7 +162,10 @@ def _prefect(arguments: argparse.Namespace) -> Iterator[None]:
         import flows.retrain  # noqa: F401 - takes seconds, as does the server's start
 
         ready()
-        yield
+        from prefect import tags
+
+        with tags("precis"):  # as deployed runs are: automations know ours by it
+            yield
 
 
 def _hide_known_tracebacks() -> None:

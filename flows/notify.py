@@ -121,7 +121,8 @@ def answering(problem: str) -> Iterator[None]:
 
     try:
         yield
-    except (httpx.HTTPError, RuntimeError) as error:  # RuntimeError: no API at that address
+    # RuntimeError: no API at that address
+    except (httpx.HTTPError, httpx.InvalidURL, RuntimeError) as error:
         lines = str(error).strip().splitlines() or [repr(error)]
         url = get_current_settings().api.url
         mend = "start it, or correct PREFECT_API_URL"

@@ -67,10 +67,10 @@ class Outcome:
         where = artifacts.fetch(self.report) if self.report and embedded else self.report
         lines = [f"report:   {where}", f"history:  precis history {self.name}"]
         if embedded:
-            lines.append(f"MLflow:   mlflow ui --backend-store-uri {tracking.tracking_uri()}")
+            lines.append(f"MLflow:   mlflow ui --backend-store-uri {tracking.shown_uri()}")
         if self.version:
             served = f"mlflow models serve -m models:/{self.name}@champion --env-manager local"
-            lines.append(f"serve it: MLFLOW_TRACKING_URI={tracking.tracking_uri()} {served}")
+            lines.append(f"serve it: MLFLOW_TRACKING_URI={tracking.shown_uri()} {served}")
         return lines
 
     def with_report(self, uri: str) -> Outcome:

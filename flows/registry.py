@@ -36,7 +36,7 @@ class Champion:
         return (
             f"{self.name} v{self.version}, champion since {self.since}\n  {self.description}\n{why}\n"
             f"  model digest {self.model_digest}\n  MLflow run {self.mlflow_run_id}\n"
-            f"  serve it: MLFLOW_TRACKING_URI={tracking.tracking_uri()} "
+            f"  serve it: MLFLOW_TRACKING_URI={tracking.shown_uri()} "
             f"mlflow models serve -m models:/{self.name}@champion --env-manager local"
         )
 

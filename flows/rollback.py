@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
+from prefect.context import FlowRunContext
+from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from prefect.states import Cancelled, Completed, Failed
@@ -33,7 +35,7 @@ def rollback(name: ModelName, to: FormerVersion = None, approval: WithApproval =
     """
     try:
         with bare_run(name):
-            target = former_champion(name, to)
+            target, over = former_champion(name, to)
             reason = ""
             if approval:
                 answer = _ask(
@@ -42,15 +44,21 @@ def rollback(name: ModelName, to: FormerVersion = None, approval: WithApproval =
                 if not answer.approve:
                     return Cancelled(message=f"not approved: the champion of {name} stays")
                 reason = answer.reason
-            version, message = restore(name, target, reason)
+            version, message = restore(name, target, over, reason)
+    except FlowPauseTimeout:
+        return Cancelled(message=f"nobody answered within a day: the champion of {name} stays")
     except PrecisError as error:
         return Failed(message=str(error), data=error)
     return Completed(name="ROLLED_BACK", message=message, data=version)
 
 
 def _ask(question: str) -> Approval:
+    context = FlowRunContext.get()
+    assert context is not None
+    assert context.flow_run is not None
     answer: Approval = pause_flow_run(
         wait_for_input=Approval.with_initial_data(description=question),
         timeout=APPROVAL_SECONDS,
+        key=f"approval-{context.flow_run.run_count}",  # the server keeps the answers of earlier tries
     )
     return answer

@@ -48,12 +48,12 @@ def bare_run(name: str) -> Iterator[tracking.Run]:
     tags = {
         "mlflow.runName": flow_run.name,
         "precis.flow": context.flow.name if context.flow else "",
+        sweep.PROCESS: sweep.process_name(),
     }
     if (ui := PREFECT_UI_URL.value()) and not embedded.is_embedded():
         link = f"{ui}/runs/flow-run/{flow_run.id}"
         tags |= {"precis.prefect_url": link, "mlflow.note.content": f"[Prefect flow run]({link})"}
     with tracking.run_for(name, str(flow_run.id), tags) as run:
-        run.tag(sweep.PROCESS, sweep.process_name())
         sweep.settle_dead(run.client, run.experiment_id, run.id)
         if run_page := tracking.run_url(run):
             said = "Parameters, metrics, plots and files of this run."

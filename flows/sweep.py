@@ -16,6 +16,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
 from flows import embedded
+from tasks import tracking
 
 PROCESS, FLOW_RUN = "precis.process", "precis.flow_run_id"
 GONE = "its process is gone; a retry goes on where it stopped"
@@ -38,7 +39,7 @@ def settle_dead(client: Any, experiment_id: str, own_run_id: str) -> None:
     with get_client(sync_client=True) as prefect:
         for run in open_runs:
             if _has_ended(run.data.tags, prefect):
-                client.set_tag(run.info.run_id, "precis.error", GONE)
+                client.set_tag(run.info.run_id, tracking.ERROR, GONE)
                 client.set_terminated(run.info.run_id, status="FAILED")
 
 

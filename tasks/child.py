@@ -129,7 +129,7 @@ def _follow(
         if ended:
             return
         if timeout_seconds and time.monotonic() - started > timeout_seconds:
-            raise errors.ChildFailed(
+            raise errors.TrainingError(  # not ChildFailed: trying again would double the limit
                 f"no answer within {timeout_seconds:.0f} s; see {folder / 'log.txt'}, or raise "
                 "training.timeout_hours"
             )

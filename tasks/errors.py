@@ -10,6 +10,7 @@ PrecisError                 anything a person can mend; its text says what, wher
 │   └── SealBroken          scores of different evaluation digests met in one comparison
 ├── RegistryError           MLflow cannot be reached, or refuses
 │   ├── NoSuchChampion      there is nothing to roll back to, or to evaluate
+│   ├── Overtaken           another champion was promoted meanwhile; look, and decide again
 │   ├── ChampionMoved       the alias no longer stands where the history left it
 │   └── ServedModelDiffers  the registered model does not reproduce what was judged
 ├── ServerError             the Prefect server cannot be reached, or has no such deployment
@@ -68,6 +69,10 @@ class NoSuchChampion(RegistryError):
 
 class ChampionMoved(RegistryError):
     """The champion alias was moved by something other than precis."""
+
+
+class Overtaken(RegistryError):
+    """Another champion was promoted between the question and the answer."""
 
 
 class ServedModelDiffers(RegistryError):

@@ -2,27 +2,33 @@
 
 They keep runs from wasting each other's time; that only one of two challengers can succeed a champion
 is the registry's own affair (register/claims.py) and holds without any of this. A holder that dies
-loses its slot when its lease ends, a minute later.
+loses its slot when its lease ends, a minute or so later. Prefect's own `concurrency` gives a lease up
+after a few failed renewals, and with it the slot, while the holder works on; here a server that was
+away is asked again, and a lease that ended meanwhile is taken anew.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import threading
+import time
 from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import get_client
-from prefect.concurrency.sync import concurrency
 from prefect.context import FlowRunContext
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 
 from tasks.errors import PrecisError
 
 LEASE_SECONDS = 60.0  # Prefect's least
-CONFLICT = 409
-KNOCK_SECONDS = 1.0
-WAIT_MOST_SECONDS = 7 * 24 * 3600.0
+RENEW_SECONDS = 20.0
+ASK_SECONDS = 2.0
+LOCKED, CONFLICT = 423, 409
 
 
 class Busy(Exception):
@@ -38,7 +44,7 @@ def sole_retrain(name: str, wait: bool) -> Iterator[None]:
     limit = f"precis-retrain-{name}"
     _ensure(limit)
     again = _run_count() > 1  # a retry may find the slot still held by its own dead predecessor
-    with _held(limit, 1, WAIT_MOST_SECONDS if wait or again else 0.0):
+    with _held(limit, 1, wait or again):
         yield
 
 
@@ -49,49 +55,75 @@ def gpu(count: int = 1) -> Iterator[None]:
     if not limit:
         yield
         return
-    try:
-        with _held(limit, count, WAIT_MOST_SECONDS):
-            yield
-    except Busy:
-        raise PrecisError(
-            f"no GPU slot of limit {limit!r} became free in a week; see `prefect gcl inspect {limit}`"
-        ) from None
-
-
-@contextlib.contextmanager
-def _held(limit: str, count: int, wait_seconds: float) -> Iterator[None]:
-    # Asked first, because Prefect logs every refusal as an error of its own.
-    if _is_taken(limit, count):
-        if not wait_seconds:
-            raise Busy(limit)
-        get_run_logger().info(f"no free slot of {limit!r}; waiting for one")
-    # The body must not run inside our except clause: its own TimeoutErrors are not ours.
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(_slot(limit, count, wait_seconds or KNOCK_SECONDS))
-        except TimeoutError:
-            raise Busy(limit) from None
+    with _held(limit, count, wait=True):
         yield
 
 
-def _is_taken(limit: str, count: int) -> bool:
+@contextlib.contextmanager
+def _held(limit: str, count: int, wait: bool) -> Iterator[None]:
+    lease = [_acquire(limit, count, wait)]
+    done = threading.Event()
+    keeper = threading.Thread(target=_keep, args=(limit, count, lease, done), daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        done.set()
+        keeper.join(RENEW_SECONDS)
+        _release(lease[0])
+
+
+def _acquire(limit: str, count: int, wait: bool) -> UUID:
+    said = False
+    while (lease := _take(limit, count)) is None:
+        if not wait:
+            raise Busy(limit)
+        if not said:
+            get_run_logger().info(f"no free slot of {limit!r}; waiting for one")
+            said = True
+        time.sleep(ASK_SECONDS)
+    return lease
+
+
+def _take(limit: str, count: int) -> UUID | None:
+    """A lease on the slots; None when they are taken."""
     with get_client(sync_client=True) as client:
-        found = client.read_global_concurrency_limit_by_name(limit)
-    return found.active_slots + count > found.limit
+        try:
+            client.read_global_concurrency_limit_by_name(limit)
+            answer = client.increment_concurrency_slots_with_lease(
+                [limit], count, "concurrency", LEASE_SECONDS
+            )
+        except ObjectNotFound:
+            raise PrecisError(
+                f"the Prefect server has no limit {limit!r}; create it (prefect gcl create {limit} "
+                "--limit 1), or name another in PRECIS_GPU_LIMIT"
+            ) from None
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code == LOCKED:
+                return None
+            raise
+    return UUID(answer.json()["lease_id"])
 
 
-def _slot(
-    limit: str, count: int, timeout_seconds: float
-) -> contextlib.AbstractContextManager[None]:
-    return concurrency(
-        limit,
-        occupy=count,
-        timeout_seconds=timeout_seconds,
-        lease_duration=LEASE_SECONDS,
-        strict=True,
-        # A server away for a while must not end hours of training.
-        raise_on_lease_renewal_failure=False,
-    )
+def _keep(limit: str, count: int, lease: list[Any], done: threading.Event) -> None:
+    """Renew the lease until done, whatever the server is doing meanwhile."""
+    while not done.wait(RENEW_SECONDS):
+        # A server that is away is asked again next time; only its answer can mean a lost lease.
+        with contextlib.suppress(httpx.TransportError, RuntimeError):
+            try:
+                with get_client(sync_client=True) as client:
+                    client.renew_concurrency_lease(lease[0], LEASE_SECONDS)
+            except PrefectHTTPStatusError:
+                if taken := _take(limit, count):
+                    lease[0] = taken
+
+
+def _release(lease: UUID) -> None:
+    try:
+        with get_client(sync_client=True) as client:
+            client.release_concurrency_slots_with_lease(lease)
+    except (httpx.HTTPError, RuntimeError) as error:  # it frees itself when the lease ends
+        get_run_logger().warning(f"a slot could not be given back, its lease will end: {error}")
 
 
 def _ensure(limit: str) -> None:

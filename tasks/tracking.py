@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -33,6 +34,7 @@ SQLITE = "sqlite:///"
 STEP_TAG = "precis.step.{}.{}"  # step and key; the value is the result
 SHARED_LOGIC = ("summarizer", "package", "examples", "loading", "table", "records")
 UNAUTHORIZED = 401
+ERROR = "precis.error"  # why a run failed
 MOST_TAG = 5000  # characters
 LOGGED_TABLES = "mlflow.loggedArtifacts"
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
@@ -51,6 +53,22 @@ def tracking_uri() -> str:
     if uri.startswith(SQLITE):  # child processes run in other folders
         uri = SQLITE + str(Path(uri.removeprefix(SQLITE)).absolute())
     return uri
+
+
+def shown(uri: str) -> str:
+    """A tracking URI for people, logs and links: without the password that it may hold."""
+    return uri.replace(f":{_password(uri)}@", ":***@")
+
+
+def shown_uri() -> str:
+    """The tracking URI in use, for people."""
+    return shown(tracking_uri())
+
+
+def _password(uri: str) -> str:
+    """The password in a URI; a text that occurs in none where there is no password."""
+    found = re.match(r"[^/]*//[^/:@]*:([^/@]+)@", uri)
+    return found.group(1) if found else "\0"
 
 
 def nothing_yet() -> bool:
@@ -76,12 +94,13 @@ def connect() -> Any:
         with _impatient():
             client.search_experiments(max_results=1)
             client.search_registered_models(max_results=1)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError, ImportError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        first = first.replace(uri, shown(uri)).replace(_password(uri), "***")
         mend = "start the server, correct MLFLOW_TRACKING_URI, or unset it to use mlruns/"
         if isinstance(error, MlflowException) and error.get_http_status_code() == UNAUTHORIZED:
             mend = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        raise RegistryError(f"MLflow at {uri} does not answer: {first}\n{mend}") from error
+        raise RegistryError(f"MLflow at {shown(uri)} does not answer: {first}\n{mend}") from error
     return client
 
 
@@ -174,7 +193,7 @@ def step_key(step: str, **inputs: Any) -> str:
 
 def run_url(run: Run) -> str | None:
     """The run's page in MLflow's UI; None on the embedded store, which has no server."""
-    uri = tracking_uri()
+    uri = re.sub(r"//[^/@]*@", "//", tracking_uri())
     if not uri.startswith(("http://", "https://")):
         return None
     return f"{uri.rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.id}"
@@ -198,6 +217,10 @@ def run_for(name: str, flow_run_id: str, tags: dict[str, str]) -> Iterator[Run]:
     )
     if found:
         run_id = found[0].info.run_id
+        for tag, value in tags.items():  # before it is open again: whose it is now
+            client.set_tag(run_id, tag, value)
+        if ERROR in found[0].data.tags:
+            client.delete_tag(run_id, ERROR)
         client.update_run(run_id, status="RUNNING")
     else:
         own = {"precis.name": name, "precis.flow_run_id": flow_run_id}
@@ -220,7 +243,7 @@ def run_for(name: str, flow_run_id: str, tags: dict[str, str]) -> Iterator[Run]:
 def _note(client: Any, run_id: str, error: Exception) -> None:
     """Say in MLflow why a run failed; if MLflow is what failed, the error itself goes on."""
     try:
-        client.set_tag(run_id, "precis.error", str(error)[:MOST_TAG])
+        client.set_tag(run_id, ERROR, str(error)[:MOST_TAG])
     except MlflowException as unreachable:
         logging.getLogger(__name__).warning("the failure could not be noted: %s", unreachable)
 

@@ -65,7 +65,7 @@ def test_a_killed_child_is_named_with_its_signal_and_log(tmp_path: Path) -> None
 def test_a_timeout_ends_the_whole_group(tmp_path: Path) -> None:
     """Past the limit neither the child nor what it started lives on."""
     pids = tmp_path / "pids"
-    with pytest.raises(ChildFailed, match="no answer within"):
+    with pytest.raises(TrainingError, match="no answer within"):
         child.run("test_child:linger", {"pid_file": str(pids)}, tmp_path, timeout_seconds=3)
     assert not any(
         psutil.pid_exists(int(pid)) and alive(int(pid)) for pid in pids.read_text().split()

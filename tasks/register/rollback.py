@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import child, history
-from tasks.errors import ChampionMoved, NoSuchChampion, RegistryError
+from tasks.errors import ChampionMoved, NoSuchChampion, Overtaken
 from tasks.register import claims
 
 
@@ -46,17 +46,28 @@ def check(target: claims.Version, folder: Path) -> None:
 
 
 def put_back(
-    client: Any, name: str, target: claims.Version, run_id: str, reason: str = ""
+    client: Any,
+    name: str,
+    target: claims.Version,
+    run_id: str,
+    reason: str = "",
+    over: int | None = None,
 ) -> claims.Version:
     """Claim the succession for the target's model; the alias ends on the new version.
 
     If other hands moved the alias, it is first put back where the history left it: this rollback is
-    the official word. Raises RegistryError when someone else succeeded meanwhile.
+    the official word. `over`: the champion's number when it was asked for; raises Overtaken when it is
+    another by now, or when someone else succeeds meanwhile. Calling it again after a crash finds what
+    this run has done.
     """
     try:
         current = claims.champion(client, name)
     except ChampionMoved:
         current = claims.realign(client, name)
+    if current is not None and current.run_id == run_id:  # this rollback, by an earlier try
+        return current
+    if over is not None and (current is None or current.number != over):
+        raise _overtaken(name)
     if current is not None and current.number == target.number:
         return current
     won = claims.succeed(
@@ -73,10 +84,12 @@ def put_back(
         f"{target.description}",
     )
     if won is None:
-        raise RegistryError(
-            f"model {name!r} got a new champion during the rollback; look, and run again"
-        )
+        raise _overtaken(name)
     return won
+
+
+def _overtaken(name: str) -> Overtaken:
+    return Overtaken(f"model {name!r} got a new champion during the rollback; look, and run again")
 
 
 def record(

@@ -82,10 +82,11 @@ def as_model(version: claims.Version) -> ModelRef:
 
 
 @task(name="former champion", **STEP)
-def former_champion(name: str, to: int | None) -> claims.Version:
-    """The version to go back to, its package loaded and checked; nothing is changed yet."""
+def former_champion(name: str, to: int | None) -> tuple[claims.Version, int | None]:
+    """The version to go back to, loaded and checked, and the champion's number now; changes nothing."""
     run = tracking.current()
-    mine = [v for v in claims.versions(run.client, name) if v.run_id == run.id]  # of an earlier try
+    known = claims.versions(run.client, name)
+    mine = [v for v in known if v.run_id == run.id]  # of an earlier try
     target = rollback.choose(run.client, name, mine[0].rollback_to if mine else to)
     folder = artifacts.fetch(target.source) / "artifacts" / "package"
     if digest.of_folder(folder) != target.digest:
@@ -94,16 +95,19 @@ def former_champion(name: str, to: int | None) -> claims.Version:
             f"{target.digest[:16]}...); restore {folder} from a backup, or name another version"
         )
     rollback.check(target, artifacts.work_folder() / "register" / run.id)
-    return target
+    return target, max((v.number for v in known if v.finished), default=None)
 
 
 @task(name="restore", **STEP)
-def restore(name: str, target: claims.Version, reason: str = "") -> tuple[VersionRef, str]:
-    """Make an earlier version champion again."""
+def restore(
+    name: str, target: claims.Version, over: int | None, reason: str = ""
+) -> tuple[VersionRef, str]:
+    """Make an earlier version champion again, over the champion that was asked about; once a run."""
     run = tracking.current()
+    done = [v for v in claims.versions(run.client, name) if v.finished and v.run_id == run.id]
     # Before the claim, as for promotions: the registry then says whether it took effect.
     history.write(run, rollback.record(name, target, None, run.id, reason))
-    won = rollback.put_back(run.client, name, target, run.id, reason)
+    won = done[0] if done else rollback.put_back(run.client, name, target, run.id, reason, over)
     message = f"ROLLED BACK {name} v{won.number}: the model of v{target.number} is champion again"
     history.write(run, rollback.record(name, target, won, run.id, reason))
     return VersionRef(name, won.number, won.digest), message

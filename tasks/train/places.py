@@ -20,7 +20,7 @@ from tasks.errors import TrainingError
 SETTING = "training.checkpoint_store"
 ELSE = f"or leave {SETTING} out and keep checkpoints on this machine only"
 # A store that is silent must not hold training for longer than a minute or so a checkpoint.
-PATIENCE = {"connect_timeout": 10, "read_timeout": 60}
+PATIENCE = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 0}}
 
 
 class Place(Protocol):

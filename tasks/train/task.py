@@ -18,6 +18,7 @@ from tasks.records import AdapterRef, BaseRef, DatasetRef
 from tasks.train import store
 
 WATCHED = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_gib")
+WAIT_SECONDS = 300.0  # for a dead run's trainer, which may still be writing its checkpoint
 HARMLESS = {"save_steps", "logging_steps", "timeout_hours", "checkpoint_store"}  # not the weights
 
 
@@ -48,6 +49,7 @@ def train(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> AdapterRef:
             artifacts.work_folder() / "train" / key[:16],
             timeout_seconds=recipe.training.timeout_hours * 3600,
             on_progress=_Watch(),
+            wait_seconds=WAIT_SECONDS,
         )
     uri = run.log_folder(Path(answer["adapter"]), "adapter")
     adapter = AdapterRef(uri, answer["digest"], base.digest, answer["metrics"])

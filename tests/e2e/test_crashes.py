@@ -117,6 +117,7 @@ def test_kill_9_of_worker_and_flow_is_noticed_by_missing_heartbeats(servers: Ser
     finishes(servers, run_id)
 
 
+@pytest.mark.long
 def test_kill_9_of_the_worker_alone_lets_its_run_end(servers: Servers) -> None:
     """The flow's own process goes on without the worker, or is crashed and retried by a new one."""
     run_id, _ = training(servers)
@@ -138,6 +139,7 @@ def test_a_restart_of_the_prefect_server_in_the_middle(servers: Servers) -> None
         finishes(servers, run_id)
 
 
+@pytest.mark.long
 def test_an_mlflow_server_away_for_a_minute(servers: Servers) -> None:
     """MLflow is asked again until it is back; the run completes."""
     run_id, _ = training(servers)

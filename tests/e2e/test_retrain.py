@@ -90,8 +90,9 @@ def test_a_weaker_challenger_is_refused_and_makes_no_version(
     assert weaker["version"] is None
     assert weaker["metrics"]["rougeL"]["gain"] < 0
     assert "no gain" in weaker["reasons"][0]
-    assert [v.version for v in client.search_model_versions("name='demo'")] == [1]
-    assert client.get_registered_model("demo").aliases == {"champion": 1}
+    assert [int(v.version) for v in client.search_model_versions("name='demo'")] == [1]
+    aliases = client.get_registered_model("demo").aliases
+    assert {alias: int(number) for alias, number in aliases.items()} == {"champion": 1}
 
 
 def test_champion_and_history_tell_the_story(

@@ -12,7 +12,7 @@ import mlflow
 import pytest
 
 from tasks import tracking
-from tasks.errors import ChampionMoved, RegistryError
+from tasks.errors import ChampionMoved, Overtaken, RegistryError
 from tasks.register import claims, rollback
 
 NAME = "summ"
@@ -215,6 +215,28 @@ def test_rollback_goes_back_one_champion_at_a_time(store: Any) -> None:
         rollback.choose(store, NAME, None)
     with pytest.raises(RegistryError, match="never champion; those were: 1, 2, 3"):
         rollback.choose(store, NAME, 77)
+
+
+def test_a_rollback_is_only_over_the_champion_that_was_asked_about(store: Any) -> None:
+    """Someone promoted between the question and the approval: nothing is replaced unasked."""
+    promote(store, claims.NOBODY)
+    promote(store, 1)
+    target = rollback.choose(store, NAME, 1)
+    promote(store, 2)
+    with pytest.raises(Overtaken, match="new champion during the rollback"):
+        rollback.put_back(store, NAME, target, logged(store)[0], over=2)
+    assert alias(store) == 3
+
+
+def test_a_rollback_tried_again_is_not_carried_out_twice(store: Any) -> None:
+    """The run that did it finds that it did."""
+    promote(store, claims.NOBODY)
+    promote(store, 1)
+    run_id = logged(store)[0]
+    target = rollback.choose(store, NAME, 1)
+    first = rollback.put_back(store, NAME, target, run_id, over=2)
+    assert rollback.put_back(store, NAME, target, run_id, over=2) == first
+    assert alias(store) == first.number == 3
 
 
 def test_versions_of_other_tools_are_left_alone(store: Any) -> None:
