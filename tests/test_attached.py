@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -40,7 +41,11 @@ def started(tmp_path: Path) -> list[psutil.Process]:
     while not (path.exists() and path.read_text().endswith("\n")):
         assert time.monotonic() < end, "it did not start"
         time.sleep(0.05)
-    return [psutil.Process(int(pid)) for pid in path.read_text().split()]
+    found = []
+    for pid in path.read_text().split():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended already
+            found.append(psutil.Process(int(pid)))
+    return found
 
 
 def gone(processes: list[psutil.Process]) -> bool:
