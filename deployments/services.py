@@ -17,12 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deployments import attached, postgres
+from deployments import postgres
+from tasks import attached
 from tasks.errors import PrecisError
 
 BIN = Path(sys.executable).parent
 READY_SECONDS = 180.0  # a first start migrates databases
 HOST = "127.0.0.1"
+SETTINGS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # A dozen processes for evaluations that we do not use.
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    # The default keeps leases in memory: a restarted server would never free their slots.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+}
 
 
 class ServiceError(PrecisError):

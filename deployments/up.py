@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deployments import services
+from deployments import postgres, services
 from deployments.services import HOST, Service, ServiceError, service
 from tasks import artifacts
 
@@ -30,11 +30,11 @@ POLL_SECONDS = 0.5
 class Plan:
     """What `precis up` was asked for."""
 
-    prefect_port: int = 4200
-    mlflow_port: int = 5000
-    s3_port: int = 9000
-    postgres: bool = False
-    runs_at_once: int = 2
+    prefect_port: int
+    mlflow_port: int
+    s3_port: int
+    postgres: bool
+    runs_at_once: int
 
 
 @dataclass
@@ -121,11 +121,7 @@ def _servers(
         "PREFECT_API_URL": prefect,
         "MLFLOW_TRACKING_URI": mlflow,
         "PRECIS_HOME": str(Path.cwd()),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # a dozen processes for evaluations that we do not use
-        # The default keeps leases in memory: a restarted server would never free their slots.
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-    })  # fmt: skip
+    } | services.SETTINGS)  # fmt: skip
     if auth := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
         stack.env.setdefault("PREFECT_API_AUTH_STRING", auth)
     store, destination = f"sqlite:///{folder / 'mlflow.db'}", str(folder / "artifacts")
@@ -154,7 +150,7 @@ def _postgres_and_s3(
     """Start both; MLflow's store URI and artifact destination on them."""
     (folder / "s3" / BUCKET).mkdir(parents=True, exist_ok=True)
     (folder / "postgres").mkdir(exist_ok=True)
-    (folder / "postgres" / "uris.json").unlink(missing_ok=True)
+    (folder / "postgres" / postgres.URIS).unlink(missing_ok=True)
     keys = services.s3_keys(folder)
     for name, words in {
         "postgres": services.postgres_server(folder / "postgres"),

@@ -54,12 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         from flows.retrain import retrain
 
         state = cast("State[Outcome]", retrain(recipe, return_state=True))
-    if not state.is_completed():
-        print(f"precis: {state.message}", file=sys.stderr)
-        return 1
-    outcome = state.result()
-    print(outcome.as_json() if arguments.json else outcome.as_text())
-    return 0
+    return _show(state, arguments.json)
 
 
 def check(arguments: argparse.Namespace) -> int:
@@ -81,12 +76,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         from flows.evaluate import evaluate_champion
 
         state = cast("State[Evaluated]", evaluate_champion(recipe, return_state=True))
-    if not state.is_completed():
-        print(f"precis: {state.message}", file=sys.stderr)
-        return 1
-    found = state.result()
-    print(found.as_json() if arguments.json else found.as_text())
-    return 0
+    return _show(state, arguments.json)
 
 
 def notify_data(arguments: argparse.Namespace) -> int:
@@ -166,6 +156,16 @@ def _prefect(arguments: argparse.Namespace) -> Iterator[None]:
 
         with tags("precis"):  # as deployed runs are: automations know ours by it
             yield
+
+
+def _show(state: State[Outcome] | State[Evaluated], as_json: bool) -> int:
+    """Print what a flow came to; the exit status."""
+    if not state.is_completed():
+        print(f"precis: {state.message}", file=sys.stderr)
+        return 1
+    found = state.result()
+    print(found.as_json() if as_json else found.as_text())
+    return 0
 
 
 def _hide_known_tracebacks() -> None:

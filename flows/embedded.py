@@ -15,8 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 
-from deployments import attached
-from tasks import artifacts
+from tasks import artifacts, attached
 from tasks.errors import PrecisError
 
 MARK = "PRECIS_EMBEDDED"  # set while the server is this run's own, which has no UI to link to

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deployments import attached
+from tasks import attached
 
 # A command with a child in another session, as a worker's trainer is; both write down who they are.
 FAMILY = """
@@ -24,7 +24,7 @@ open({pids!r}, "w").write(f"{{os.getpid()}} {{below.pid}}\\n")
 STARTER = """
 import sys, time
 from pathlib import Path
-from deployments import attached
+from tasks import attached
 attached.start([sys.executable, "-c", {command!r}], Path({log!r}))
 time.sleep(600)
 """

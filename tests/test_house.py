@@ -26,7 +26,16 @@ PURE = {
     "history",
     "s3",
 }
-POLICY = PURE | {"artifacts", "tracking", "policy", "progress", "device", "estimate", "slots"}
+POLICY = PURE | {
+    "artifacts",
+    "tracking",
+    "policy",
+    "progress",
+    "device",
+    "estimate",
+    "slots",
+    "attached",
+}
 STANDARD_ONLY = {"recipe": {"pydantic"}, "records": {"pydantic"}, "errors": set()}
 
 
@@ -81,6 +90,13 @@ def test_flows_see_tasks_not_logic(path: Path) -> None:
             assert parts[1] == "task", f"tasks.{'.'.join(parts)}"
         else:
             assert parts[0] in POLICY
+
+
+def test_only_the_command_line_knows_deployments() -> None:
+    """tasks < flows < deployments: `precis up` is the one way back."""
+    for path in FILES + sorted((ROOT / "flows").glob("*.py")):
+        if path != ROOT / "flows" / "cli.py":
+            assert not own(path, "deployments"), named(path)
 
 
 @pytest.mark.parametrize("name", STANDARD_ONLY)

@@ -64,8 +64,9 @@ def put_back(
         current = claims.champion(client, name)
     except ChampionMoved:
         current = claims.realign(client, name)
-    if current is not None and current.run_id == run_id:  # this rollback, by an earlier try
-        return current
+    done = [v for v in claims.versions(client, name) if v.finished and v.run_id == run_id]
+    if done:  # by an earlier try, and perhaps succeeded since
+        return done[0]
     if over is not None and (current is None or current.number != over):
         raise _overtaken(name)
     if current is not None and current.number == target.number:

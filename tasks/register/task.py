@@ -104,10 +104,9 @@ def restore(
 ) -> tuple[VersionRef, str]:
     """Make an earlier version champion again, over the champion that was asked about; once a run."""
     run = tracking.current()
-    done = [v for v in claims.versions(run.client, name) if v.finished and v.run_id == run.id]
     # Before the claim, as for promotions: the registry then says whether it took effect.
     history.write(run, rollback.record(name, target, None, run.id, reason))
-    won = done[0] if done else rollback.put_back(run.client, name, target, run.id, reason, over)
+    won = rollback.put_back(run.client, name, target, run.id, reason, over)
     message = f"ROLLED BACK {name} v{won.number}: the model of v{target.number} is champion again"
     history.write(run, rollback.record(name, target, won, run.id, reason))
     return VersionRef(name, won.number, won.digest), message

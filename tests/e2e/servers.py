@@ -21,7 +21,8 @@ from typing import Any
 import psutil
 from stack import ROOT, SMALL, Stack, free_port
 
-from deployments import attached, services
+from deployments import services
+from tasks import attached
 
 BIN = Path(sys.executable).parent
 BUSY, BUSY_TRIES = 503, 5
@@ -57,9 +58,7 @@ class Servers:
             "MLFLOW_TRACKING_URI": self.mlflow,
             "PRECIS_HOME": str(self.client.folder),
             "PRECIS_DEBOUNCE_SECONDS": "10",
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        } | self.extra  # fmt: skip
+        } | services.SETTINGS | self.extra  # fmt: skip
 
     def words(self, name: str) -> list[str]:
         if name == "prefect":
@@ -74,9 +73,8 @@ class Servers:
     def start(self, *names: str) -> None:
         """Start these and wait until they answer."""
         for name in names:
-            env = self.client.environment() | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
             log = self.folder / f"{name}.log"
-            self.running[name] = attached.start(self.words(name), log, env)
+            self.running[name] = attached.start(self.words(name), log, self.client.environment())
         for name in names:
             wait_for(lambda name=name: self.answers(name), 180, f"{name} does not answer")  # type: ignore[misc]
 

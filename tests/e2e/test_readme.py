@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from stack import ROOT, Stack
 
-from deployments import attached, services
+from deployments import services
+from tasks import attached
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [

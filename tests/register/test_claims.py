@@ -237,6 +237,9 @@ def test_a_rollback_tried_again_is_not_carried_out_twice(store: Any) -> None:
     first = rollback.put_back(store, NAME, target, run_id, over=2)
     assert rollback.put_back(store, NAME, target, run_id, over=2) == first
     assert alias(store) == first.number == 3
+    promote(store, 3)
+    assert rollback.put_back(store, NAME, target, run_id, over=2) == first
+    assert alias(store) == 4
 
 
 def test_versions_of_other_tools_are_left_alone(store: Any) -> None:

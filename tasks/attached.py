@@ -1,4 +1,4 @@
-"""Run a command that cannot outlive whoever started it: `python -m deployments.attached CMD...`.
+"""Run a command that cannot outlive whoever started it: `python -m tasks.attached CMD...`.
 
 A server or a worker left behind by a killed parent would hold its port, its database and its runs.
 The parent keeps this process's standard input open; when that closes (the parent ended, even by
@@ -32,7 +32,7 @@ def start(words: Sequence[str], log: Path, env: dict[str, str] | None = None) ->
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         return subprocess.Popen(
-            [sys.executable, "-m", "deployments.attached", *words],
+            [sys.executable, "-m", "tasks.attached", *words],
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=out,
@@ -84,7 +84,7 @@ def end_family(pid: int) -> None:
 def _group(pid: int) -> set[psutil.Process]:
     found = set()
     for process in psutil.process_iter():
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             if os.getpgid(process.pid) == pid:
                 found.add(process)
     return found
