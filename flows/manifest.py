@@ -26,7 +26,6 @@ LIBRARIES += ("accelerate", "prefect", "mlflow", "evaluate", "boto3", "numpy")
 
 def manifest(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """Facts to reproduce a run by; data and model digests stand in the run's step results."""
-    installed = sorted(f"{d.name}=={d.version}" for d in metadata.distributions())
     return {
         "git": _git(Path(__file__).parent),
         "folder": folder.name,
@@ -34,10 +33,19 @@ def manifest(recipe: Recipe, folder: Path) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": device.compute(),
         "libraries": {name: metadata.version(name) for name in LIBRARIES},
-        "installed_digest": digest.of_value(installed),
+        "installed_digest": digest.of_value(_installed()),
         "base": {"model": recipe.base.model, "revision": recipe.base.revision},
         "seeds": {"training": recipe.training.seed, "bootstrap": recipe.gate.seed},
     }
+
+
+def _installed() -> list[str]:
+    """Name and version of every distribution, from the names of their folders (PEP 376).
+
+    importlib.metadata reads a file of each: half a second for two hundred.
+    """
+    found = {path.stem for entry in sys.path for path in Path(entry).glob("*.dist-info")}
+    return sorted(found)
 
 
 def _git(folder: Path) -> dict[str, Any] | None:

@@ -11,12 +11,14 @@ from urllib.parse import unquote, urlparse
 
 import mlflow
 from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
+from mlflow.utils.uri import append_to_uri_path
 
 from tasks import digest
 from tasks.errors import RegistryError
 
 EMBEDDED_STORE = Path("mlruns")
+_roots: dict[tuple[str, str], str] = {}  # where runs keep their artifacts, by store and run id
+_copied: dict[str, Path] = {}  # what this process has of a remote store's artifacts, by URI
 
 
 def work_folder() -> Path:
@@ -27,8 +29,8 @@ def work_folder() -> Path:
 def fetch(uri: str) -> Path:
     """A `runs:/` or `models:/m-...` artifact on this machine: in place on a local store, else a copy.
 
-    Copies of models are kept (they never change), others until `forget_copies`. Raises
-    RegistryError when it is not there.
+    Copies of models are kept (they never change), others until `forget` or `forget_copies`: what a
+    process has checked is what it goes on with. Raises RegistryError when it is not there.
     """
     try:
         location = _location(uri)
@@ -36,7 +38,9 @@ def fetch(uri: str) -> Path:
             if not local.exists():
                 raise RegistryError(f"artifact {uri} is gone from {local}")
             return local
-        return _download(uri, location)
+        if uri not in _copied or not _copied[uri].exists():
+            _copied[uri] = _download(uri, location)
+        return _copied[uri]
     except (MlflowException, OSError) as error:
         raise RegistryError(f"artifact {uri} cannot be read: {error}") from error
 
@@ -44,9 +48,22 @@ def fetch(uri: str) -> Path:
 def _location(uri: str) -> str:
     """Where the store keeps an artifact."""
     if uri.startswith("runs:/"):
-        return str(RunsArtifactRepository.get_underlying_uri(uri))
+        run_id, _, path = uri.removeprefix("runs:/").partition("/")
+        return str(append_to_uri_path(_root(run_id), path))
     model_id = uri.removeprefix("models:/")
     return str(mlflow.MlflowClient().get_logged_model(model_id).artifact_location)
+
+
+def know_root(info: Any) -> None:
+    """Note where a run's artifacts lie, from its RunInfo: fixed when the run was made."""
+    _roots[mlflow.get_tracking_uri(), info.run_id] = info.artifact_uri
+
+
+def _root(run_id: str) -> str:
+    known = (mlflow.get_tracking_uri(), run_id)
+    if known not in _roots:
+        know_root(mlflow.MlflowClient().get_run(run_id).info)
+    return _roots[known]
 
 
 def _local_path(location: str) -> Path | None:
@@ -62,7 +79,7 @@ def _download(uri: str, location: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as partial:
         found = Path(mlflow.artifacts.download_artifacts(artifact_uri=location, dst_path=partial))
-        if target.exists():  # of this run, which may have stored it anew since
+        if target.exists():  # forgotten since: it was stored anew
             shutil.rmtree(target) if target.is_dir() else target.unlink()
         if found == Path(partial):
             shutil.copytree(partial, target)
@@ -75,8 +92,21 @@ def _copies() -> Path:
     return work_folder() / "fetched" / f"process-{os.getpid()}"
 
 
+def remember(uri: str, path: Path) -> None:
+    """Take `path`, just stored as `uri`, for its copy: what was sent need not be fetched."""
+    _copied[uri] = path
+
+
+def forget(uri: str) -> None:
+    """Fetch `uri`, and all below and above it, anew when it is next asked for: it is being stored."""
+    for known in list(_copied):
+        if f"{known}/".startswith(f"{uri}/") or f"{uri}/".startswith(f"{known}/"):
+            del _copied[known]
+
+
 def forget_copies() -> None:
     """Remove this process's copies of runs' artifacts."""
+    _copied.clear()
     shutil.rmtree(_copies(), ignore_errors=True)
 
 

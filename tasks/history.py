@@ -65,8 +65,7 @@ def count_look(run: Any, model_digest: str, rows_digest: str) -> int:
 
     By rows, not by the seal: another prompt or token limit is one more try on the same rows.
     """
-    run.tag(LOOK_MODEL, model_digest)
-    run.tag(LOOK_ROWS, rows_digest)
+    run.write(tags={LOOK_MODEL: model_digest, LOOK_ROWS: rows_digest})
     seen = _runs(run.client, run.experiment_id, f"tags.`{LOOK_ROWS}` = '{rows_digest}'")
     return len({found.data.tags[LOOK_MODEL] for found in seen} | {model_digest})
 

@@ -15,8 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import mlflow
-
 SETTINGS_FILE = "summarizer.json"
 CODE_FILE = "summarizer.py"
 
@@ -192,18 +190,20 @@ class Generator:
         return Summary(text.strip(), ended, prompt_tokens, len(ids), batch)
 
 
-class Summarizer(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-    """`mlflow.pyfunc` around a Generator: a list of documents in, a list of summaries out."""
-
-    def load_context(self, context: Any) -> None:
-        """Load the package from the model's artifacts."""
-        self.generator = Generator(Path(context.artifacts["package"]))
-
-    def predict(self, context: Any, model_input: list[str], params: Any = None) -> list[str]:
-        """Summaries of the documents, in their order."""
-        return [summary.text for summary in self.generator.summarize(list(model_input))]
-
-
-# MLflow runs this file under a name of its own; imported as part of the project it only defines.
+# MLflow runs this file under a name of its own; imported as part of the project it only defines, and
+# does without MLflow (its import takes two seconds, in every step's process).
 if not __package__:
+    import mlflow
+
+    class Summarizer(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+        """`mlflow.pyfunc` around a Generator: a list of documents in, a list of summaries out."""
+
+        def load_context(self, context: Any) -> None:
+            """Load the package from the model's artifacts."""
+            self.generator = Generator(Path(context.artifacts["package"]))
+
+        def predict(self, context: Any, model_input: list[str], params: Any = None) -> list[str]:
+            """Summaries of the documents, in their order."""
+            return [summary.text for summary in self.generator.summarize(list(model_input))]
+
     mlflow.models.set_model(Summarizer())

@@ -80,8 +80,8 @@ def _keep(who: str, key: str, table: Path, model_digest: str, seal: str, seconds
     uri = run.log_table(table, "predictions")
     found = scores_of(read_table(table), model_digest, seal, uri, seconds)
     scores = dataclasses.replace(found, table_digest=digest.of_file(table))
-    run.log_metrics({f"{who}/{name}": value for name, value in scores.means.items()})
-    run.record("evaluate", key, scores)
+    means = {f"{who}/{name}": value for name, value in scores.means.items()}
+    run.record("evaluate", key, scores, means)
     return scores
 
 

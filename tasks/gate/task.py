@@ -53,8 +53,10 @@ def gate(
     _store(run, decision, recipe.gate, scores)
     history.write_decision(run, recipe, decision)
     primary = decision.metrics[recipe.gate.metric]
-    run.tag("precis.verdict", decision.verdict)  # to filter and sort runs by, in MLflow's UI
-    run.log_metrics({"gate/gain": primary.gain, "gate/low": primary.low, "gate/high": primary.high})
+    run.write(
+        tags={"precis.verdict": decision.verdict},  # to filter and sort runs by, in MLflow's UI
+        metrics={"gate/gain": primary.gain, "gate/low": primary.low, "gate/high": primary.high},
+    )
     for reason in decision.reasons:
         get_run_logger().info(f"{decision.verdict}: {reason}")
     return decision
@@ -75,10 +77,9 @@ def decay(sealed: Scores, fresh: Scores, champion_version: int, recipe: Recipe) 
     )
     inputs = {"max_decay": recipe.evaluation.max_decay, "champion_version": champion_version}
     _keep(run, "decay", found, {"sealed": sealed, "fresh": fresh}, recipe.gate, inputs)
-    run.tag("precis.decay", found.verdict)
     means = {"decay/sealed": found.sealed.mean, "decay/fresh": found.fresh.mean}
     bounds = {"decay/drop": found.drop, "decay/low": found.low, "decay/high": found.high}
-    run.log_metrics(means | bounds)
+    run.write(tags={"precis.decay": found.verdict}, metrics=means | bounds)
     said = decay_headline(found, recipe.name)
     create_markdown_artifact(decay_markdown(found, recipe.name), key="decay", description=said)
     for reason in found.reasons:
@@ -124,4 +125,4 @@ def _keep(
     (folder / f"{kind}_inputs.json").write_text(json.dumps(values, indent=2))
     for who, found in scores.items():
         (folder / f"{who}.json").write_bytes(Path(artifacts.fetch(found.uri)).read_bytes())
-    run.log_folder(folder, kind)
+    artifacts.remember(run.log_folder(folder, kind), folder)

@@ -43,8 +43,8 @@ def merge(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Recip
         )
     drift = Drift(**answer["drift"])
     model = ModelRef(answer["path"], answer["digest"], base.digest, adapter.digest, drift)
-    run.log_metrics({"merge/kl": drift.kl, "merge/top1_agreement": drift.top1_agreement})
-    run.record("merge", key, model)
+    metrics = {"merge/kl": drift.kl, "merge/top1_agreement": drift.top1_agreement}
+    run.record("merge", key, model, metrics)
     get_run_logger().info(
         f"merged: KL to the adapter {drift.kl:.1e} nats, top-1 agreement {drift.top1_agreement:.3f}"
     )

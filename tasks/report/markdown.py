@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from tasks.report import words
 from tasks.report.data import ReportData
 from tasks.report.examples import Example, examples, losses, wins
-from tasks.report.plots import Plot, plots
+from tasks.report.plots import Plot
 
 LARGEST_IMAGE = 200_000  # characters of a data URI: an artifact is kept in Prefect's database
 MOST_TEXT = 600  # characters of a document or summary
@@ -17,7 +17,7 @@ MOST_TEXT = 600  # characters of a document or summary
 WRAP = textwrap.TextWrapper(80, replace_whitespace=False, break_on_hyphens=False)
 
 
-def render_markdown(data: ReportData) -> str:
+def render_markdown(data: ReportData, plots: Sequence[Plot]) -> str:
     """Verdict, tables, plots, wins and losses.
 
     Documents and outputs are untrusted: they stand in code blocks that they cannot end.
@@ -30,7 +30,7 @@ def render_markdown(data: ReportData) -> str:
             *([f"To know:\n\n{_bullets(data.decision.notes)}"] if data.decision.notes else []),
             *_scores(data),
             *_guardrails(data),
-            *(_image(plot) for plot in plots(data, ordered) if len(plot.uri) <= LARGEST_IMAGE),
+            *(_image(plot) for plot in plots if len(plot.uri) <= LARGEST_IMAGE),
             *_examples("Biggest wins", wins(ordered), data),
             *_examples("Biggest losses", losses(ordered), data),
             *_facts("Cost", data.cost),

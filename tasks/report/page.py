@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.records import Decision
 from tasks.report import words
 from tasks.report.data import ReportData
 from tasks.report.examples import examples, losses, wins
-from tasks.report.plots import plots
+from tasks.report.plots import Plot
 
 FOREST = 150  # width of an interval's drawing, in pixels
 
 
-def render_html(data: ReportData) -> str:
+def render_html(data: ReportData, plots: Sequence[Plot]) -> str:
     """The page. Documents and outputs are untrusted: all text is escaped.
 
     Raises KeyError when the two tables hold different rows.
@@ -36,7 +37,7 @@ def render_html(data: ReportData) -> str:
         data=data,
         decision=data.decision,
         verdict=words.DONE[data.decision.verdict],
-        plots=plots(data, ordered),
+        plots=plots,
         wins=wins(ordered),
         losses=losses(ordered),
         forest=forest(data.decision),

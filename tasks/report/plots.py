@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.report.examples import Example
+from tasks.report.examples import Example, examples
 
 if TYPE_CHECKING:
     from tasks.report.data import ReportData
@@ -42,8 +42,9 @@ class Plot:
     uri: str  # data:image/png;base64,...
 
 
-def plots(data: ReportData, ordered: Sequence[Example]) -> list[Plot]:
+def plots(data: ReportData) -> list[Plot]:
     """All plots there are data for; a run that skipped training has no loss."""
+    ordered = examples(data.challenger, data.opponent, data.metric)
     curve = [point for point in data.training_curve if "loss" in point and "step" in point]
     found = [_loss(curve)] if curve else []
     return [*found, _histogram(data, ordered), _lengths(data, ordered)]
@@ -119,8 +120,10 @@ class _Drawing:
 
         self._style: Any = matplotlib.rc_context(STYLE)
         self._style.__enter__()
-        self._figure: Any = Figure(figsize=(5.0, 3.1), dpi=150, layout="constrained")
+        self._figure: Any = Figure(figsize=(5.0, 3.1), dpi=150)
         self.axes: Any = self._figure.add_subplot()
+        # Fixed margins: matplotlib's constrained layout draws everything twice to find them.
+        self._figure.subplots_adjust(left=0.13, right=0.87, bottom=0.16, top=0.97)
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -16,6 +16,7 @@ from tasks.records import AdapterRef, DatasetRef, Decision, ModelRef, VersionRef
 from tasks.report.data import ReportData
 from tasks.report.markdown import render_markdown
 from tasks.report.page import render_html
+from tasks.report.plots import plots
 from tasks.table import read_table
 
 CURVE = ("loss", "learning_rate")
@@ -51,8 +52,9 @@ def report(
     )
     path = artifacts.work_folder() / "runs" / run.id / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_html(data), encoding="utf-8")
-    create_markdown_artifact(render_markdown(data), key="report", description=said)
+    drawn = plots(data)
+    path.write_text(render_html(data, drawn), encoding="utf-8")
+    create_markdown_artifact(render_markdown(data, drawn), key="report", description=said)
     uri = run.log_file(path)
     get_run_logger().info(f"report: {uri}")
     return uri

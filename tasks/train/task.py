@@ -53,8 +53,8 @@ def train(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> AdapterRef:
         )
     uri = run.log_folder(Path(answer["adapter"]), "adapter")
     adapter = AdapterRef(uri, answer["digest"], base.digest, answer["metrics"])
-    run.log_metrics({f"train/{name}": value for name, value in adapter.metrics.items()})
-    run.record("train", key, adapter)
+    metrics = {f"train/{name}": value for name, value in adapter.metrics.items()}
+    run.record("train", key, adapter, metrics)
     if recipe.training.checkpoint_store:
         _forget(recipe.training.checkpoint_store, answer["job"])
     return adapter

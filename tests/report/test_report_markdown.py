@@ -7,13 +7,19 @@ from gate.gate_tables import two_models
 from report.report_data import report_data
 
 from tasks.report import markdown
+from tasks.report.data import ReportData
 from tasks.report.markdown import render_markdown
+from tasks.report.plots import plots
+
+
+def rendered(data: ReportData) -> str:
+    return render_markdown(data, plots(data))
 
 
 def test_the_artifact_holds_the_numbers() -> None:
     """Verdict, scores with bounds, guardrails, examples, cost and where it came from."""
     data = report_data(kind="base")
-    text = render_markdown(data)
+    text = rendered(data)
     assert text.startswith(f"# {data.headline}\n\n- rougeL gained")
     found = data.decision.metrics["rougeL"]
     assert found.champion is None
@@ -28,7 +34,7 @@ def test_the_artifact_holds_the_numbers() -> None:
 def test_large_pictures_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """An artifact lives in a database: a picture over the limit is left out."""
     monkeypatch.setattr(markdown, "LARGEST_IMAGE", 100)
-    assert "![" not in render_markdown(report_data())
+    assert "![" not in rendered(report_data())
 
 
 def test_a_text_cannot_end_its_block() -> None:
@@ -36,7 +42,7 @@ def test_a_text_cannot_end_its_block() -> None:
     ours, theirs = two_models(1, rows=30, gain=0.08)
     evil = "a ```` b\n```\n<script>x</script>\n# heading"
     spoiled = [[replace(r, document=evil, id=f"{r.id}![x](y)`") for r in t] for t in (ours, theirs)]
-    text = render_markdown(report_data(*spoiled, cost={"a|b": "<i>\nx"}))
+    text = rendered(report_data(*spoiled, cost={"a|b": "<i>\nx"}))
     assert f"`````text\n{evil}\n`````" in text
     assert ", row `row000" in text
     assert "![x](y)`\n" in text
@@ -47,16 +53,14 @@ def test_long_documents_are_cut() -> None:
     """A long document is cut short in the artifact; the page has all of it."""
     ours, theirs = two_models(1, rows=30, gain=0.08)
     long = [[replace(r, document="word " * 5000) for r in t] for t in (ours, theirs)]
-    assert len(render_markdown(report_data(*long))) < 200_000
+    assert len(rendered(report_data(*long))) < 200_000
 
 
 def test_a_long_line_is_wrapped_where_prefects_page_would_cut_it() -> None:
     """A summary is one line of text; its words all stand within the first 80 columns."""
     ours, theirs = two_models(1, rows=30, gain=0.08)
     line = " ".join(f"word{n}" for n in range(60))
-    text = render_markdown(
-        report_data(*[[replace(r, text=line) for r in t] for t in (ours, theirs)])
-    )
+    text = rendered(report_data(*[[replace(r, text=line) for r in t] for t in (ours, theirs)]))
     shown = text.split("Challenger:\n\n```text\n")[1].split("\n```")[0]
     assert shown.split() == line.split()
     assert 70 < max(map(len, shown.splitlines())) <= 80

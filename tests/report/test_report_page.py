@@ -8,8 +8,10 @@ import pytest
 from gate.gate_tables import judged, table, two_models
 from report.report_data import report_data
 
+from tasks.report.data import ReportData
 from tasks.report.examples import examples, losses, wins
 from tasks.report.page import render_html
+from tasks.report.plots import plots
 
 EVIL = "<script>alert('x')</script> & \"quoted\" <img src=http://evil.example/x.png>"
 
@@ -32,10 +34,14 @@ class _Page(HTMLParser):
         self.words += f"{data} "
 
 
+def rendered(data: ReportData) -> str:
+    return render_html(data, plots(data))
+
+
 def test_the_page_holds_the_numbers() -> None:
     """Verdict, every metric's means, gain and bounds, guardrails, cost, data and digests."""
     data = report_data()
-    words = " ".join(_Page(render_html(data)).words.split())
+    words = " ".join(_Page(rendered(data)).words.split())
     for name, found in data.decision.metrics.items():
         assert name in words
         for value in (found.champion, found.challenger):
@@ -51,7 +57,7 @@ def test_the_page_holds_the_numbers() -> None:
 
 def test_the_page_loads_nothing_from_anywhere() -> None:
     """No script, no external image, style or font: it can be mailed and opened offline."""
-    text = render_html(report_data())
+    text = rendered(report_data())
     page = _Page(text)
     assert not {"script", "link", "iframe", "object", "base"} & set(page.tags)
     loads = [value for _, name, value in page.attributes if name in {"src", "srcset", "data"}]
@@ -76,7 +82,7 @@ def test_untrusted_text_is_escaped() -> None:
     data = report_data(
         spoil(ours), spoil(theirs), data_report={EVIL: {"examples": [EVIL, {EVIL: EVIL}]}}
     )
-    page = _Page(render_html(data))
+    page = _Page(rendered(data))
     assert "script" not in page.tags
     assert page.tags.count("img") == 3
     assert page.words.count("<script>alert('x')</script>") >= 10 * 5
@@ -98,7 +104,7 @@ def test_wins_and_losses_are_the_largest() -> None:
 def test_examples_show_both_texts() -> None:
     """Each win has its document, reference, opponent's and challenger's text."""
     data = report_data()
-    text = render_html(data)
+    text = rendered(data)
     best = wins(examples(data.challenger, data.opponent, "rougeL"))[0]
     card = next(
         c for c in re.findall(r"<article>.*?</article>", text, re.S) if best.challenger.id in c
@@ -113,7 +119,7 @@ def test_a_page_with_little_to_show() -> None:
     rows = table([0.5])
     decision = judged(rows, rows, kind="base", digests=("m", "m"))
     data = report_data(rows, rows, training_curve=(), data_report={}, cost={}, decision=decision)
-    words = " ".join(_Page(render_html(replace(data, version=None))).words.split())
+    words = " ".join(_Page(rendered(replace(data, version=None))).words.split())
     for text in ("same model", "No row gained.", "No row lost.", "did not train", "untuned base"):
         assert text in words
     assert words.count("Not recorded.") == 2
@@ -121,4 +127,4 @@ def test_a_page_with_little_to_show() -> None:
 
 def test_rendering_is_repeatable() -> None:
     """The same data give the same page, pictures included."""
-    assert render_html(report_data()) == render_html(report_data())
+    assert rendered(report_data()) == rendered(report_data())
