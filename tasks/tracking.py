@@ -23,7 +23,6 @@ from typing import Any, TypeVar
 import mlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import SQLAlchemyError
 
 from tasks import artifacts, digest
 from tasks.errors import RegistryError
@@ -94,7 +93,11 @@ def connect() -> Any:
         with _impatient():
             client.search_experiments(max_results=1)
             client.search_registered_models(max_results=1)
-    except (MlflowException, SQLAlchemyError, OSError, ImportError, ValueError) as error:
+    except Exception as error:
+        if not isinstance(
+            error, (MlflowException, OSError, ImportError, ValueError, *_sql_errors())
+        ):
+            raise
         first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         first = first.replace(uri, shown(uri)).replace(_password(uri), "***")
         mend = "start the server, correct MLFLOW_TRACKING_URI, or unset it to use mlruns/"
@@ -102,6 +105,13 @@ def connect() -> Any:
             mend = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         raise RegistryError(f"MLflow at {shown(uri)} does not answer: {first}\n{mend}") from error
     return client
+
+
+def _sql_errors() -> tuple[type[Exception], ...]:
+    """What a broken SQLite store raises; imported when asked for, it takes 0.2 s."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (SQLAlchemyError,)
 
 
 @contextlib.contextmanager
@@ -249,7 +259,9 @@ def run_for(name: str, flow_run_id: str, tags: dict[str, str]) -> Iterator[Run]:
         client.update_run(run_id, status="RUNNING")
     else:
         own = {"precis.name": name, "precis.flow_run_id": flow_run_id}
-        run_id = client.create_run(experiment_id, tags=own | tags).info.run_id
+        info = client.create_run(experiment_id, tags=own | tags).info
+        artifacts.know_root(info)
+        run_id = info.run_id
     token = _current.set(Run(client, run_id, experiment_id))
     status = "KILLED"
     try:
