@@ -8,6 +8,7 @@ import gc
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -212,11 +213,11 @@ def _parser() -> argparse.ArgumentParser:
             )
     for verb in (champion, history):
         one = _verb(verbs, verb)
-        one.add_argument("name", metavar="NAME", help="the registered model")
+        one.add_argument("name", type=_name, metavar="NAME", help="the registered model")
         one.add_argument("--json", action="store_true")
     _notify_data_words(_verb(verbs, notify_data))
     one = _verb(verbs, rollback)
-    one.add_argument("name", metavar="NAME", help="the registered model")
+    one.add_argument("name", type=_name, metavar="NAME", help="the registered model")
     one.add_argument(
         "--to", type=int, metavar="VERSION", help="default: the champion before this one"
     )
@@ -233,9 +234,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def _notify_data_words(one: argparse.ArgumentParser) -> None:
     which = one.add_mutually_exclusive_group(required=True)
-    which.add_argument("name", nargs="?", metavar="NAME", help="the registered model")
+    which.add_argument("name", nargs="?", type=_name, metavar="NAME", help="the registered model")
     which.add_argument("--s3-event", metavar="FILE", help="an S3 notification; -: standard input")
     one.add_argument("--source", metavar="URI", help="what arrived, with NAME")
+
+
+def _name(text: str) -> str:
+    """A registered model's name, as recipes may give it."""
+    from tasks.recipe import NAME
+
+    if not re.match(NAME, text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no model's name: letters, digits and _ . - only"
+        )
+    return text
 
 
 def _verb(

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from tasks.recipe import Recipe
+from tasks.recipe import NAME, Recipe
 
 
-def _shown(title: str, description: str = "") -> Any:
+def _shown(title: str, description: str = "", **rules: Any) -> Any:
     said: Any = {"title": title} | ({"description": description} if description else {})
-    return Field(json_schema_extra=said)
+    return Field(json_schema_extra=said, **rules)
 
 
 OneRecipe = Annotated[Recipe, _shown("Recipe")]
@@ -25,7 +25,9 @@ IfBusy = Annotated[
         "wait: this run follows it. end: this run does nothing.",
     ),
 ]
-ModelName = Annotated[str, _shown("Registered model", "Its name in the MLflow registry.")]
+ModelName = Annotated[
+    str, _shown("Registered model", "Its name in the MLflow registry.", pattern=NAME)
+]
 FormerVersion = Annotated[
     int | None, _shown("Version", "A former champion's; none: the one before the champion.")
 ]

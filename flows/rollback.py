@@ -15,7 +15,7 @@ from pydantic import Field
 from flows.forms import FormerVersion, ModelName, WithApproval
 from flows.run import bare_run
 from tasks.errors import PrecisError
-from tasks.register.task import former_champion, restore
+from tasks.register.task import former_champion, require_model, restore
 
 APPROVAL_SECONDS = 24 * 3600
 
@@ -34,6 +34,7 @@ def rollback(name: ModelName, to: FormerVersion = None, approval: WithApproval =
     With `approval` the run pauses, once that version is loaded and checked, until someone resumes it.
     """
     try:
+        require_model(name)  # a mistyped name must not make an experiment of that name
         with bare_run(name):
             target, over = former_champion(name, to)
             reason = ""

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 RougeName = Literal["rouge1", "rouge2", "rougeL", "rougeLsum"]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # fit for MLflow's names, its filters, and file names
 Share = Annotated[float, Field(ge=0, le=1)]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
@@ -314,7 +315,7 @@ class Recipe(Settings):
     name: str = Field(
         title="Registered model",
         description="Name in the MLflow registry; its alias 'champion' is what users serve.",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        pattern=NAME,
         max_length=200,
     )
     data: Data = Field(title="Data")

@@ -8,7 +8,7 @@ from prefect import task
 from prefect.logging import get_run_logger
 
 from tasks import artifacts, digest, history, tracking
-from tasks.errors import RegistryError
+from tasks.errors import NoSuchChampion, RegistryError
 from tasks.policy import STEP
 from tasks.recipe import Recipe
 from tasks.records import Decision, ModelRef, Scores, VersionRef, from_json
@@ -79,6 +79,21 @@ def promoted_before(name: str) -> tuple[Decision, VersionRef] | None:
 def as_model(version: claims.Version) -> ModelRef:
     """The champion's package, by reference; evaluation fetches it only when it must."""
     return ModelRef(version.source, version.digest, base_digest="")
+
+
+def require_model(name: str) -> None:
+    """Raises NoSuchChampion, naming the models there are, for a name that has none; makes nothing."""
+    if not tracking.nothing_yet():
+        client = tracking.connect()
+        if claims.versions(client, name):
+            return
+        known = sorted(model.name for model in client.search_registered_models())
+    else:
+        known = []
+    raise NoSuchChampion(
+        f"no model {name!r} is registered in MLflow at {tracking.shown_uri()}; "
+        f"it has: {', '.join(known) or 'none'}"
+    )
 
 
 @task(name="former champion", **STEP)

@@ -225,7 +225,9 @@ def test_check_tells_all_problems_of_a_recipe_at_once(bench: Bench, base: Path) 
     assert "has no layer q_projj; it has down_proj" in done.stdout
 
 
-@pytest.mark.parametrize("words", [[], ["run"], ["rum", "x"], ["run", "x.yaml", "--sets", "a=1"]])
+@pytest.mark.parametrize(
+    "words", [[], ["run"], ["rum", "x"], ["run", "x.yaml", "--sets", "a=1"], ["history", "a'b"]]
+)
 def test_bad_usage_is_status_2(words: list[str]) -> None:
     """As every command line tool does."""
     with pytest.raises(SystemExit) as ended:

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from servers import Servers, wait_for
 from stack import PRECIS
@@ -277,7 +278,10 @@ def test_a_rollback_asks_first(servers: Servers, promoted: dict[str, Any]) -> No
     }
     failed = servers.wait(servers.ask(path, none)["id"])
     assert failed["type"] == "FAILED"
-    assert "no earlier champion" in failed["message"]
+    assert f"no model '{none['parameters']['name']}' is registered" in failed["message"]
+    assert "it has: demo" in failed["message"]
+    client = mlflow.MlflowClient(servers.mlflow)
+    assert client.get_experiment_by_name(none["parameters"]["name"]) is None
 
 
 def _asked(servers: Servers, run_id: str) -> Any:
