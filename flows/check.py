@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tasks import artifacts, estimate, package, tracking
+from tasks import artifacts, estimate, fit, package, tracking
 from tasks.errors import PrecisError
 from tasks.ingest.task import preflight
 from tasks.recipe import Recipe
@@ -48,7 +48,7 @@ def _base(recipe: Recipe, result: Checked) -> Path | None:
         return None
     needs = estimate.estimate(recipe, path, artifacts.work_folder())
     result.found += needs.lines()
-    result.problems += needs.problems() + estimate.target_problems(recipe, path)
+    result.problems += needs.problems() + fit.problems(recipe, path)
     try:
         package.settings_for(recipe, path)
     except PrecisError as error:

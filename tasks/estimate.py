@@ -6,8 +6,6 @@ activations of one packed micro-batch (Korthikanti et al. 2022, arXiv:2205.05198
 
 from __future__ import annotations
 
-import json
-import struct
 import subprocess
 from dataclasses import dataclass
 from math import prod
@@ -17,13 +15,15 @@ from typing import Any
 import psutil
 
 from tasks import device, package
+from tasks.fit import Layers, tensor_shapes
 from tasks.recipe import Recipe
 
 GIB = 2**30
-NF4_BYTES = 0.516  # 4 bits and, doubly quantized, 0.127 bits of scale a weight
-# Kept for the backward pass, in bytes a token: about 34 a hidden unit and layer in 16 bits, the
-# MLP's wider part included; logits and their gradient in float32.
-ACTIVATION_BYTES, LOGIT_BYTES = 34, 12
+FOUR_BIT_BYTES = 0.516  # 4 bits and, doubly quantized, 0.127 bits of scale a weight
+# Kept for the backward pass, in bytes a token and layer in 16 bits: about 18 a hidden unit (attention,
+# norms) and 4 a unit of the MLP's wider part, twice that where it is gated: 34 a hidden unit for the
+# usual MLP, four times as wide. Logits and their gradient in float32.
+HIDDEN_BYTES, MLP_BYTES, LOGIT_BYTES = 18, 4, 12
 
 
 @dataclass(frozen=True)
@@ -66,68 +66,64 @@ class Estimate:
 def estimate(recipe: Recipe, base: Path, work: Path) -> Estimate:
     """The estimate for a base on this machine."""
     shapes = tensor_shapes(base)
-    parameters = sum(map(prod, shapes.values()))
-    linear = sum(prod(s) for name, s in shapes.items() if len(s) == 2 and "layers." in name)
+    parameters, layers = sum(map(prod, shapes.values())), Layers.of(shapes)
     config = package.config_of(base)
     existing = work
     while not existing.exists():
         existing = existing.parent
     return Estimate(
         parameters,
-        _training_bytes(recipe, config, parameters, linear),
+        _training_bytes(recipe, config, parameters, layers),
         _memory_bytes(),
         # merged package, its copy in MLflow, checkpoints of the adapter
-        2 * 2 * parameters + 3 * 12 * _adapter_parameters(recipe, shapes),
+        2 * 2 * parameters + 3 * 12 * _adapter_parameters(recipe, layers),
         psutil.disk_usage(str(existing)).free,
         device.compute(),
     )
 
 
-def tensor_shapes(model: Path) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor, from the safetensors headers."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in sorted(model.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length))
-        shapes |= {k: tuple(v["shape"]) for k, v in header.items() if k != "__metadata__"}
-    return shapes
-
-
-def target_problems(recipe: Recipe, base: Path) -> list[str]:
-    """Adapter targets that no linear layer of the base answers to, with those there are."""
-    wanted = recipe.adapter.target_modules
-    if isinstance(wanted, str):
-        return []
-    weights = (n for n, s in tensor_shapes(base).items() if len(s) == 2 and "layers." in n)
-    there = {name.removesuffix(".weight") for name in weights}
-    missing = [w for w in wanted if not any(name.endswith(f".{w}") for name in there)]
-    if not missing:
-        return []
-    endings = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in there}))
-    return [f"adapter.target_modules: {base} has no layer {', '.join(missing)}; it has {endings}"]
-
-
-def _training_bytes(recipe: Recipe, config: dict[str, Any], parameters: int, linear: int) -> int:
-    weight = NF4_BYTES if recipe.base.quantization == "nf4" else 2
-    weights = linear * weight + (parameters - linear) * 2
-    hidden, layers = int(config.get("hidden_size", 0)), int(config.get("num_hidden_layers", 0))
-    vocabulary = int(config.get("vocab_size", 0))
-    tokens = recipe.training.per_device_train_batch_size * recipe.training.max_length
-    kept = 2 * hidden * layers + ACTIVATION_BYTES * hidden
-    if not recipe.training.gradient_checkpointing:
-        kept = ACTIVATION_BYTES * hidden * layers
-    # An adapter parameter costs its value, gradient and two moments, in float32.
-    adapter = 16 * recipe.adapter.r * 2 * hidden * 7 * layers
-    return int(weights + adapter + tokens * (kept + LOGIT_BYTES * vocabulary))
-
-
-def _adapter_parameters(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> int:
-    return sum(
-        recipe.adapter.r * sum(shape)
-        for name, shape in shapes.items()
-        if len(shape) == 2 and "layers." in name
+def _training_bytes(recipe: Recipe, config: dict[str, Any], parameters: int, layers: Layers) -> int:
+    wide = 4 if device.compute() == "cpu" else 2  # bytes of the type that is computed in
+    linear = sum(map(prod, layers.inner.values()))
+    resting = sum(
+        _resting_bytes(shape, recipe.base.quantization, wide) for shape in layers.inner.values()
     )
+    hidden, depth = int(config.get("hidden_size", 0)), int(config.get("num_hidden_layers", 0))
+    vocabulary = int(config.get("vocab_size", 0))
+    inner = int(config.get("intermediate_size") or 4 * hidden)
+    gated = 2 if any("gate" in name for name in layers.inner) else 1
+    each = (HIDDEN_BYTES * hidden + MLP_BYTES * inner * gated) * wide // 2
+    kept = 2 * hidden * depth + each if recipe.training.gradient_checkpointing else each * depth
+    tokens = recipe.training.per_device_train_batch_size * recipe.training.max_length
+    return int(
+        resting
+        + (parameters - linear) * wide
+        # An adapter parameter costs its value, gradient and two moments, in float32.
+        + 16 * _adapter_parameters(recipe, layers)
+        + _dora_bytes(recipe, layers, wide)
+        + tokens * (kept + LOGIT_BYTES * vocabulary)
+    )
+
+
+def _resting_bytes(shape: tuple[int, ...], quantization: str, wide: int) -> float:
+    rows, columns = shape
+    if quantization == "none" or (quantization != "int8" and wide == 4 and columns % 64):
+        return prod(shape) * wide  # uneven rows of 4 bits rest in full on a CPU: tasks.rounding
+    return prod(shape) + 4 * rows if quantization == "int8" else prod(shape) * FOUR_BIT_BYTES
+
+
+def _adapter_parameters(recipe: Recipe, layers: Layers) -> int:
+    adapted = layers.adapted(recipe).values()
+    magnitudes = sum(rows for rows, _ in adapted) if recipe.adapter.kind == "dora" else 0
+    return sum(recipe.adapter.r * sum(shape) for shape in adapted) + magnitudes
+
+
+def _dora_bytes(recipe: Recipe, layers: Layers, wide: int) -> int:
+    """For a row's length PEFT writes B A out, by way of an identity matrix: of one layer at a time."""
+    if recipe.adapter.kind != "dora":
+        return 0
+    adapted = layers.adapted(recipe).values()
+    return max((4 * i * i + (4 + 3 * wide) * o * i for o, i in adapted), default=0)
 
 
 def _memory_bytes() -> int:

@@ -1,7 +1,7 @@
 """Load a base model as it is trained: for training itself, and for the merge's drift check.
 
-QLoRA (Dettmers et al. 2023, arXiv:2305.14314): the weights of linear layers rest as 4-bit
-NormalFloat, their scales quantized once more, and are computed with in a wider type.
+The weights of linear layers may rest in fewer bits (tasks.rounding), and are computed with in a wider
+type.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
+
+from tasks.summarizer import served_attention
 
 
 def one_gpu() -> None:
@@ -41,68 +43,22 @@ def compute_dtype() -> Any:
     return torch.float16
 
 
-def quantization_config(quantization: str, dtype: Any) -> Any:
-    """transformers' BitsAndBytesConfig for `nf4`; None for `none`."""
-    from transformers import BitsAndBytesConfig
+def load_base(base: Path, quantization: str, dtype: Any, attention: str | None = None) -> Any:
+    """The base model in a local folder, quantized as `base.quantization` says, computing in `dtype`.
 
-    if quantization == "none":
-        return None
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
-
-
-def load_base(base: Path, quantization: str, dtype: Any, attention: str = "sdpa") -> Any:
-    """The base model in a local folder, quantized as `base.quantization` says, computing in `dtype`."""
+    `attention`: an `attn_implementation` of transformers'; None: the one that the model is served with.
+    """
     from transformers import AutoModelForCausalLM
+
+    from tasks import rounding
 
     model = AutoModelForCausalLM.from_pretrained(
         base,
-        quantization_config=quantization_config(quantization, dtype),
+        quantization_config=rounding.config(quantization, dtype),
         dtype=dtype,
         device_map={"": device()},
-        attn_implementation=attention,
+        attn_implementation=attention or served_attention(base),
         local_files_only=True,
     )
-    if model.device.type == "cpu":
-        _mend_uneven_layers(model)
+    rounding.settle(model, dtype)
     return model
-
-
-def nf4_rounded(weight: Any, dtype: Any) -> Any:
-    """`weight` quantized from `dtype` to NF4 and back to `dtype`: what a quantized layer computes with.
-
-    Flattened, since bitsandbytes' blocks run on from row to row (see below).
-    """
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
-
-    flat = weight.to(device(), dtype).reshape(1, -1)
-    packed, state = quantize_4bit(flat, quant_type="nf4", compress_statistics=True)
-    return dequantize_4bit(packed, state).reshape(weight.shape)
-
-
-def _mend_uneven_layers(model: Any) -> None:
-    """Layers whose rows are no whole number of blocks (64) keep their rounded weights in full.
-
-    bitsandbytes 0.50.2's CPU kernel takes each of their rows to begin a block and so gives most
-    weights another block's scale: dialog-7m's down_proj (rows of 688) came back with 2.7 times
-    the rounding error, and with other weights than a GPU computes with.
-    """
-    import copy
-
-    import torch
-    from bitsandbytes.functional import dequantize_4bit
-
-    for name, layer in list(model.named_modules()):
-        if type(layer).__name__ != "Linear4bit" or layer.in_features % layer.weight.blocksize == 0:
-            continue
-        shape = layer.weight.quant_state.shape
-        flat = copy.copy(layer.weight.quant_state)
-        flat.shape = torch.Size([1, shape.numel()])
-        plain = torch.nn.Linear(*reversed(shape), bias=layer.bias is not None, device="meta")
-        plain.weight = torch.nn.Parameter(dequantize_4bit(layer.weight, flat).reshape(shape))
-        plain.bias = layer.bias
-        model.set_submodule(name, plain.requires_grad_(False))

@@ -119,10 +119,11 @@ class Base(Settings):
     revision: str | None = Field(
         None, title="Hub revision", description="Commit of a hub model; needed for hub names."
     )
-    quantization: Literal["nf4", "none"] = Field(
+    quantization: Literal["nf4", "fp4", "int8", "none"] = Field(
         "nf4",
         title="Quantization in training",
-        description="nf4: QLoRA (4-bit NormalFloat, double quantization). none: plain LoRA.",
+        description="How the frozen weights rest. nf4: QLoRA (4-bit NormalFloat, double quantization). "
+        "fp4: 4-bit floats, likewise. int8: 8 bits, a scale a row. none: in full.",
     )
 
 
@@ -154,10 +155,20 @@ class Prompt(Settings):
 
 
 class Adapter(Settings):
-    """The LoRA adapter (Hu et al. 2021, arXiv:2106.09685), in PEFT's terms."""
+    """The adapter, in PEFT's terms."""
 
+    # Sources: LoRA, Hu et al. 2021, arXiv:2106.09685; DoRA, Liu et al. 2024, arXiv:2402.09353;
+    # rsLoRA, Kalajdzievski 2023, arXiv:2312.03732.
+    kind: Literal["lora", "dora", "rslora"] = Field(
+        "lora",
+        title="Kind",
+        description="lora: W + alpha/r BA. rslora: W + alpha/sqrt(r) BA, for high ranks. dora: rows' "
+        "lengths are learned apart from their directions; slower, needs more memory.",
+    )
     r: int = Field(16, gt=0, title="Rank")
-    lora_alpha: float = Field(32, gt=0, title="Alpha", description="Scale: alpha / r.")
+    lora_alpha: float = Field(
+        32, gt=0, title="Alpha", description="Scale: alpha / r (rslora: alpha / sqrt(r))."
+    )
     lora_dropout: float = Field(0.0, ge=0, lt=1, title="Dropout")
     target_modules: Literal["all-linear"] | Names = Field(
         "all-linear", title="Target modules", description="all-linear, or module name endings."

@@ -99,6 +99,17 @@ def encode_completion(tokenizer: Any, summary: str) -> list[int]:
     return [*ids, tokenizer.eos_token_id]
 
 
+def served_attention(package: Path) -> str | None:
+    """The `attn_implementation` that computes this model's own function; None: transformers' choice.
+
+    That is sdpa, which silently leaves out the cap that Gemma 2 puts on attention scores.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(package).get_text_config()
+    return "eager" if getattr(config, "attn_logit_softcapping", None) else None
+
+
 class Generator:
     """A loaded package: documents in, summaries out, greedy, in the order given."""
 
@@ -111,7 +122,9 @@ class Generator:
         self.tokenizer = AutoTokenizer.from_pretrained(package)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        model = AutoModelForCausalLM.from_pretrained(package, dtype=self._dtype())
+        model = AutoModelForCausalLM.from_pretrained(
+            package, dtype=self._dtype(), attn_implementation=served_attention(package)
+        )
         self.model = model.to(self.device).eval()
 
     def _dtype(self) -> Any:

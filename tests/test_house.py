@@ -15,6 +15,8 @@ STEPS = {"ingest", "train", "merge", "evaluate", "gate", "register", "report"}
 PURE = {
     "examples",
     "loading",
+    "rounding",
+    "fit",
     "recipe",
     "records",
     "errors",

@@ -68,6 +68,11 @@ def test_every_problem_is_told_at_once_with_the_nearest_key(small: Path) -> None
         (SMALL + "training: {learning_rate: .inf}", "finite"),
         (SMALL + "training: {optim: adamx}", "training.optim"),
         (SMALL + "training: {max_steps: 0}", "trains nothing"),
+        (SMALL + "adapter: {kind: vera}", "adapter.kind: .*'lora', 'dora' or 'rslora'"),
+        (
+            "name: a\ndata: {train: t}\nbase: {model: b, quantization: int4}",
+            "'nf4', 'fp4', 'int8' or",
+        ),
         (SMALL + "adapter: {target_modules: []}", "adapter.target_modules.*at least 1"),
     ],
 )

@@ -52,6 +52,7 @@ def _sample(rows: list[Row], count: int) -> list[Row]:
 
 
 def _live_model(base: Path, adapter: Path, recipe: Recipe) -> Any:
+    from bitsandbytes.nn import Linear4bit
     from peft import PeftModel
 
     dtype = loading.compute_dtype()
@@ -60,8 +61,9 @@ def _live_model(base: Path, adapter: Path, recipe: Recipe) -> Any:
     ).eval()
     # bitsandbytes' inference kernel for CPUs computes in bf16 and asserts on sizes that are no
     # multiple of 32; in training mode a 4-bit layer computes as it did in training, on any device.
+    # Not PEFT's wrapper, which has the same name: its dropout would be drawn again.
     for module in model.modules():
-        if type(module).__name__ == "Linear4bit":
+        if isinstance(module, Linear4bit):
             module.train()
     return model
 

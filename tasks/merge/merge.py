@@ -1,6 +1,6 @@
 """Fold an adapter into its base, shard by shard, into a package that loads anywhere.
 
-The adapter was trained against weights rounded to 4 bits (QLoRA, Dettmers et al. 2023,
+The adapter was trained against weights rounded to few bits (QLoRA, Dettmers et al. 2023,
 arXiv:2305.14314), so by default it is added to those, dequantized, and not to the originals.
 Child-process targets: JSON-able arguments and results.
 """
@@ -16,9 +16,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tasks import child, digest, loading, package
+from tasks import child, digest, loading, package, rounding
 from tasks.errors import MergeError
 from tasks.merge import drift
+from tasks.merge.fold import folded
 from tasks.merge.plan import INDEX, PREFIX, Plan, plan_merge
 from tasks.recipe import Recipe
 
@@ -112,18 +113,19 @@ def _merge_shard(plan: Plan, shard: Path, target: Path) -> None:
 
 
 def _merged(plan: Plan, module: str, stored: Any, lora: Any) -> Any:
-    """W + alpha / r * B A in float32, rounded once, to the type that W was stored in."""
+    """W with the adapter folded in, in float32, rounded once, to the type that W was stored in."""
     import torch
 
-    weight = stored
-    if module in plan.quantized:
-        weight = loading.nf4_rounded(weight, getattr(torch, plan.dtype))
+    weight, dtype = stored, getattr(torch, plan.dtype)
+    if module in plan.rounded:
+        weight = rounding.rounded(weight.to(loading.device()), plan.quantization, dtype)
     if module in plan.adapted:
-        a, b = (
-            lora.get_tensor(f"{PREFIX}{module}.lora_{part}.weight").to(weight.device).float()
-            for part in "AB"
+        a, b, *magnitude = (
+            lora.get_tensor(f"{PREFIX}{module}.{name}").to(weight.device).float()
+            for name in plan.tensors
         )
-        weight = weight.float() + plan.scale * (b @ a)
+        norm_dtype = dtype if module in plan.four_bits else torch.float32  # see Plan
+        weight = folded(weight, a, b, plan.scale, magnitude[0] if magnitude else None, norm_dtype)
     return weight.to("cpu", stored.dtype).contiguous()
 
 

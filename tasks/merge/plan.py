@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks import loading
+from tasks import loading, rounding
 from tasks.errors import MergeError
+from tasks.merge.fold import kind_of, scale_of
 from tasks.package import config_of
 from tasks.recipe import Recipe
+from tasks.rounding import FOUR_BITS
 
 PREFIX = "base_model.model."  # PEFT's, before the base's own module names
-# Kinds of LoRA whose merged weight is not W + alpha / r * B A; training here makes none of them.
-OTHER_KINDS = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out")
+# Settings that fold otherwise than tasks.merge.fold does; training here makes none of them.
+OTHER_SETTINGS = ("rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora_bias")
+LORA_TENSORS = ("lora_A.weight", "lora_B.weight")
+MAGNITUDE = "lora_magnitude_vector"  # DoRA's, one number a row
 STORED = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 INDEX = "model.safetensors.index.json"
 
@@ -26,22 +30,25 @@ class Plan:
 
     shards: tuple[Path, ...]
     adapter: Path  # the safetensors file
-    scale: float  # alpha / r
+    tensors: tuple[str, ...]  # what the adapter holds of each adapted layer
+    scale: float  # of B A
     adapted: frozenset[str]
-    quantized: frozenset[str]  # to be rounded to NF4 and back, as they were in training
-    dtype: str  # the type they were quantized from
+    rounded: frozenset[str]  # to be quantized and back, as they were in training
+    four_bits: frozenset[str]  # alone among PEFT's layers these see inputs as narrow as `dtype`
+    quantization: str
+    dtype: str  # the type they were quantized from, and computed in
     stored: str  # the type that the base's linear weights are stored in, as config.json names it
 
 
 def plan_merge(base: Path, adapter: Path, recipe: Recipe) -> Plan:
     """How to merge `adapter` into `base`. Raises MergeError with every mismatch, a line each."""
     config, file = _adapter_config(adapter), adapter / "adapter_model.safetensors"
-    shards = shards_of(base)
+    shards, quantization = shards_of(base), recipe.base.quantization
     weights, ours = shapes(shards), shapes([file])
     modules = frozenset(name.removeprefix(PREFIX).partition(".lora_")[0] for name in ours)
     dtype = _metadata(file).get("compute_dtype") or str(loading.compute_dtype()).split(".")[-1]
-    on_rounded = recipe.base.quantization == "nf4" and recipe.merge.onto == "quantized_base"
-    quantized, transposed = quantized_modules(base)
+    quantized, transposed = quantized_modules(base, quantization)
+    on_rounded = recipe.merge.onto == "quantized_base"
     problems = [
         *_kind_problems(base, config, recipe),
         *_shape_problems(config, modules, ours, weights),
@@ -54,9 +61,22 @@ def plan_merge(base: Path, adapter: Path, recipe: Recipe) -> Plan:
     ]
     if problems:
         raise MergeError.of(problems)
-    scale = config["lora_alpha"] / config["r"]
-    rounded = quantized if on_rounded else frozenset[str]()
-    return Plan(tuple(shards), file, scale, modules, rounded, dtype, _stored(shards, modules))
+    return Plan(
+        shards=tuple(shards),
+        adapter=file,
+        tensors=_tensors(config),
+        scale=scale_of(config),
+        adapted=modules,
+        rounded=quantized if on_rounded else frozenset(),
+        four_bits=quantized if quantization in FOUR_BITS else frozenset(),
+        quantization=quantization,
+        dtype=dtype,
+        stored=_stored(shards, modules),
+    )
+
+
+def _tensors(config: dict[str, Any]) -> tuple[str, ...]:
+    return (*LORA_TENSORS, MAGNITUDE) if config.get("use_dora") else LORA_TENSORS
 
 
 def shards_of(base: Path) -> list[Path]:
@@ -101,28 +121,29 @@ def _stored(shards: Iterable[Path], modules: frozenset[str]) -> str:
     return STORED[types.pop()]
 
 
-def quantized_modules(base: Path) -> tuple[frozenset[str], frozenset[str]]:
+def quantized_modules(base: Path, quantization: str) -> tuple[frozenset[str], frozenset[str]]:
     """Linear layers that transformers quantizes (not the head), and those stored transposed.
 
     Found by transformers' own rules on a model without weights.
     """
-    import bitsandbytes
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.integrations.bitsandbytes import replace_with_bnb_linear
     from transformers.pytorch_utils import Conv1D
-    from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
+    from transformers.quantizers.base import HfQuantizer
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
     transposed = {name for name, module in model.named_modules() if isinstance(module, Conv1D)}
-    how = loading.quantization_config("nf4", torch.float32)
-    keep = Bnb4BitHfQuantizer.get_modules_to_not_convert(
+    how = rounding.config(quantization, torch.float32)
+    if how is None:
+        return frozenset(), frozenset(transposed)
+    keep = HfQuantizer.get_modules_to_not_convert(
         model, how.llm_int8_skip_modules, model._keep_in_fp32_modules
     )
+    before = dict(model.named_modules())
     replace_with_bnb_linear(model, keep, how)
-    linear = bitsandbytes.nn.Linear4bit
-    quantized = {name for name, module in model.named_modules() if isinstance(module, linear)}
+    quantized = {name for name, module in model.named_modules() if module is not before.get(name)}
     return frozenset(quantized), frozenset(transposed)
 
 
@@ -144,9 +165,11 @@ def _metadata(file: Path) -> dict[str, str]:
 def _kind_problems(base: Path, config: dict[str, Any], recipe: Recipe) -> list[str]:
     problems = [
         f"the adapter sets {name}, which cannot be merged"
-        for name in OTHER_KINDS
+        for name in OTHER_SETTINGS
         if config.get(name)
     ]
+    if (kind := kind_of(config)) != recipe.adapter.kind:
+        problems.append(f"the adapter's kind is {kind}; adapter.kind is {recipe.adapter.kind}")
     if config.get("peft_type") != "LORA":
         problems.append(f"the adapter is {config.get('peft_type')}, not LoRA")
     trained_on = config.get("base_model_name_or_path")
@@ -167,9 +190,10 @@ def _shape_problems(
 ) -> list[str]:
     """Every layer for which base and adapter do not match, in both directions."""
     problems, r = [], config["r"]
-    expected = {f"{PREFIX}{name}.lora_{part}.weight" for name in modules for part in "AB"}
+    expected = {f"{PREFIX}{name}.{part}" for name in modules for part in _tensors(config)}
     problems += [
-        f"{name}: the adapter has this tensor, LoRA does not" for name in ours.keys() - expected
+        f"{name}: the adapter has this tensor, {kind_of(config)} does not"
+        for name in ours.keys() - expected
     ]
     problems += [f"{name}: missing in the adapter" for name in expected - ours.keys()]
     for name in modules:
@@ -185,6 +209,9 @@ def _shape_problems(
             problems.append(
                 f"{name}: rank {a[0]}, {b[-1]} in the weights, {r} in adapter_config.json"
             )
+        lengths = ours.get(f"{PREFIX}{name}.{MAGNITUDE}", shape[:1] if shape else ())
+        if shape and lengths != shape[:1]:
+            problems.append(f"{name}: {lengths[0]} magnitudes for {shape[0]} rows")
     targets = tuple(f".{target}" for target in config["target_modules"])
     for weight in weights:
         name = weight.removesuffix(".weight")

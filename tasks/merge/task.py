@@ -16,16 +16,7 @@ from tasks.records import AdapterRef, BaseRef, DatasetRef, Drift, ModelRef
 @task(name="merge", **STEP)
 def merge(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Recipe) -> ModelRef:
     """The package of the merged model; refused when it drifted from the adapter."""
-    run = tracking.current()
-    key = tracking.step_key(
-        "merge",
-        adapter=adapter.digest,
-        base=base.digest,
-        quantization=recipe.base.quantization,
-        merge=recipe.merge.model_dump(mode="json"),
-        rows=dataset.train_digest,
-        settings=repr(package.settings_for(recipe, Path(base.path))),
-    )
+    run, key = tracking.current(), step_key(adapter, base, dataset, recipe)
     if known := run.recall("merge", key, ModelRef, _here):
         return known
     work = artifacts.work_folder() / "merge" / key[:16]
@@ -49,6 +40,20 @@ def merge(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Recip
         f"merged: KL to the adapter {drift.kl:.1e} nats, top-1 agreement {drift.top1_agreement:.3f}"
     )
     return model
+
+
+def step_key(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Recipe) -> str:
+    """What a merged model is known by: all that it and its drift depend on."""
+    return tracking.step_key(
+        "merge",
+        adapter=adapter.digest,
+        base=base.digest,
+        kind=recipe.adapter.kind,
+        quantization=recipe.base.quantization,
+        merge=recipe.merge.model_dump(mode="json"),
+        rows=dataset.train_digest,
+        settings=repr(package.settings_for(recipe, Path(base.path))),
+    )
 
 
 def _here(model: ModelRef) -> bool:

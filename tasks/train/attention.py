@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from tasks import fit
+
 NAME = "precis_packed_rows"
 
 
@@ -23,6 +25,12 @@ def register() -> str:
     AttentionInterface.register(NAME, packed_rows)
     AttentionMaskInterface.register(NAME, lambda *_, **__: None)  # the bounds say it all
     return NAME
+
+
+def implementation(config: dict[str, Any]) -> str | None:
+    """The `attn_implementation` for packed rows of such a model; None: transformers' own choice."""
+    ours = config.get("model_type") in fit.KNOWN and not config.get("use_bidirectional_attention")
+    return register() if ours else None
 
 
 def packed_rows(
@@ -37,18 +45,21 @@ def packed_rows(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each row of one packed sequence.
 
     `query` is [1, heads, tokens, width], `key` and `value` may have fewer heads (each serves a
-    group of query heads); `cu_seq_lens_q` holds the rows' bounds: [0, end of row 1, ..., tokens].
-    Returns [1, tokens, heads, width].
+    group of query heads); `cu_seq_lens_q` holds the rows' bounds: [0, end of row 1, ..., tokens];
+    `softcap` bounds the scores (Gemma 2). Returns [1, tokens, heads, width].
     """
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     query, key = query.to(value.dtype), key.to(value.dtype)  # Phi's arrive in float32
+    if softcap is not None:
+        return _capped(query, key, value, cu_seq_lens_q, scaling, sliding_window, softcap, dropout)
     if _has_kernel(query) and not dropout:
         return _by_kernel(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window)
     bounds = cu_seq_lens_q.tolist()
@@ -76,6 +87,30 @@ def _band(length: int, window: int | None, device: torch.device) -> torch.Tensor
         return None
     assert window is not None
     return torch.ones(length, length, dtype=torch.bool, device=device).tril().triu(1 - window)
+
+
+def _capped(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bounds: torch.Tensor,
+    scaling: float | None,
+    window: int | None,
+    softcap: float,
+    dropout: float,
+) -> tuple[torch.Tensor, None]:
+    """With scores s as softcap tanh(s / softcap); no kernel of torch's does that."""
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    rows = []
+    for start, end in itertools.pairwise(bounds.tolist()):
+        q, k, v = (x[:, :, start:end] for x in (query, key, value))
+        seen = torch.ones(end - start, end - start, dtype=torch.bool, device=q.device).tril()
+        if window is not None:
+            seen = seen.triu(1 - window)
+        scores = softcap * torch.tanh(q @ k.transpose(2, 3) * scale / softcap)
+        weights = scores.masked_fill(~seen, -torch.inf).softmax(-1, dtype=torch.float32)
+        rows.append(torch.nn.functional.dropout(weights.to(v.dtype), dropout) @ v)
+    return torch.cat(rows, dim=2).transpose(1, 2), None
 
 
 def _has_kernel(query: torch.Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Train a LoRA adapter on a quantized base (QLoRA: Dettmers et al. 2023, arXiv:2305.14314).
+"""Train an adapter on a quantized base (QLoRA: Dettmers et al. 2023, arXiv:2305.14314).
 
 A child-process target: JSON-able arguments and result, no Prefect, no MLflow. A run that was killed
 resumes from its last whole checkpoint, here or in the checkpoint store, and, on one CPU thread, ends
@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tasks import child, digest, loading, package
+from tasks import child, digest, fit, loading, package
 from tasks.errors import TrainingError
 from tasks.examples import encode_for
 from tasks.recipe import Recipe
@@ -37,6 +37,8 @@ def train(rows: str, base: str, recipe: dict[str, Any], folder: str) -> dict[str
     """
     loading.one_gpu()
     plan = Recipe.model_validate(recipe)
+    if problems := fit.problems(plan, Path(base)):
+        raise TrainingError.of(["the recipe does not fit this base model:", *problems])
     job = _job(Path(rows), Path(base), plan)
     resume = checkpoints.prepare(Path(folder), job)
     if answer := checkpoints.finished(Path(folder)):
@@ -91,8 +93,9 @@ def _build(
 
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     examples = encode_for(read_rows(rows), tokenizer, recipe, base)
-    packed = attention.register() if recipe.training.packing else "sdpa"
-    model = loading.load_base(base, recipe.base.quantization, loading.compute_dtype(), packed)
+    packing = recipe.training.packing
+    ours = attention.implementation(package.config_of(base)) if packing else None
+    model = loading.load_base(base, recipe.base.quantization, loading.compute_dtype(), ours)
     try:
         trainer = AdapterTrainer(
             model=model,
@@ -118,6 +121,8 @@ def _lora(recipe: Recipe) -> Any:
         r=recipe.adapter.r,
         lora_alpha=recipe.adapter.lora_alpha,
         lora_dropout=recipe.adapter.lora_dropout,
+        use_dora=recipe.adapter.kind == "dora",
+        use_rslora=recipe.adapter.kind == "rslora",
         target_modules=targets if isinstance(targets, str) else list(targets),
         task_type="CAUSAL_LM",
     )

@@ -25,16 +25,7 @@ HARMLESS = {"save_steps", "logging_steps", "timeout_hours", "checkpoint_store"} 
 @task(name="train", **STEP)
 def train(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> AdapterRef:
     """The LoRA adapter for these rows; resumes from the last checkpoint of the same job."""
-    run = tracking.current()
-    key = tracking.step_key(
-        "train",
-        rows=dataset.train_digest,
-        base=base.digest,
-        quantization=recipe.base.quantization,
-        adapter=recipe.adapter.model_dump(mode="json"),
-        training=recipe.training.model_dump(mode="json", exclude=HARMLESS),
-        settings=repr(package.settings_for(recipe, Path(base.path))),
-    )
+    run, key = tracking.current(), step_key(dataset, base, recipe)
     if known := run.recall("train", key, AdapterRef, _intact):
         return known
     with slots.gpu():
@@ -58,6 +49,19 @@ def train(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> AdapterRef:
     if recipe.training.checkpoint_store:
         _forget(recipe.training.checkpoint_store, answer["job"])
     return adapter
+
+
+def step_key(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> str:
+    """What an adapter is known by: all that its weights depend on."""
+    return tracking.step_key(
+        "train",
+        rows=dataset.train_digest,
+        base=base.digest,
+        quantization=recipe.base.quantization,
+        adapter=recipe.adapter.model_dump(mode="json"),
+        training=recipe.training.model_dump(mode="json", exclude=HARMLESS),
+        settings=repr(package.settings_for(recipe, Path(base.path))),
+    )
 
 
 def preflight(recipe: Recipe) -> tuple[list[str], list[str]]:

@@ -52,7 +52,7 @@ def trained(name: str, rows: Path, chosen: Recipe, out: Path) -> tuple[Path, str
     merged = merge_and_check(base, made["adapter"], str(rows), values, str(out / "package"))
     m, drift = made["metrics"], merged["drift"]
     line = (
-        f"{name:14} {m['tokens_per_second']:8.0f} tok/s  {m['seconds_per_step']:.3f} s/step  "
+        f"{name:16} {m['tokens_per_second']:8.0f} tok/s  {m['seconds_per_step']:.3f} s/step  "
         f"peak {m['peak_memory_gib']:.2f} GiB  loss {m['first_loss']:.2f} -> {m['last_loss']:.2f}  "
         f"merge {time.monotonic() - started:.1f} s  KL {drift['kl']:.1e}  "
         f"top-1 {drift['top1_agreement']:.4f}"
@@ -67,16 +67,20 @@ def main(out: Path, *other: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     rows, held_out = demo_rows("train", out, 720), demo_rows("evaluation", out, 100)
     lines = []
-    for name, quantization, bf16 in (
-        ("nf4 bf16", "nf4", True),
-        ("nf4 fp16", "nf4", False),
-        ("lora bf16", "none", True),
+    for name, kind, quantization, bf16 in (
+        ("nf4 bf16", "lora", "nf4", True),
+        ("nf4 fp16", "lora", "nf4", False),
+        ("lora bf16", "lora", "none", True),
+        ("dora nf4 bf16", "dora", "nf4", True),
+        ("dora fp4 fp16", "dora", "fp4", False),
+        ("dora int8 bf16", "dora", "int8", True),
+        ("rslora int8 bf16", "rslora", "int8", True),
     ):
         chosen = recipe(
             DEMO / "base",
             base={"quantization": quantization},
             training={"learning_rate": 2e-3, "per_device_train_batch_size": 1},
-            adapter={"r": 32, "lora_alpha": 64},
+            adapter={"kind": kind, "r": 32, "lora_alpha": 64},
             evaluation={"max_new_tokens": 88, "batch_size": 50},
         )
         with mock.patch("torch.cuda.is_bf16_supported", return_value=bf16):

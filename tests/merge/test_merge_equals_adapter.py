@@ -11,7 +11,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from tasks import digest, loading
+from tasks import digest, loading, rounding
 from tasks.merge import drift, merge
 from tasks.merge.plan import shards_of
 from tasks.recipe import Recipe
@@ -124,7 +124,7 @@ def test_the_delta_is_scale_times_b_a_in_float32(nf4: Case, result: dict[str, An
     name = "model.layers.1.self_attn.v_proj"
     lora = load_file(nf4.adapter / "adapter_model.safetensors")
     a, b = (lora[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
-    base = loading.nf4_rounded(weights(nf4.base)[f"{name}.weight"], torch.float32)
+    base = rounding.rounded(weights(nf4.base)[f"{name}.weight"], "nf4", torch.float32)
     expected = (base + 16 / 8 * (b @ a)).bfloat16()
     assert torch.equal(weights(Path(result["path"]))[f"{name}.weight"], expected)
 

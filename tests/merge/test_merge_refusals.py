@@ -51,12 +51,12 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def call(base: Path, adapter: Path, out: Path, **parts: Any) -> dict[str, Any]:
+def call(base: Path, adapter: Path, out: Path, /, **parts: Any) -> dict[str, Any]:
     recipe = tiny.make_recipe(base, base={"model": "tiny"}, **parts)
     return merge.merge(str(base), str(adapter), recipe.model_dump(mode="json"), str(out))
 
 
-def refusal(base: Path, adapter: Path, out: Path, **parts: Any) -> list[str]:
+def refusal(base: Path, adapter: Path, out: Path, /, **parts: Any) -> list[str]:
     with pytest.raises(MergeError) as caught:
         call(base, adapter, out, **parts)
     assert not out.parent.exists() or not list(out.parent.glob(f"{out.name}*"))
@@ -102,7 +102,8 @@ def test_other_kinds_of_adapter_are_refused(base: Path, adapter: Path, tmp_path:
     odd = tmp_path / "odd"
     odd.mkdir()
     config = json.loads((adapter / "adapter_config.json").read_text())
-    config |= {"use_dora": True, "base_model_name_or_path": "elsewhere", "r": 5}
+    config |= {"use_rslora": True, "alpha_pattern": {"0": 4}}
+    config |= {"base_model_name_or_path": "elsewhere", "r": 5}
     (odd / "adapter_config.json").write_text(json.dumps(config))
     tensors = load_file(adapter / "adapter_model.safetensors")
     first = "base_model.model.model.layers.0.mlp.down_proj.lora_"
@@ -110,14 +111,39 @@ def test_other_kinds_of_adapter_are_refused(base: Path, adapter: Path, tmp_path:
     tensors[f"{first}magnitude_vector"] = torch.ones(64)
     save_file(tensors, odd / "adapter_model.safetensors")
     lines = refusal(base, odd, tmp_path / "out")
-    assert lines[:2] == [
-        "the adapter sets use_dora, which cannot be merged",
+    assert lines[:3] == [
+        "the adapter sets alpha_pattern, which cannot be merged",
+        "the adapter's kind is rslora; adapter.kind is lora",
         "the adapter was trained on elsewhere; base.model is tiny",
     ]
     assert f"{first}B.weight: missing in the adapter" in lines
-    assert f"{first}magnitude_vector: the adapter has this tensor, LoRA does not" in lines
+    assert f"{first}magnitude_vector: the adapter has this tensor, rslora does not" in lines
     assert (
         "model.layers.1.mlp.down_proj: rank 4, 4 in the weights, 5 in adapter_config.json" in lines
+    )
+
+
+def test_a_dora_without_its_magnitudes_is_refused(
+    base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    """Each layer needs them, one a row."""
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (odd / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    first = "base_model.model.model.layers.0.mlp.down_proj.lora_magnitude_vector"
+    save_file(tensors | {first: torch.ones(65)}, odd / "adapter_model.safetensors")
+    lines = refusal(base, odd, tmp_path / "out", adapter={"kind": "dora"})
+    assert lines == sorted(
+        [
+            "model.layers.0.mlp.down_proj: 65 magnitudes for 64 rows",
+            *(
+                f"base_model.model.model.layers.{layer}.{name}.lora_magnitude_vector: "
+                "missing in the adapter"
+                for layer, name in ((0, MODULES[0]), (1, MODULES[0]), (1, MODULES[1]))
+            ),
+        ]
     )
 
 

@@ -112,8 +112,11 @@ def test_a_loss_that_is_no_number_stops_the_run(rows: Path, base: Path, tmp_path
 def test_target_modules_that_the_base_lacks_are_refused(
     rows: Path, base: Path, tmp_path: Path
 ) -> None:
-    """PEFT's word for it reaches the user as an error of the recipe's."""
-    with pytest.raises(TrainingError, match=r"does not fit this base model.*query_key"):
+    """Before anything is loaded, as an error of the recipe's, with those that there are."""
+    said = (
+        r"does not fit this base model:\nadapter.target_modules: .* no layer query_key; it has down"
+    )
+    with pytest.raises(TrainingError, match=said):
         train(rows, base, tmp_path, adapter={"target_modules": ["query_key"]})
 
 

@@ -63,11 +63,22 @@ def child_of(folder: Path) -> int:
     raise AssertionError(f"no child works in {folder}")
 
 
-def test_killed_and_resumed_is_bit_for_bit_uninterrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "quantization"),
+    [("lora", "nf4"), pytest.param("dora", "fp4", marks=pytest.mark.full)],
+)
+def test_killed_and_resumed_is_bit_for_bit_uninterrupted(
+    kind: str, quantization: str, tmp_path: Path
+) -> None:
     """Cancelled, killed -9 with a half-written checkpoint left, then left alone: the same digest."""
     base = tiny.make_tiny_base(tmp_path / "base")
     rows = tiny.write_rows(tmp_path / "rows.jsonl", tiny.make_rows(80))
-    recipe = tiny.make_recipe(base, training=TRAINING, adapter={"lora_dropout": 0.1})
+    recipe = tiny.make_recipe(
+        base,
+        base={"quantization": quantization},
+        training=TRAINING,
+        adapter={"kind": kind, "lora_dropout": 0.1},
+    )
 
     def train(folder: Path, on_progress: Any) -> dict[str, Any]:
         payload: dict[str, Any] = {

@@ -1,0 +1,41 @@
+"""The weight that an adapted layer computes with, as one matrix."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+# How PEFT's adapter_config.json says which kind it is; LoRA where it says nothing.
+KINDS = {"use_dora": "dora", "use_rslora": "rslora"}
+
+
+def kind_of(config: dict[str, Any]) -> str:
+    """An adapter's kind, as `adapter.kind` names it; several joined by `+`, which no recipe names."""
+    return "+".join(kind for key, kind in KINDS.items() if config.get(key)) or "lora"
+
+
+def scale_of(config: dict[str, Any]) -> float:
+    """The factor of B A: alpha / r, or rsLoRA's alpha / sqrt(r) (arXiv:2312.03732)."""
+    r = math.sqrt(config["r"]) if config.get("use_rslora") else config["r"]
+    scale: float = config["lora_alpha"] / r
+    return scale
+
+
+def folded(
+    weight: Any, a: Any, b: Any, scale: float, magnitude: Any = None, norm_dtype: Any = None
+) -> Any:
+    """W + s B A in float32; with DoRA's `magnitude` m, the rows of that at the lengths m.
+
+    `weight` is [out, in], `a` [r, in], `b` [out, r], `magnitude` [out]. DoRA (arXiv:2402.09353):
+    m (W + s B A) / ||W + s B A||, a norm for each row. PEFT takes the norm in the type of the
+    layer's input, `norm_dtype` (torch.dtype), and so do we: a norm's rounding scales its whole row.
+    """
+    import torch
+
+    product = b @ a
+    moved = weight.float() + scale * product
+    if magnitude is None:
+        return moved
+    wide = weight.to(norm_dtype) + scale * product.to(norm_dtype)
+    norms = torch.linalg.norm(wide, dim=1).to(norm_dtype)
+    return (magnitude / norms.float())[:, None] * moved
