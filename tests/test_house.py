@@ -23,6 +23,9 @@ PURE = {
     "package",
     "child",
     "table",
+    "metrics",
+    "cuts",
+    "tokenizer",
     "history",
     "s3",
 }
