@@ -9,7 +9,7 @@ from tasks import artifacts, estimate, fit, package, tracking
 from tasks.errors import PrecisError
 from tasks.ingest.task import preflight
 from tasks.recipe import Recipe
-from tasks.register.task import standing
+from tasks.register.task import require_comparable, standing
 from tasks.train import task as training
 
 
@@ -35,7 +35,7 @@ def check(recipe: Recipe) -> Checked:
     for found, problems in (preflight(recipe, base), training.preflight(recipe)):
         result.found += found
         result.problems += problems
-    _registry(recipe, result)
+    _registry(recipe, base, result)
     return result
 
 
@@ -57,10 +57,12 @@ def _base(recipe: Recipe, result: Checked) -> Path | None:
     return path
 
 
-def _registry(recipe: Recipe, result: Checked) -> None:
+def _registry(recipe: Recipe, base: Path | None, result: Checked) -> None:
     try:
         client = tracking.connect()
         champion = standing(client, recipe.name)
+        if base:
+            require_comparable(champion, base, recipe)
     except PrecisError as error:
         result.problems.append(str(error))
         return

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from prefect.context import FlowRunContext
 
 from tasks import artifacts, tracking
+from tasks.cuts import Cut, line
 from tasks.gate.task import headline
+from tasks.metrics import LOSS, change, direction
 from tasks.recipe import Recipe
 from tasks.records import Decision, VersionRef
 
@@ -26,6 +29,7 @@ class Outcome:
     mlflow_run_id: str
     prefect_flow_run_id: str
     report: str = ""  # runs:/ URI
+    cuts: tuple[Cut, ...] = ()  # what did not fit
 
     @classmethod
     def of(
@@ -48,18 +52,22 @@ class Outcome:
 
     def as_text(self) -> str:
         """For a terminal: the verdict, the numbers, the reasons, where to look next."""
-        rows = [f"{'':10}{'base':>9}{'lead-3':>9}{'champion':>9}{'challenger':>11}   gain"]
+        # Of a loss a gain is a fall: the change of each number itself, next to it, is read rightly.
+        moved = "change" if LOSS in self.decision.metrics else "gain"
+        rows = [f"{'':10}{'base':>9}{'lead-3':>9}{'champion':>9}{'challenger':>11}   {moved}"]
         for name, found in self.decision.metrics.items():
             cells = "".join(_cell(value) for value in (found.base, found.lead3, found.champion))
+            difference, low, high = change(name, found.gain, found.low, found.high)
             rows.append(
                 f"{name:10}{cells}{found.challenger:>11.4f}   "
-                f"{found.gain:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+                f"{difference:+.4f} [{low:+.4f}, {high:+.4f}]{direction(name)}"
             )
         sure = f"{1 - self.decision.alpha:.3%}".rstrip("%").rstrip("0").rstrip(".")
         rows.append(f"in brackets: one-sided bounds, the deciding metric's at {sure}%")
         said = [f"- {text}" for text in (*self.decision.reasons, *self.decision.notes)]
         skipped = [f"unchanged, not done again: {', '.join(self.skipped)}"] if self.skipped else []
-        return "\n".join([self.headline, *rows, *said, *skipped, *self._next()])
+        cut = [f"did not fit: {line(self.cuts)}"] if line(self.cuts) else []
+        return "\n".join([self.headline, *rows, *said, *cut, *skipped, *self._next()])
 
     def _next(self) -> list[str]:
         """Where to look now."""
@@ -73,9 +81,9 @@ class Outcome:
             lines.append(f"serve it: MLFLOW_TRACKING_URI={tracking.shown_uri()} {served}")
         return lines
 
-    def with_report(self, uri: str) -> Outcome:
-        """The same, with the report's URI."""
-        return replace(self, report=uri)
+    def with_report(self, uri: str, cuts: Sequence[Cut] = ()) -> Outcome:
+        """The same, with the report's URI, and what did not fit."""
+        return replace(self, report=uri, cuts=tuple(cuts))
 
     def as_json(self) -> str:
         """The `--json` object; README lists its keys."""
@@ -90,6 +98,7 @@ class Outcome:
             "reasons": found.reasons,
             "notes": found.notes,
             "looks": found.looks,
+            "cuts": [asdict(cut) for cut in self.cuts],
             "mlflow_run_id": self.mlflow_run_id,
             "prefect_flow_run_id": self.prefect_flow_run_id,
             "model_digest": found.challenger_digest,

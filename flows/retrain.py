@@ -5,6 +5,7 @@ ingest -> train -> merge -> evaluate -> gate -> register, in that order, below.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -21,8 +22,14 @@ from tasks.ingest.task import find_base, ingest
 from tasks.merge.task import merge
 from tasks.recipe import Recipe
 from tasks.records import BaseRef, DatasetRef, Decision, ModelRef, VersionRef
-from tasks.register.task import as_model, current_champion, promoted_before, register
-from tasks.report.task import report
+from tasks.register.task import (
+    as_model,
+    current_champion,
+    promoted_before,
+    register,
+    require_comparable,
+)
+from tasks.report.task import cuts_of, report
 from tasks.slots import Busy
 from tasks.train.task import train
 
@@ -48,15 +55,16 @@ def retrain(recipe: OneRecipe, if_busy: IfBusy = "wait") -> Any:
 def run_retrain(recipe: Recipe) -> Outcome:
     """The flow's body, in the order it happens."""
     with tracked_run(recipe) as run:
-        current_champion(recipe.name)  # an unreachable registry is known now, not later
+        champion = current_champion(recipe.name)  # an unreachable registry is known now, not later
         base = find_base(recipe.base)
+        require_comparable(champion, Path(base.path), recipe)
         dataset = ingest(recipe, base)
         adapter = train(dataset, base, recipe)
         model = merge(adapter, base, dataset, recipe)
         decision, version = contest(model, base, dataset, recipe)
         outcome = Outcome.of(run, recipe, decision, version)
         page = report(recipe, decision, version, outcome.headline, dataset, adapter, model)
-        outcome = outcome.with_report(page)
+        outcome = outcome.with_report(page, cuts_of(dataset, adapter))
         announce(outcome, dataset)
         return outcome
 

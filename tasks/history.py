@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from tasks.metrics import change, direction
 from tasks.recipe import Recipe
 from tasks.records import Decision, Verdict, from_json
 
@@ -20,7 +21,10 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class HistoryRecord:
-    """One entry. `version` is None for refusals, and for a promotion that never took effect."""
+    """One entry. `version` is None for refusals, and for a promotion that never took effect.
+
+    `gain` and its bounds are improvements, of a loss how far it fell; `line` shows the loss's change.
+    """
 
     kind: Literal["promotion", "refusal", "rollback"]
     time: str  # UTC, ISO 8601
@@ -52,10 +56,15 @@ class HistoryRecord:
             head = "rollback begun, not carried out"
         against = f"v{self.opponent_version}" if self.opponent_version else "the untuned base"
         gain = ""
-        if self.gain is not None:
+        metric, numbers = (
+            self.metric,
+            [n for n in (self.gain, self.low, self.high) if n is not None],
+        )
+        if metric is not None and len(numbers) == 3:
+            moved, low, high = change(metric, *numbers)
             gain = (
-                f"  {self.metric} {self.gain:+.4f} [{self.low:+.4f}, {self.high:+.4f}] against "
-                f"{against}, look {self.looks}"
+                f"  {metric} {moved:+.4f} [{low:+.4f}, {high:+.4f}]{direction(metric)} "
+                f"against {against}, look {self.looks}"
             )
         return f"{self.time}  {head}{gain}"
 

@@ -145,6 +145,7 @@ def settings_for(recipe: Recipe, base: Path) -> SummarizerSettings:
         max_new_tokens=recipe.evaluation.max_new_tokens,
         batch_size=recipe.evaluation.batch_size,
         stop=recipe.evaluation.stop,
+        summarize=recipe.prompt.summarize,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-RougeName = Literal["rouge1", "rouge2", "rougeL", "rougeLsum"]
+MetricName = Literal["rouge1", "rouge2", "rougeL", "rougeLsum", "loss"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # fit for MLflow's names, its filters, and file names
 Share = Annotated[float, Field(ge=0, le=1)]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -146,11 +146,26 @@ class Prompt(Settings):
         title="Cut from",
         description="Which part of a too long document is dropped; error: such rows are rejected.",
     )
+    summarize: Literal["direct", "map_reduce"] = Field(
+        "direct",
+        title="Documents that do not fit",
+        description="direct: they are cut. map_reduce: their parts are summarized, then the summaries "
+        "of the parts together; in evaluation and serving (training cuts them, as the loss does).",
+    )
 
     @model_validator(mode="after")
     def _holds_the_document(self) -> Prompt:
         if self.template.count("{document}") != 1:
             raise ValueError("template must hold {document} exactly once")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_or_rejects(self) -> Prompt:
+        if self.summarize == "map_reduce" and self.truncate == "error":
+            raise ValueError(
+                "summarize map_reduce takes documents that do not fit and truncate error rejects "
+                "them: choose tail, head or middle (for training rows), or summarize direct"
+            )
         return self
 
 
@@ -261,20 +276,30 @@ class Evaluation(Settings):
         "is scored on them to see whether it has decayed.",
     )
     # One ROUGE point: twice the guardrails' margin, as other documents vary more than one set does.
+    # Of a loss it is 1% of perplexity.
     max_decay: Share = Field(
         0.01,
         title="Largest decay",
-        description="A champion whose primary metric on fresh data is surely lower by more than this "
-        "is retrained.",
+        description="A champion whose primary metric on fresh data is surely worse by more than this "
+        "(of a loss: higher, in nats a token) is retrained.",
     )
 
 
 class Gate(Settings):
     """When a challenger may succeed the champion."""
 
-    metric: RougeName = Field("rougeL", title="Primary metric")
+    metric: MetricName = Field(
+        "rougeL",
+        title="Primary metric",
+        description="ROUGE F1 of the outputs, or loss: held-out loss of the references, in nats a "
+        "token, lower is better; for tasks where a good answer need not share the reference's words.",
+    )
     min_delta: float = Field(
-        0.0, ge=0, lt=1, title="Least gain", description="The gain's lower bound must exceed this."
+        0.0,
+        ge=0,
+        lt=1,
+        title="Least gain",
+        description="The gain's lower bound must exceed this; of a loss, the fall in nats a token.",
     )
     alpha: float = Field(
         0.05, gt=0, lt=0.5, title="Alpha", description="Of the one-sided lower bound: 0.05 is 95%."
@@ -294,7 +319,7 @@ class Gate(Settings):
         ge=0,
         title="Guardrail margin",
         description="No other ROUGE may be worse than the champion's by more than this "
-        "(lower bound).",
+        "(lower bound; where loss decides, as measured).",
     )
     # A summary cut off by the token limit reads as broken, whatever its ROUGE.
     max_unfinished_rise: Share = Field(

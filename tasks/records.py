@@ -88,6 +88,8 @@ class Output:
     prompt_tokens: int
     output_tokens: int
     batch: int  # index of the batch it was generated in
+    cut_tokens: int | None = None  # of the document, to make it fit; None: its package does not say
+    parts: int = 1  # texts it was summarized from: 1, or more under prompt.summarize: map_reduce
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,10 @@ class Prediction:
     prompt_tokens: int
     output_tokens: int
     batch: int
-    scores: dict[str, float]  # ROUGE F1 by name, the best over the references
+    # ROUGE F1 by name, the best over the references; where it decides, "loss" in nats a token
+    scores: dict[str, float]
+    cut_tokens: int | None = None
+    parts: int = 1
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ class Scores:
     """
 
     model_digest: str
-    evaluation_digest: str  # the seal: rows, prompt, generation settings, metric code
+    evaluation_digest: str  # the seal: rows, prompt, generation settings, metrics
     uri: str
     rows: int
     means: dict[str, float]
@@ -123,11 +128,15 @@ class Scores:
     length_ratio: float  # output words over (first) reference words
     seconds: float = 0.0
     table_digest: str = ""
+    tokenizer_digest: str = ""  # of the model's package; a loss is compared only under the same one
 
 
 @dataclass(frozen=True)
 class MetricResult:
-    """One metric's means, and the challenger's gain with its one-sided bounds."""
+    """One metric's means, and the challenger's gain with its one-sided bounds.
+
+    A gain is an improvement: challenger minus opponent, of a loss opponent minus challenger.
+    """
 
     base: float | None
     lead3: float | None

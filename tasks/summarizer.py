@@ -11,12 +11,22 @@ below) and this file.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import re
+import sys
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 SETTINGS_FILE = "summarizer.json"
 CODE_FILE = "summarizer.py"
+# Where a part of a document may end, best first: a paragraph, a sentence, a word.
+BREAKS = (r"\S(?=[^\S\n]*\n[^\S\n]*\n)", r"[.!?][\"'\u2019\u201d)\]]*(?=\s)", r"\S(?=\s)")
+JOIN = "\n\n"  # between summaries of parts: paragraphs, at which they can be parted again
+# A round of map_reduce has to leave at most this share of the tokens; a text that does not get
+# shorter is cut instead, so that there are log(tokens / room) / log(1 / SHRINK) + 1 rounds at most.
+SHRINK = 0.9
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,7 @@ class SummarizerSettings:
     max_new_tokens: int
     batch_size: int
     stop: tuple[str, ...] = ()
+    summarize: str = "direct"  # what becomes of a long document: direct (it is cut) or map_reduce
 
     def save(self, package: Path) -> None:
         """Write `summarizer.json` into a package."""
@@ -43,13 +54,32 @@ class SummarizerSettings:
 
 @dataclass(frozen=True)
 class Summary:
-    """One generated summary; token counts exclude padding, and the end-of-text token."""
+    """One generated summary; token counts exclude padding, and the end-of-text token.
+
+    Under map_reduce text, finished and output_tokens are those of the last summary, the one that is
+    given out; prompt_tokens is the length of the prompt with the whole document in it, though it was
+    read in parts; and cut_tokens counts what was cut from the summaries of the parts, if they would
+    not get short enough.
+    """
 
     text: str
     finished: bool  # ended by itself, not at max_new_tokens
     prompt_tokens: int
     output_tokens: int
     batch: int
+    cut_tokens: int = 0  # of the document, to make it fit
+    parts: int = 1  # texts it was summarized from: more under map_reduce, all rounds together
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Held-out loss of one document's references."""
+
+    value: float  # nats a token; of several references the mean of theirs
+    tokens: int  # of all references, each with its end-of-text
+    cut_tokens: (
+        int  # of the document, beyond what serving cuts, to keep the longest reference whole
+    )
 
 
 def fit(tokenizer: Any, document: str, settings: SummarizerSettings) -> tuple[str, int]:
@@ -110,8 +140,72 @@ def served_attention(package: Path) -> str | None:
     return "eager" if getattr(config, "attn_logit_softcapping", None) else None
 
 
+def whole_length(tokenizer: Any, document: str, settings: SummarizerSettings) -> int:
+    """Tokens of the prompt with nothing cut from the document."""
+    return len(encode(tokenizer, document, replace(settings, max_source_tokens=sys.maxsize)))
+
+
+def split(tokenizer: Any, document: str, settings: SummarizerSettings) -> list[str]:
+    """A document in parts of about equal length, each of which fits a prompt whole.
+
+    A part ends between two tokens, where a paragraph ends nearby, or else a sentence, or a word. No
+    more than white space is lost between them. Raises ValueError when a prompt has no room for them.
+    """
+    spans = tokenizer(document, add_special_tokens=False, return_offsets_mapping=True)
+    ends = [end for _, end in spans["offset_mapping"]]
+    parts, first = [], 0
+    while first < len(ends):
+        begin = ends[first - 1] if first else 0
+        first += _part(tokenizer, document, ends, first, settings)
+        parts.append(document[begin : ends[first - 1]].strip())
+    return [part for part in parts if part]
+
+
+def _part(
+    tokenizer: Any, document: str, ends: list[int], first: int, settings: SummarizerSettings
+) -> int:
+    """How many tokens, from token `first` on, are the next part: at least one."""
+    left, begin = len(ends) - first, ends[first - 1] if first else 0
+    room = settings.max_source_tokens - len(encode(tokenizer, "", settings))
+    while room > 0:
+        size = left
+        if left > room:
+            size = _to_break(document, ends, first, -(-left // -(-left // room)), room)
+        part = document[begin : ends[first + size - 1]].strip()
+        excess = whole_length(tokenizer, part, settings) - settings.max_source_tokens
+        if excess <= 0:
+            return size
+        room = size - excess  # tokens may join differently at a cut
+    raise ValueError(
+        f"a prompt of {settings.max_source_tokens} tokens leaves no room beside the template for a "
+        "part of a document; shorten prompt.template, or raise prompt.max_source_tokens"
+    )
+
+
+def _to_break(document: str, ends: list[int], first: int, even: int, most: int) -> int:
+    """About `even` tokens from `first` on, half as many more or less and at most `most`: to a break.
+
+    To the paragraph's end nearest to the middle; if there is none, the sentence's; or else the word's.
+    """
+    low = first + even - even // 2 - 1
+    high = first + min(even + even // 2, most) - 1
+    for pattern in BREAKS:
+        places = []
+        for found in re.compile(pattern).finditer(document, max(ends[low] - 1, 0)):
+            if found.end() > ends[high]:
+                break
+            places.append(found.end())
+        if places:
+            place = min(places, key=lambda at: abs(at - ends[first + even - 1]))
+            return bisect_left(ends, place, low, high) - first + 1
+    return even
+
+
 class Generator:
     """A loaded package: documents in, summaries out, greedy, in the order given."""
+
+    # What `losses` computes; under another definition it is another metric (sealed, evaluate/seal.py).
+    loss_definition = "nats a completion token with end-of-text, mean over a document's references"
 
     def __init__(self, package: Path, device: str | None = None) -> None:
         import torch
@@ -140,8 +234,8 @@ class Generator:
         )
 
     def batches(self, documents: list[str]) -> list[list[int]]:
-        """Indices of documents by prompt length, longest first, in batches."""
-        lengths = [len(encode(self.tokenizer, text, self.settings)) for text in documents]
+        """Indices of documents by prompt length (`prompt_tokens`), longest first, in batches."""
+        lengths = [self._prompt_tokens(text) for text in documents]
         order = sorted(range(len(documents)), key=lambda i: (-lengths[i], i))
         size = self.settings.batch_size
         return [order[i : i + size] for i in range(0, len(order), size)]
@@ -154,8 +248,62 @@ class Generator:
             found |= dict(zip(batch, self.summarize_batch(texts, number), strict=True))
         return [found[i] for i in range(len(documents))]
 
+    def _prompt_tokens(self, document: str) -> int:
+        if self.settings.summarize == "map_reduce":
+            return whole_length(self.tokenizer, document, self.settings)
+        return len(encode(self.tokenizer, document, self.settings))
+
     def summarize_batch(self, documents: list[str], batch: int = 0) -> list[Summary]:
-        """Summaries of one batch, left-padded to its longest prompt."""
+        """Summaries of one batch, which depend on no other batch: writing it again is a replay."""
+        condensed = self.condense(documents)
+        written = self._write([text for text, _ in condensed], batch)
+        found = []
+        for document, (text, parts), summary in zip(documents, condensed, written, strict=True):
+            cut = fit(self.tokenizer, text, self.settings)[1]
+            one = replace(summary, cut_tokens=cut, parts=parts)
+            if parts > 1:
+                one = replace(one, prompt_tokens=self._prompt_tokens(document))
+                if not text:  # no part had a summary, so there is nothing to summarize
+                    one = replace(one, text="", finished=True, output_tokens=0)
+            found.append(one)
+        return found
+
+    def condense(self, documents: list[str]) -> list[tuple[str, int]]:
+        """For each document a text for one prompt, and from how many parts it was made.
+
+        A document stands for itself (1), unless map_reduce is set and it does not fit. Then its parts
+        are summarized, and their summaries together are a document again: round by round until it
+        fits, or gets no shorter (see SHRINK; such a text is cut, like any document without map_reduce).
+        """
+        texts, parts = list(documents), [1] * len(documents)
+        most, waiting = self.settings.max_source_tokens, list(range(len(documents)))
+        if self.settings.summarize != "map_reduce":
+            waiting = []
+        lengths = {i: self._prompt_tokens(texts[i]) for i in waiting}
+        while waiting := [i for i in waiting if lengths[i] > most]:
+            groups = {i: split(self.tokenizer, texts[i], self.settings) for i in waiting}
+            for i, said in self._summaries_of(groups).items():
+                parts[i] += len(said) - (parts[i] == 1)
+                texts[i] = JOIN.join(text for text in said if text)
+                before, lengths[i] = lengths[i], self._prompt_tokens(texts[i])
+                if lengths[i] > SHRINK * before:
+                    waiting.remove(i)
+        return [(text, max(count, 1)) for text, count in zip(texts, parts, strict=True)]
+
+    def _summaries_of(self, groups: dict[int, list[str]]) -> dict[int, list[str]]:
+        """What is written for each part. All of them fit, so this goes no deeper.
+
+        A single part stands for itself: only white space kept the document from fitting.
+        """
+        several = [part for group in groups.values() if len(group) > 1 for part in group]
+        written = iter(self.summarize(several))
+        return {
+            i: [next(written).text for _ in group] if len(group) > 1 else group
+            for i, group in groups.items()
+        }
+
+    def _write(self, documents: list[str], batch: int) -> list[Summary]:
+        """Summaries of one batch, each from one prompt, left-padded to the longest."""
         import torch
 
         prompts = [encode(self.tokenizer, text, self.settings) for text in documents]
@@ -201,6 +349,96 @@ class Generator:
             if stop in text:
                 text, ended = text[: text.index(stop)], True
         return Summary(text.strip(), ended, prompt_tokens, len(ids), batch)
+
+    def losses(self, documents: Sequence[str], references: Sequence[Sequence[str]]) -> list[Loss]:
+        """Held-out loss of each document's references: mean negative log-likelihood a token, in nats.
+
+        Of a reference as the model should write it, end-of-text included, given the prompt that the
+        document makes (cut to fit, under map_reduce too: as in training). A document with several
+        references has the mean of theirs, each counting the same however long it is. A reference is
+        never cut: where prompt and reference exceed the context together, more is cut from the
+        document (`cut_tokens`). Raises ValueError when even the bare prompt leaves it no room.
+        """
+        made = [
+            [self._example(document, reference) for reference in several]
+            for document, several in zip(documents, references, strict=True)
+        ]
+        flat = [(prompt, completion) for several in made for prompt, completion, _ in several]
+        values = iter(self._mean_nats(flat))
+        return [
+            Loss(
+                sum(next(values) for _ in several) / len(several),
+                sum(len(completion) for _, completion, _ in several),
+                max(cut for _, _, cut in several),
+            )
+            for several in made
+        ]
+
+    def _example(self, document: str, reference: str) -> tuple[list[int], list[int], int]:
+        """Prompt ids, completion ids, and how much more than in serving was cut from the document."""
+        completion, served = encode_completion(self.tokenizer, reference), self.settings
+        room = min(served.max_source_tokens, self._context() - len(completion))
+        tight = replace(served, max_source_tokens=room)
+        try:
+            prompt = encode(self.tokenizer, document, tight)
+            cut = fit(self.tokenizer, document, tight)[1] - fit(self.tokenizer, document, served)[1]
+        except ValueError as error:
+            raise ValueError(
+                f"a reference of {len(completion)} tokens ({reference[:60]!r}) and its prompt do not "
+                f"fit a context of {self._context()} together: {error}"
+            ) from error
+        if not prompt:
+            raise ValueError("an empty prompt foretells nothing: give prompt.template some text")
+        return prompt, completion, cut
+
+    def _context(self) -> int:
+        """Tokens that the model reads and writes together: what it says, and all that is served."""
+        said = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 0
+        return max(int(said), self.settings.max_source_tokens + self.settings.max_new_tokens)
+
+    def _mean_nats(self, examples: list[tuple[list[int], list[int]]]) -> list[float]:
+        """Mean negative log-likelihood of each completion after its prompt, in the order given."""
+        order = sorted(range(len(examples)), key=lambda i: (-len(examples[i][0]), i))
+        size = self.settings.batch_size
+        found: dict[int, float] = {}
+        for start in range(0, len(order), size):
+            batch = order[start : start + size]
+            found |= dict(zip(batch, self._nats([examples[i] for i in batch]), strict=True))
+        return [found[i] for i in range(len(examples))]
+
+    def _nats(self, examples: list[tuple[list[int], list[int]]]) -> list[float]:
+        """`_mean_nats` of one batch, padded on the right, where no real token can see it."""
+        import torch
+
+        width = max(len(prompt) + len(completion) for prompt, completion in examples)
+        rows = [[*prompt, *completion] for prompt, completion in examples]
+        pad = self.tokenizer.pad_token_id
+        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=self.device)
+        mask = torch.tensor(
+            [[1] * len(r) + [0] * (width - len(r)) for r in rows], device=self.device
+        )
+        # A token is foretold at the position before it. Logits are kept only where some row of the
+        # batch needs them: all of 16 x 4,096 by a vocabulary of 32,000 would be 4 GiB in 16 bits.
+        spans = [
+            (len(prompt) - 1, len(row) - 1) for (prompt, _), row in zip(examples, rows, strict=True)
+        ]
+        kept = sorted({position for begin, end in spans for position in range(begin, end)})
+        with torch.inference_mode():
+            logits = self.model(
+                input_ids=ids,
+                attention_mask=mask,
+                logits_to_keep=torch.tensor(kept, device=self.device),
+                use_cache=False,
+            ).logits
+        if logits.shape[1] != len(kept):  # an architecture that does not know it gives all
+            logits = logits[:, kept]
+        found = []
+        for row, (begin, end), (_, completion) in zip(logits, spans, examples, strict=True):
+            at = bisect_left(kept, begin)
+            likely = row[at : at + end - begin].float().log_softmax(-1)
+            wanted = torch.tensor(completion, device=self.device)[:, None]
+            found.append(-float(likely.gather(-1, wanted).double().mean()))
+        return found
 
 
 # MLflow runs this file under a name of its own; imported as part of the project it only defines, and

@@ -25,6 +25,9 @@ PURE = {
     "package",
     "child",
     "table",
+    "metrics",
+    "cuts",
+    "tokenizer",
     "history",
     "s3",
 }

@@ -64,6 +64,7 @@ def test_every_problem_is_told_at_once_with_the_nearest_key(small: Path) -> None
         ("name: a\nbase: {model: b}", "data: is needed"),
         (SMALL + "prompt: {template: no document}", "exactly once"),
         (SMALL + "gate: {metric: bleu}", "gate.metric"),
+        (SMALL + "prompt: {summarize: map_reduce, truncate: error}", "choose tail, head or middle"),
         (SMALL + "gate: {length_ratio: [2, 0.5]}", "length_ratio"),
         (SMALL + "training: {learning_rate: .inf}", "finite"),
         (SMALL + "training: {optim: adamx}", "training.optim"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -23,26 +23,34 @@ from tasks.table import write_table
 __all__ = ["lead3_predictions", "load_code", "predict", "score_texts", "scores_of"]
 
 CODE_FILE = "summarizer.py"
+LOSS_BATCHES = 8  # between two lines of progress
 
 
-def predict(package: str, rows: str, table: str, device: str | None = None) -> dict[str, Any]:
+def predict(
+    package: str, rows: str, table: str, device: str | None = None, loss: bool = False
+) -> dict[str, Any]:
     """Summarize the rows of a JSONL file with a package and write the predictions table.
 
-    Returns what was measured: `rows`, `means`, `finished_share`, `empty_share`, `length_ratio`,
-    `seconds` (of generating), `output_tokens`, `device` and `dtype`. Raises EvaluationError when
-    there is nothing to evaluate or any batch fails: nothing is ever scored in its place.
+    `loss`: also the held-out loss of each row's references, a forward pass more. Returns what was
+    measured: `rows`, `means`, `finished_share`, `empty_share`, `length_ratio`, `seconds` (of
+    generating), `output_tokens`, `loss_cut_rows` (documents cut further than in serving, so that
+    their references fit whole), `device` and `dtype`. Raises EvaluationError when there is nothing to
+    evaluate or any batch fails: nothing is ever scored in its place.
     """
     wanted = _rows(Path(rows))
     generator = _generator(Path(package), device)
     started = time.monotonic()
     outputs = _generate(generator, [row.document for row in wanted])
     seconds = time.monotonic() - started
-    predictions = score_texts(wanted, outputs)
+    losses = _losses(generator, wanted) if loss else None
+    values = [found.value for found in losses] if losses is not None else None
+    predictions = score_texts(wanted, outputs, values)
     Path(table).parent.mkdir(parents=True, exist_ok=True)
     write_table(Path(table), predictions)
     return vars(measures(predictions)) | {
         "seconds": seconds,
         "output_tokens": sum(output.output_tokens for output in outputs),
+        "loss_cut_rows": sum(found.cut_tokens > 0 for found in losses or ()),
         "device": str(generator.device),
         "dtype": str(generator.model.dtype).removeprefix("torch."),
     }
@@ -102,6 +110,27 @@ def _generate(generator: Any, documents: list[str]) -> list[Output]:
         rate = tokens / max(time.monotonic() - started, 1e-9)
         report(done=len(found), total=len(documents), tokens_per_second=rate)
     return [found[i] for i in range(len(documents))]
+
+
+def _losses(generator: Any, rows: Sequence[Row]) -> list[Any]:
+    """The package's own `Loss` of each row. Raises EvaluationError when its code has another, or none."""
+    from tasks.summarizer import Generator
+
+    if getattr(generator, "loss_definition", None) != Generator.loss_definition:
+        raise EvaluationError(
+            "gate.metric is loss, and this model's package was made by a version of precis that "
+            "computes no such loss; set gate.metric to rougeL until a champion made by this version "
+            "is promoted, or give the recipe another name"
+        )
+    found: list[Any] = []
+    step = LOSS_BATCHES * generator.settings.batch_size
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        with _explained(f"the loss of rows {start + 1} to {start + len(part)} failed"):
+            losses = generator.losses([r.document for r in part], [r.references for r in part])
+            found += [loss for _, loss in zip(part, losses, strict=True)]
+        report(done=len(found), total=len(rows), what="losses")
+    return found
 
 
 @contextmanager

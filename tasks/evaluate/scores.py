@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from statistics import fmean
 from tasks.errors import EvaluationError
 from tasks.evaluate.lead import lead3
 from tasks.evaluate.rouge.scoring import score_pairs
+from tasks.metrics import LOSS
 from tasks.records import ROUGE_NAMES, Output, Prediction, Row, Scores
 
 
@@ -18,16 +20,20 @@ class Measures:
     """What a set of predictions amounts to."""
 
     rows: int
-    means: dict[str, float]  # ROUGE F1 by name
+    means: dict[str, float]  # ROUGE F1 by name, and the loss where it was computed
     finished_share: float
     empty_share: float
     length_ratio: float  # output words over first references' words, both summed over all rows
 
 
-def score_texts(rows: Sequence[Row], outputs: Sequence[Output]) -> list[Prediction]:
+def score_texts(
+    rows: Sequence[Row], outputs: Sequence[Output], losses: Sequence[float] | None = None
+) -> list[Prediction]:
     """One prediction a row, with ROUGE F1 (stemmed; of several references the best of each type).
 
-    Raises EvaluationError when there are no rows, a row has no output or no reference.
+    `losses`: each row's held-out loss in nats a token, where that is wanted too. Raises
+    EvaluationError when there are no rows, a row has no output or no reference, or a loss is no
+    finite number.
     """
     if not rows:
         raise EvaluationError("the evaluation set is empty; a model cannot be judged on no rows")
@@ -36,14 +42,31 @@ def score_texts(rows: Sequence[Row], outputs: Sequence[Output]) -> list[Predicti
     if bare := [row.id for row in rows if not row.references]:
         raise EvaluationError(f"evaluation rows without a reference: {', '.join(bare[:10])}")
     scores = score_pairs([output.text for output in outputs], [row.references for row in rows])
+    if losses is not None:
+        _check_losses(rows, losses)
+        scores = [s | {LOSS: loss} for s, loss in zip(scores, losses, strict=True)]
     return [
         Prediction(**vars(row), **vars(output), scores=score)
         for row, output, score in zip(rows, outputs, scores, strict=True)
     ]
 
 
+def _check_losses(rows: Sequence[Row], losses: Sequence[float]) -> None:
+    if len(rows) != len(losses):
+        raise EvaluationError(f"{len(rows)} evaluation rows, but {len(losses)} losses")
+    bad = [row.id for row, loss in zip(rows, losses, strict=True) if not math.isfinite(loss)]
+    if bad:
+        raise EvaluationError(
+            f"the loss of {len(bad)} evaluation rows is no finite number, such as row {bad[0]!r}: the "
+            "model gives a reference no probability at all, or its numbers overflow; retrain it"
+        )
+
+
 def lead3_predictions(rows: Sequence[Row]) -> list[Prediction]:
-    """The lead-3 baseline's predictions. No model wrote them: token counts and batch are 0."""
+    """The lead-3 baseline's predictions. No model wrote them: token counts and batch are 0.
+
+    It has no loss either: it gives no text a probability.
+    """
     return score_texts(rows, [Output(lead3(row.document), True, 0, 0, 0) for row in rows])
 
 
@@ -54,9 +77,10 @@ def measures(predictions: Sequence[Prediction]) -> Measures:
     wanted = sum(len(p.references[0].split()) for p in predictions)
     if not wanted:
         raise EvaluationError("the evaluation rows' references hold no words")
+    names = (*ROUGE_NAMES, LOSS) if any(LOSS in p.scores for p in predictions) else ROUGE_NAMES
     return Measures(
         rows=len(predictions),
-        means={name: fmean(p.scores[name] for p in predictions) for name in ROUGE_NAMES},
+        means={name: fmean(p.scores[name] for p in predictions) for name in names},
         finished_share=fmean(p.finished for p in predictions),
         empty_share=fmean(not p.text.strip() for p in predictions),
         length_ratio=sum(len(p.text.split()) for p in predictions) / wanted,

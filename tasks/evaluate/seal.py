@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks import digest
 from tasks.errors import EvaluationError, SealBroken
@@ -22,20 +22,43 @@ METRIC_SETTINGS = {"types": ROUGE_NAMES, "stemmer": True, "references": "best F1
 # it may, by rounding: there the predictions table keeps the batch plan, and a model may be judged
 # with the batch size that fits its card.
 UNSEALED = {"batch_size"}
+# Settings that older seals do not know, at the value under which nothing changes: left out there, so
+# that those seals still hold.
+ADDED = {"summarize": "direct"}
 
 
 def evaluation_digest(
-    rows_digest: str, settings: SummarizerSettings, metric: Path = METRIC_FOLDER
+    rows_digest: str,
+    settings: SummarizerSettings,
+    metric: Path = METRIC_FOLDER,
+    *,
+    loss: bool = False,
 ) -> str:
-    """The seal over evaluation rows, prompt, truncation, decoding and metric (SHA-256, hex)."""
-    return digest.of_value(
-        {
-            "rows": rows_digest,
-            "settings": {k: v for k, v in asdict(settings).items() if k not in UNSEALED},
-            "metric": METRIC_SETTINGS,
-            "metric_code": metric_digest(metric),
-        }
-    )
+    """The seal over evaluation rows, prompt, truncation, decoding and metric (SHA-256, hex).
+
+    `loss`: whether the held-out loss is computed too; its definition is then part of the seal.
+    """
+    sealed = {
+        "rows": rows_digest,
+        "settings": _sealed(asdict(settings)),
+        "metric": METRIC_SETTINGS,
+        "metric_code": metric_digest(metric),
+    }
+    return digest.of_value(sealed | ({"loss": _loss_definition()} if loss else {}))
+
+
+def _sealed(settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in UNSEALED and (name not in ADDED or value != ADDED[name])
+    }
+
+
+def _loss_definition() -> str:
+    from tasks.summarizer import Generator
+
+    return Generator.loss_definition
 
 
 def metric_digest(folder: Path) -> str:

@@ -10,15 +10,17 @@ from typing import Any
 from prefect import task
 from prefect.logging import get_run_logger
 
-from tasks import artifacts, child, device, digest, package, slots, tracking
+from tasks import artifacts, child, cuts, device, digest, package, slots, tracking
 from tasks.errors import EvaluationError, RegistryError
 from tasks.evaluate.predict import lead3_predictions, scores_of
 from tasks.evaluate.seal import evaluation_digest
+from tasks.metrics import LOSS
 from tasks.policy import STEP
 from tasks.progress import Progress
 from tasks.recipe import Recipe
 from tasks.records import BaseRef, DatasetRef, ModelRef, Scores, read_rows
 from tasks.table import read_table, write_table
+from tasks.tokenizer import tokenizer_digest
 
 WAIT_SECONDS = 3600.0  # for another run that is judging the same model
 
@@ -36,20 +38,27 @@ def evaluate(
     if known := run.recall("evaluate", key, Scores, _intact, f"evaluate.{who}"):
         return known
     folder = artifacts.work_folder() / "evaluate" / key[:16]
-    table = folder / f"{who}.json"
+    table, package_folder = folder / f"{who}.json", _local(model)
     with slots.gpu():
         answer = child.run(
             "tasks.evaluate.predict:predict",
             {
-                "package": str(_local(model)),
+                "package": str(package_folder),
                 "rows": str(_sealed_rows(dataset)),
                 "table": str(table),
+                "loss": recipe.gate.metric == LOSS,
             },
             folder,
             on_progress=_Watch(who),
             wait_seconds=WAIT_SECONDS,
         )
-    return _keep(who, key, table, model.digest, seal, answer["seconds"])
+    if answer["loss_cut_rows"]:
+        get_run_logger().warning(
+            f"{who}: {answer['loss_cut_rows']} of {answer['rows']} documents were cut further for the "
+            "loss than in serving, so that their references fit the context whole"
+        )
+    tokenizer = tokenizer_digest(package_folder)
+    return _keep(who, key, table, model.digest, seal, answer["seconds"], tokenizer)
 
 
 @task(name="lead-3", **STEP)
@@ -64,7 +73,7 @@ def lead3(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> Scores:
     table = artifacts.work_folder() / "evaluate" / key[:16] / "lead3.json"
     table.parent.mkdir(parents=True, exist_ok=True)
     write_table(table, predictions)
-    return _keep("lead3", key, table, "lead3", seal, 0.0)
+    return _keep("lead3", key, table, "lead3", seal)
 
 
 @task(name="package base", **STEP)
@@ -75,13 +84,22 @@ def untuned(base: BaseRef, recipe: Recipe) -> ModelRef:
     return package.package_base(base, settings, artifacts.work_folder() / "base" / name)
 
 
-def _keep(who: str, key: str, table: Path, model_digest: str, seal: str, seconds: float) -> Scores:
-    run = tracking.current()
+def _keep(
+    who: str,
+    key: str,
+    table: Path,
+    model_digest: str,
+    seal: str,
+    seconds: float = 0.0,
+    tokenizer: str = "",
+) -> Scores:
+    run, predictions = tracking.current(), read_table(table)
     uri = run.log_table(table, "predictions")
-    found = scores_of(read_table(table), model_digest, seal, uri, seconds)
-    scores = dataclasses.replace(found, table_digest=digest.of_file(table))
-    means = {f"{who}/{name}": value for name, value in scores.means.items()}
-    run.record("evaluate", key, scores, means)
+    found = scores_of(predictions, model_digest, seal, uri, seconds)
+    table_digest = digest.of_file(table)
+    scores = dataclasses.replace(found, table_digest=table_digest, tokenizer_digest=tokenizer)
+    shown = scores.means | cuts.as_metrics(predictions)
+    run.record("evaluate", key, scores, {f"{who}/{name}": value for name, value in shown.items()})
     return scores
 
 
@@ -94,7 +112,8 @@ def _intact(scores: Scores) -> bool:
 
 def _seal(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> str:
     settings = package.settings_for(recipe, Path(base.path))
-    return evaluation_digest(dataset.evaluation_digest, settings)
+    deciding = recipe.gate.metric
+    return evaluation_digest(dataset.evaluation_digest, settings, loss=deciding == LOSS)
 
 
 def _local(model: ModelRef) -> Path:
@@ -130,4 +149,4 @@ class _Watch:
     def __call__(self, line: dict[str, Any]) -> None:
         done, total = int(line["done"]), int(line["total"])
         self.bar.update(done / total)
-        self.log.info(f"{self.who}: {done}/{total} summaries")
+        self.log.info(f"{self.who}: {done}/{total} {line.get('what', 'summaries')}")

@@ -2,8 +2,9 @@
 
 A pure function of two stored tables. They are of other rows, so their seals differ: on purpose, and
 only here. What must be the same is everything else under the seal: prompt, decoding and metric. The
-first two lie in the model's own package, so one model digest is asked for; the metric is the same
-because both tables are scored, or recalled by keys that hold the metric's code, in one run.
+first two lie in the model's own package, so one model digest is asked for (and so one tokenizer, by
+which losses are comparable); the metric is the same because both tables are scored, or recalled by
+keys that hold the metric's code, in one run.
 
 The two samples are independent: documents of each are drawn with replacement, each with all its
 rows, and the difference of the two means over rows is taken anew (Efron & Tibshirani 1993, chapter
@@ -27,7 +28,8 @@ from tasks.gate.bootstrap import MIN_EVIDENCE, draw, enough, equal_clusters, exp
 from tasks.gate.clusters import clusters
 from tasks.gate.measure import Table
 from tasks.gate.pairs import RESOLUTION, check_table, mean
-from tasks.gate.words import percent, plain, signed
+from tasks.gate.words import changed, percent, plain, signed
+from tasks.metrics import direction, measured, sign
 from tasks.recipe import Gate
 from tasks.records import Prediction, Scores
 
@@ -46,7 +48,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Decay:
-    """The answer: `drop` is the sealed set's mean minus the fresh rows', so positive is worse."""
+    """The answer: `drop` is the sealed set's mean minus the fresh rows', so positive is worse.
+
+    Of a loss it is the other way round, the rise: positive is worse there too.
+    """
 
     verdict: DecayVerdict
     reasons: tuple[str, ...]
@@ -81,10 +86,11 @@ def decide_decay(
     Raises EvaluationError for tables of two models or with a document in common, and for tables
     that are empty or hold a score that is missing or no number.
     """
-    check_table("champion, sealed rows", sealed, sealed_scores)
-    check_table("champion, fresh rows", fresh, fresh_scores)
+    names = measured(gate.metric)
+    check_table("champion, sealed rows", sealed, sealed_scores, names)
+    check_table("champion, fresh rows", fresh, fresh_scores, names)
     _check_comparable(sealed, fresh, sealed_scores, fresh_scores)
-    drop = mean(sealed, gate.metric) - mean(fresh, gate.metric)
+    drop = sign(gate.metric) * (mean(sealed, gate.metric) - mean(fresh, gate.metric))
     low, high, evidence = bounds(sealed, fresh, gate)
     verdict, reasons = judge(gate, drop, low, high, max_decay, evidence)
     return Decay(
@@ -118,17 +124,20 @@ def judge(
         for who, count in sides
         if count < MIN_EVIDENCE
     ]
-    sure, changed = percent(gate.alpha), f"{gate.metric} dropped by {signed(drop)}"
+    sure, worse = percent(gate.alpha), _worse(gate.metric)
+    said, its = f"{gate.metric} dropped by {signed(drop)}", "its"
+    if worse == "rise":
+        said, its = changed(gate.metric, -drop), "the rise's"
     if few:
         return "INCONCLUSIVE", few
     if low - max_decay > RESOLUTION:
-        return "DECAYED", [f"{changed}; its {sure} lower bound {plain(low)} is over {max_decay:g}"]
+        return "DECAYED", [f"{said}; {its} {sure} lower bound {plain(low)} is over {max_decay:g}"]
     if high - max_decay <= RESOLUTION:
         return "STEADY", [
-            f"{changed}; its {sure} upper bound {plain(high)} is not over {max_decay:g}"
+            f"{said}; {its} {sure} upper bound {plain(high)} is not over {max_decay:g}"
         ]
     return "INCONCLUSIVE", [
-        f"{changed}: a drop over {max_decay:g} is neither shown ({sure} lower bound {plain(low)}) nor "
+        f"{said}: a {worse} over {max_decay:g} is neither shown ({sure} lower bound {plain(low)}) nor "
         f"excluded (upper bound {plain(high)}); more fresh rows would tell"
     ]
 
@@ -161,7 +170,7 @@ def _totals(rows: Sequence[Prediction], metric: str) -> NDArray[np.float64]:
     ordered = sorted(rows, key=lambda row: row.id)
     cluster = np.array(clusters(ordered), dtype=np.int64)
     scores = np.array([row.scores[metric] for row in ordered], dtype=np.float64)
-    rounded = np.round(scores / RESOLUTION) * RESOLUTION
+    rounded = sign(metric) * np.round(scores / RESOLUTION) * RESOLUTION
     return np.column_stack([np.bincount(cluster, weights=rounded), np.bincount(cluster)])
 
 
@@ -184,28 +193,34 @@ def _sample(rows: Table, metric: str, scores: Scores) -> Sample:
     return Sample(mean(rows, metric), len(rows), max(clusters(rows)) + 1, scores.evaluation_digest)
 
 
+def _worse(metric: str) -> str:
+    """What getting worse is called."""
+    return "rise" if sign(metric) < 0 else "drop"
+
+
 def decay_headline(found: Decay, name: str) -> str:
     """The verdict in a line, such as `STEADY demo v3: rougeL 0.831 on 120 fresh rows, ...`."""
     return (
         f"{found.verdict} {name} v{found.champion_version}: {found.metric} "
         f"{plain(found.fresh.mean)} on {found.fresh.rows} fresh rows, {plain(found.sealed.mean)} on "
-        f"the {found.sealed.rows} of the evaluation set; drop {signed(found.drop)} "
-        f"[{plain(found.low)}, {plain(found.high)}]"
+        f"the {found.sealed.rows} of the evaluation set; {_worse(found.metric)} "
+        f"{signed(found.drop)} [{plain(found.low)}, {plain(found.high)}]{direction(found.metric)}"
     )
 
 
 def decay_markdown(found: Decay, name: str) -> str:
     """The same as a short page."""
     sides = (("evaluation set", found.sealed), ("fresh rows", found.fresh))
+    worse = _worse(found.metric)
     lines = [
         f"**{decay_headline(found, name)}**",
         "",
         f"| | {found.metric} | rows | documents |",
         "|---|---|---|---|",
         *(f"| {who} | {side.mean:.4f} | {side.rows} | {side.documents} |" for who, side in sides),
-        f"| drop | {found.drop:+.4f} [{found.low:+.4f}, {found.high:+.4f}] | | |",
+        f"| {worse} | {found.drop:+.4f} [{found.low:+.4f}, {found.high:+.4f}] | | |",
         "",
-        f"In brackets: one-sided {percent(found.alpha)} bounds; a drop over {found.max_decay:g} "
+        f"In brackets: one-sided {percent(found.alpha)} bounds; a {worse} over {found.max_decay:g} "
         "(evaluation.max_decay) is decay.",
         "",
         *(f"- {reason}" for reason in found.reasons),

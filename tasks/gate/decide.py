@@ -10,14 +10,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from tasks import metrics
 from tasks.gate.bootstrap import MIN_EVIDENCE
 from tasks.gate.guardrails import Found, guardrails
 from tasks.gate.measure import Measured, Table, measure
 from tasks.gate.notes import notes
-from tasks.gate.pairs import RESOLUTION, check_same_rows, check_seal, check_table
-from tasks.gate.words import SAME_MODEL, many, percent, plain, signed
+from tasks.gate.pairs import RESOLUTION, check_same_rows, check_seal, check_table, check_tokenizer
+from tasks.gate.words import (
+    SAME_MODEL,
+    changed,
+    gain_of,
+    gained,
+    lower_bound,
+    many,
+    percent,
+    plain,
+    size_of,
+)
+from tasks.metrics import LOSS
 from tasks.recipe import Gate
-from tasks.records import Decision, Scores, Verdict
+from tasks.records import ROUGE_NAMES, Decision, Scores, Verdict
 
 
 def decide(
@@ -40,19 +52,23 @@ def decide(
     these evaluation rows, this one included. In the decision's metrics, bounds of gate.metric are at
     the decision's alpha, those of the other metrics at gate.alpha, as guardrails use them.
 
-    Raises SealBroken when the two were scored under different evaluation digests, EvaluationError
-    for tables that are empty, of different rows, or hold a score that is missing or no number.
+    Raises SealBroken when the two were scored under different evaluation digests, or a loss with
+    different tokenizers; EvaluationError for tables that are empty, of different rows, or hold a score
+    that is missing or no number.
     """
     check_seal(challenger_scores, opponent_scores)
+    if gate.metric == LOSS:
+        check_tokenizer(challenger_scores, opponent_scores, opponent_kind)
     against_base = opponent_kind == "base"
     baselines = {
         "base": opponent if against_base and base is None else base,
         "lead3": lead3,
         "champion": None if against_base else opponent,
     }
-    check_table("challenger", challenger, challenger_scores)
-    check_table(opponent_kind, opponent, opponent_scores)
-    _check_shown(challenger, {"base": base, "lead3": lead3})
+    names = metrics.measured(gate.metric)
+    check_table("challenger", challenger, challenger_scores, names)
+    check_table(opponent_kind, opponent, opponent_scores, names)
+    _check_shown(challenger, base, lead3, names)
     measured = measure(challenger, opponent, baselines, gate, looks)
     found = guardrails(challenger, opponent, challenger_scores, measured.metrics, gate)
     same = challenger_scores.model_digest == opponent_scores.model_digest
@@ -88,14 +104,16 @@ def judge(
         return "REJECT", against
     unproven = [one.why for one in found if not one.guardrail.held]
     if doubts := [*_doubts(measured, gate, looks), *unproven]:
-        return "INCONCLUSIVE", [*doubts, *_would_show(measured)]
+        return "INCONCLUSIVE", [*doubts, *_would_show(measured, gate.metric)]
     return "PROMOTE", [_proof(measured, gate)]
 
 
-def _check_shown(challenger: Table, shown: dict[str, Table | None]) -> None:
-    for who, rows in shown.items():
+def _check_shown(
+    challenger: Table, base: Table | None, lead3: Table | None, names: Sequence[str]
+) -> None:
+    for who, rows, needed in (("base", base, names), ("lead3", lead3, ROUGE_NAMES)):
         if rows is not None:
-            check_table(who, rows)
+            check_table(who, rows, names=needed)
             check_same_rows(who, challenger, rows)
 
 
@@ -103,16 +121,17 @@ def _no_gain(measured: Measured, gate: Gate) -> list[str]:
     gain = measured.metrics[gate.metric].gain
     if gain - gate.min_delta > RESOLUTION:
         return []
-    needs = f"more than {gate.min_delta:g}" if gate.min_delta else "a gain"
-    return [f"no gain: {gate.metric} changed by {signed(gain)}, promotion needs {needs}"]
+    better = gain_of(gate.metric)
+    needs = f"more than {gate.min_delta:g}" if gate.min_delta else f"a {better}"
+    return [f"no gain: {changed(gate.metric, gain)}, promotion needs {needs}"]
 
 
 def _doubts(measured: Measured, gate: Gate, looks: int) -> list[str]:
     """Why a measured gain is no proof."""
     metric, doubts = measured.metrics[gate.metric], []
-    gained = f"{gate.metric} changed by {signed(metric.gain)}"
+    gained = changed(gate.metric, metric.gain)
     if metric.low - gate.min_delta <= RESOLUTION:
-        bound = f"{percent(measured.alpha)} lower bound {plain(metric.low)}"
+        bound = f"{percent(measured.alpha)} {lower_bound(gate.metric)} {plain(metric.low)}"
         doubts.append(
             f"{gained}, but noise could explain it: {bound} is not over {gate.min_delta:g}"
         )
@@ -131,22 +150,22 @@ def _doubts(measured: Measured, gate: Gate, looks: int) -> list[str]:
     return doubts
 
 
-def _would_show(measured: Measured) -> list[str]:
-    reasons = []
+def _would_show(measured: Measured, metric: str) -> list[str]:
+    reasons, better = [], gain_of(metric)
     if measured.smallest_gain is not None:
         reasons.append(
-            f"the smallest gain these {measured.rows} rows could have shown is "
-            f"{signed(measured.smallest_gain)} (80% power)"
+            f"the smallest {better} these {measured.rows} rows could have shown is "
+            f"{size_of(metric, measured.smallest_gain)} (80% power)"
         )
     if measured.rows_needed is not None and measured.rows_needed > measured.rows:
-        reasons.append(f"{many(measured.rows_needed)} rows would show a gain of this size")
+        reasons.append(f"{many(measured.rows_needed)} rows would show a {better} of this size")
     return reasons
 
 
 def _proof(measured: Measured, gate: Gate) -> str:
     metric = measured.metrics[gate.metric]
     return (
-        f"{gate.metric} gained {signed(metric.gain)}; its {percent(measured.alpha)} lower bound "
-        f"{plain(metric.low)} is over {gate.min_delta:g}, on {measured.rows} rows of "
-        f"{measured.clusters} documents"
+        f"{gained(gate.metric, metric.gain)}; its {percent(measured.alpha)} "
+        f"{lower_bound(gate.metric)} {plain(metric.low)} is over {gate.min_delta:g}, on "
+        f"{measured.rows} rows of {measured.clusters} documents"
     )

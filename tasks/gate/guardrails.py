@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tasks.gate.pairs import RESOLUTION
 from tasks.gate.words import plain, signed
+from tasks.metrics import LOSS
 from tasks.recipe import Gate
 from tasks.records import Guardrail, MetricResult, Prediction, Scores
 
@@ -33,8 +34,9 @@ def guardrails(
 ) -> list[Found]:
     """All guardrails, those that hold too, in a fixed order."""
     others = [name for name in metrics if name != gate.metric]
+    judged = _rouge_beside_loss if gate.metric == LOSS else _other_rouge
     return [
-        *(_other_rouge(name, metrics[name], gate) for name in others),
+        *(judged(name, metrics[name], gate) for name in others),
         _unfinished(challenger, opponent, gate),
         _empty(challenger, gate),
         _length(challenger_scores.length_ratio, gate),
@@ -57,6 +59,21 @@ def _other_rouge(name: str, metric: MetricResult, gate: Gate) -> Found:
             f"{signed(metric.gain)} with lower bound {plain(metric.low)}"
         )
     return Found(Guardrail(name, metric.low, f">= {-margin + 0.0:g}", held), why, noise)
+
+
+def _rouge_beside_loss(name: str, metric: MetricResult, gate: Gate) -> Found:
+    """Held when no loss over the margin was measured; one that noise could explain is open.
+
+    Where the loss decides, ROUGE is asked whether the outputs broke, not to prove that they did not:
+    the two move apart, and few sets could show a ROUGE that stayed the same to be within the margin.
+    """
+    margin = gate.guardrail_margin
+    held = metric.gain >= -margin - RESOLUTION
+    noise = not held and metric.high >= -margin
+    why = f"{name} changed by {signed(metric.gain)}, a loss over the margin of {margin:g}"
+    if noise:
+        why += f", though noise could explain it: upper bound {plain(metric.high)}"
+    return Found(Guardrail(name, metric.gain, f">= {-margin + 0.0:g}", held), why, noise)
 
 
 def _unfinished(

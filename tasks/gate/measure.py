@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tasks.gate.bootstrap import TAIL, Resampled, resample
+from tasks.gate.bootstrap import TAIL, resample
 from tasks.gate.pairs import Pairs, mean, pair
 from tasks.gate.power import rows_needed, smallest_gain, standard_error
+from tasks.metrics import LOSS, measured
 from tasks.recipe import Gate
-from tasks.records import ROUGE_NAMES, MetricResult, Prediction
+from tasks.records import MetricResult, Prediction
 
 Table = Sequence[Prediction]
 
@@ -19,7 +20,7 @@ Table = Sequence[Prediction]
 class Measured:
     """All that a verdict is made of, for one challenger against one opponent."""
 
-    metrics: dict[str, MetricResult]  # by ROUGE_NAMES
+    metrics: dict[str, MetricResult]  # all of metrics.measured(gate.metric)
     rows: int
     clusters: int
     alpha: float  # of the primary metric's bounds
@@ -50,16 +51,18 @@ def measure(
     looks: int,
 ) -> Measured:
     """Measure checked tables. `baselines`: tables or None for base, lead3 and champion."""
-    pairs, alpha = pair(challenger, opponent), level(gate, looks)
+    names, alpha = measured(gate.metric), level(gate, looks)
+    pairs = pair(challenger, opponent, names)
     resampled = resample(pairs, gate.bootstrap_samples, alpha, gate.seed)
-    primary = ROUGE_NAMES.index(gate.metric)
+    primary = names.index(gate.metric)
     error, evidence = standard_error(pairs, primary), resampled.evidence[primary]
     smallest = smallest_gain(error, evidence, alpha, gate.min_delta)
+    levels = [alpha if name == gate.metric else gate.alpha for name in names]
     metrics = {
-        name: _metric(name, challenger, baselines, pairs, resampled, alpha)
-        if name == gate.metric
-        else _metric(name, challenger, baselines, pairs, resampled, gate.alpha)
-        for name in ROUGE_NAMES
+        name: _metric(
+            name, index, challenger, baselines, pairs, resampled.bounds(index, levels[index])
+        )
+        for index, name in enumerate(names)
     }
     return Measured(
         metrics=metrics,
@@ -76,14 +79,16 @@ def measure(
 
 def _metric(
     name: str,
+    index: int,
     challenger: Table,
     baselines: Mapping[str, Table | None],
     pairs: Pairs,
-    resampled: Resampled,
-    alpha: float,
+    bounds: tuple[float, float],
 ) -> MetricResult:
-    index = ROUGE_NAMES.index(name)
-    low, high = resampled.bounds(index, alpha)
-    means = {who: None if rows is None else mean(rows, name) for who, rows in baselines.items()}
+    # Lead-3 is a text, not a model: it has no loss.
+    shown = {who: None if (who, name) == ("lead3", LOSS) else t for who, t in baselines.items()}
+    means = {who: None if rows is None else mean(rows, name) for who, rows in shown.items()}
     gain = math.fsum(pairs.gains[:, index]) / pairs.rows
-    return MetricResult(**means, challenger=mean(challenger, name), gain=gain, low=low, high=high)
+    return MetricResult(
+        **means, challenger=mean(challenger, name), gain=gain, low=bounds[0], high=bounds[1]
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tasks.gate.measure import Measured, Table
 from tasks.gate.words import percent, plain
+from tasks.metrics import sign
 from tasks.recipe import Gate
 from tasks.records import Verdict
 
@@ -27,11 +28,12 @@ def _beaten_by(measured: Measured, gate: Gate) -> list[str]:
     metric = measured.metrics[gate.metric]
     baselines = {"lead-3 (a document's first three sentences)": metric.lead3}
     baselines["the untuned base"] = metric.base
+    better = sign(gate.metric)
     return [
-        f"the promoted model's {gate.metric} of {plain(metric.challenger)} is below "
-        f"{plain(value)} of {who}"
+        f"the promoted model's {gate.metric} of {plain(metric.challenger)} is "
+        f"{'below' if better > 0 else 'above'} {plain(value)} of {who}"
         for who, value in baselines.items()
-        if value is not None and metric.challenger < value
+        if value is not None and better * metric.challenger < better * value
     ]
 
 

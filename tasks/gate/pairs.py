@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,20 +12,23 @@ from numpy.typing import NDArray
 
 from tasks.errors import EvaluationError, SealBroken
 from tasks.gate.clusters import clusters
+from tasks.metrics import LOSS, other_tokenizer, sign
 from tasks.records import ROUGE_NAMES, Prediction, Scores
 
-# Differences are rounded to this grid (2.3e-10): sums of up to two million rows are then exact in
-# float64 whatever their order, so every machine computes the same decision to the last bit, and
-# the noise of subtraction (0.3 - 0.2 < 0.1) cannot break a tie.
+# Differences are rounded to this grid (2.3e-10): sums of up to two million rows (of losses that differ
+# by 8 nats, of a quarter million) are then exact in float64 whatever their order, so every machine
+# computes the same decision to the last bit, and the noise of subtraction (0.3 - 0.2 < 0.1) cannot
+# break a tie.
 RESOLUTION = 2.0**-32
 TOLERANCE = 1e-9  # between a mean in a Scores record and the same mean from the table
+MOST_LOSS = sys.float_info.max  # any finite number
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Per-row gains of the challenger over its opponent, in order of row ids.
+    """Per-row gains of the challenger over its opponent, in order of row ids; positive is better.
 
-    `gains`: float64, rows by ROUGE_NAMES, multiples of RESOLUTION. `cluster`: int, rows.
+    `gains`: float64, rows by metrics, multiples of RESOLUTION. `cluster`: int, rows.
     """
 
     gains: NDArray[np.float64]
@@ -51,8 +55,28 @@ def check_seal(challenger: Scores, opponent: Scores) -> None:
         )
 
 
-def check_table(who: str, rows: Sequence[Prediction], scores: Scores | None = None) -> None:
-    """Raise EvaluationError for a table, or a record of it, that nothing can be decided on."""
+def check_tokenizer(challenger: Scores, opponent: Scores, opponent_is: str) -> None:
+    """Raise SealBroken unless both models' tokens are the same: to be asked where a loss decides."""
+    ours, theirs = challenger.tokenizer_digest, opponent.tokenizer_digest
+    if not ours or not theirs:
+        who = opponent_is if ours else "challenger"
+        raise SealBroken(
+            f"it is not on record which tokenizer the {who}'s loss was taken with; score it again"
+        )
+    if ours != theirs:
+        raise SealBroken(other_tokenizer(ours, theirs, f"the {opponent_is}"))
+
+
+def check_table(
+    who: str,
+    rows: Sequence[Prediction],
+    scores: Scores | None = None,
+    names: Sequence[str] = ROUGE_NAMES,
+) -> None:
+    """Raise EvaluationError for a table, or a record of it, that nothing can be decided on.
+
+    `names`: the metrics that every row must have.
+    """
     if not rows:
         raise EvaluationError(f"{who}: no evaluation rows; nothing can be decided on an empty set")
     problems = []
@@ -61,20 +85,29 @@ def check_table(who: str, rows: Sequence[Prediction], scores: Scores | None = No
         if row.id in seen:
             problems.append(f"{who}: two rows have the id {row.id!r}; ids must differ")
         seen.add(row.id)
-        problems += [f"{who}, row {row.id!r}: {text}" for text in _bad_scores(row)]
+        problems += [f"{who}, row {row.id!r}: {text}" for text in _bad_scores(row, names)]
     if not problems and scores is not None:
-        problems = [f"{who}: {text}; score it again" for text in _disagreements(rows, scores)]
+        found = _disagreements(rows, scores, names)
+        problems = [f"{who}: {text}; score it again" for text in found]
     if problems:
         more = [f"and {len(problems) - 10} more"] if len(problems) > 10 else []
         raise EvaluationError.of([*problems[:10], *more])
 
 
-def pair(challenger: Sequence[Prediction], opponent: Sequence[Prediction]) -> Pairs:
-    """Pair two checked tables by row id. Raises EvaluationError unless their rows are the same."""
+def pair(
+    challenger: Sequence[Prediction],
+    opponent: Sequence[Prediction],
+    names: Sequence[str] = ROUGE_NAMES,
+) -> Pairs:
+    """Pair two checked tables by row id. Raises EvaluationError unless their rows are the same.
+
+    Gains are in the order of `names`.
+    """
     check_same_rows("opponent", challenger, opponent)
     ours = sorted(challenger, key=lambda row: row.id)
     theirs = sorted(opponent, key=lambda row: row.id)
-    gains = _scores(ours) - _scores(theirs)
+    better = np.array([sign(name) for name in names], dtype=np.float64)
+    gains = better * (_scores(ours, names) - _scores(theirs, names))
     return Pairs(
         gains=np.round(gains / RESOLUTION) * RESOLUTION,
         cluster=np.array(clusters(ours), dtype=np.int64),
@@ -104,29 +137,30 @@ def mean(rows: Sequence[Prediction], name: str) -> float:
     return math.fsum(row.scores[name] for row in rows) / len(rows)
 
 
-def _scores(rows: Sequence[Prediction]) -> NDArray[np.float64]:
-    return np.array([[row.scores[name] for name in ROUGE_NAMES] for row in rows], dtype=np.float64)
+def _scores(rows: Sequence[Prediction], names: Sequence[str]) -> NDArray[np.float64]:
+    return np.array([[row.scores[name] for name in names] for row in rows], dtype=np.float64)
 
 
 def _question(row: Prediction) -> tuple[str, str, tuple[str, ...]]:
     return row.source, row.document, row.references
 
 
-def _bad_scores(row: Prediction) -> list[str]:
-    problems = [f"no {name}" for name in ROUGE_NAMES if name not in row.scores]
+def _bad_scores(row: Prediction, names: Sequence[str]) -> list[str]:
+    problems = [f"no {name}" for name in names if name not in row.scores]
     for name, value in row.scores.items():
-        if not isinstance(value, (int, float)) or not -TOLERANCE <= value <= 1 + TOLERANCE:
-            problems.append(f"{name} is {value!r}, not a number from 0 to 1")  # NaN falls here too
+        most, said = (1 + TOLERANCE, "from 0 to 1") if name != LOSS else (MOST_LOSS, "of 0 or more")
+        if not isinstance(value, (int, float)) or not -TOLERANCE <= value <= most:
+            problems.append(f"{name} is {value!r}, not a number {said}")  # NaN falls here too
     return problems
 
 
-def _disagreements(rows: Sequence[Prediction], scores: Scores) -> list[str]:
+def _disagreements(rows: Sequence[Prediction], scores: Scores, names: Sequence[str]) -> list[str]:
     if scores.rows != len(rows):
         return [f"its record counts {scores.rows} rows, its table {len(rows)}"]
     if not 0 <= scores.length_ratio < math.inf:  # NaN falls here too
         return [f"its record gives the length ratio {scores.length_ratio}"]
     shares = {"finished share": (scores.finished_share, sum(r.finished for r in rows) / len(rows))}
-    found = shares | {n: (scores.means.get(n, math.nan), mean(rows, n)) for n in ROUGE_NAMES}
+    found = shares | {n: (scores.means.get(n, math.nan), mean(rows, n)) for n in names}
     return [
         f"its record gives {name} {stored}, its table {counted}"
         for name, (stored, counted) in found.items()

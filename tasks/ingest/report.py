@@ -44,13 +44,18 @@ def full_report(
 ) -> dict[str, Any]:
     """Everything in `report.json`; numbers, names and digests only, so it is the same each time."""
     every = np.ones(evaluation.rows, dtype=bool)
+    judged = _split(evaluation, every, overlap.evaluation_documents, settings)
+    if settings is not None and settings.summarize == "map_reduce":
+        # What is too long is summarized in parts there; only training rows are cut.
+        found = judged.pop("truncated_prompts")
+        judged["prompts_in_parts"] = {name: found[name] for name in ("count", "share", "limit")}
     return {
         "schema_version": SCHEMA_VERSION,
         "split": "named files"
         if len(inputs) > 1
         else f"hash of the document, evaluation share {data.evaluation_share}",
         "train": _split(train, overlap.kept, overlap.train_documents, settings),
-        "evaluation": _split(evaluation, every, overlap.evaluation_documents, settings),
+        "evaluation": judged,
         "overlap": {
             "near_duplicate_jaccard": data.near_duplicate_jaccard,
             "exact_dropped": overlap.exact,
@@ -74,12 +79,14 @@ def _split(
     if settings is None:
         return report
     cuts = _numbers(side.cuts)[kept]
+    long = cuts[cuts > 0]
+    mean = round(float(long.mean()), 1) if len(long) else 0.0
     summaries = _numbers(side.summaries)[np.repeat(kept, _numbers(side.references))]
     return report | {
         "prompt_tokens": distribution(_numbers(side.prompts)[kept]),
         "summary_tokens": distribution(summaries),
         "truncated_prompts": _over(cuts, 0, report["rows"])
-        | {"limit": settings.max_source_tokens, "tokens_cut": distribution(cuts[cuts > 0])},
+        | {"limit": settings.max_source_tokens, "tokens_cut": distribution(long) | {"mean": mean}},
         "summaries_over_max_new_tokens": _over(summaries, settings.max_new_tokens, len(summaries))
         | {"limit": settings.max_new_tokens},
     }

@@ -143,14 +143,19 @@ def _intact(dataset: DatasetRef) -> bool:
 
 
 def _cuts(report: dict[str, Any]) -> list[str]:
-    """What does not fit, a line a split: too long prompts are cut, too long references unlearnable."""
+    """What does not fit, a line a split: too long prompts are cut, or read in parts; too long
+    references cannot be learned whole.
+    """
     said = []
     for split in ("train", "evaluation"):
         found = report[split]
-        prompts, summaries = found["truncated_prompts"], found["summaries_over_max_new_tokens"]
+        parted = "prompts_in_parts" in found
+        prompts = found["prompts_in_parts" if parted else "truncated_prompts"]
+        summaries = found["summaries_over_max_new_tokens"]
         if prompts["count"] or summaries["count"]:
             said.append(
-                f"{split}: {prompts['count']} of {found['rows']} prompts cut to {prompts['limit']} "
+                f"{split}: {prompts['count']} of {found['rows']} prompts "
+                f"{'read in parts of at most' if parted else 'cut to'} {prompts['limit']} "
                 f"tokens, {summaries['count']} references longer than max_new_tokens "
                 f"{summaries['limit']}"
             )

@@ -120,7 +120,9 @@ class Meter:
     """Measures examples as the model will see them."""
 
     def __init__(self, tokenizer: Tokenizer, settings: SummarizerSettings, prompt: Prompt) -> None:
-        """Raises RecipeError when the template alone is longer than a prompt may be."""
+        """Raises RecipeError when the template alone is longer than a prompt may be, or parts of a
+        document (map_reduce) would be hardly longer than their summaries.
+        """
         self.tokenizer, self.settings, self.refuse = tokenizer, settings, prompt.truncate == "error"
         self.before, self.after = settings.template.split("{document}")
         bare = len(tokenizer(self.before + self.after)["input_ids"])
@@ -128,6 +130,15 @@ class Meter:
             raise RecipeError(
                 f"prompt.template alone is {bare} tokens, and a prompt may have "
                 f"{settings.max_source_tokens}; shorten it, or raise prompt.max_source_tokens"
+            )
+        room = settings.max_source_tokens - bare
+        if settings.summarize == "map_reduce" and 2 * settings.max_new_tokens > room:
+            # Else a text of three parts or more could be no shorter after its parts are summarized.
+            raise RecipeError(
+                f"prompt.summarize map_reduce: a part of a document may have {room} tokens and its "
+                f"summary {settings.max_new_tokens}, over half of that, so that summaries of summaries "
+                "would not get short; lower evaluation.max_new_tokens, or raise "
+                "prompt.max_source_tokens or training.max_length"
             )
 
     def measure(self, examples: Sequence[Example]) -> list[Lengths | str]:

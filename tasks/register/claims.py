@@ -26,6 +26,7 @@ ALIAS = "champion"
 SUCCEEDS, FINISHED = "precis.succeeds", "precis.finished"
 DIGEST, RUN_ID = "precis.model_digest", "precis.run_id"
 ROLLBACK_TO = "precis.rollback_to"
+TOKENIZER = "precis.tokenizer_digest"
 NOBODY = 0  # what the first champion succeeds
 WRITE_TRIES, WRITE_PAUSE_SECONDS = 4, 0.2
 ALIAS_READS, ALIAS_PAUSE_SECONDS = 5, 0.5
@@ -44,6 +45,7 @@ class Version:
     created: datetime
     rollback_to: int | None
     description: str
+    tokenizer: str = ""  # its digest; versions before gate.metric: loss have none on record
 
 
 def champion(client: Any, name: str) -> Version | None:
@@ -208,4 +210,5 @@ def _version(entry: Any) -> Version:
         created=datetime.fromtimestamp(entry.creation_timestamp / 1000, UTC),
         rollback_to=int(rollback_to) if rollback_to else None,
         description=entry.description or "",
+        tokenizer=entry.tags.get(TOKENIZER, ""),
     )

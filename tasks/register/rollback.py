@@ -80,6 +80,7 @@ def put_back(
             claims.DIGEST: target.digest,
             claims.RUN_ID: run_id,
             claims.ROLLBACK_TO: str(target.number),
+            **({claims.TOKENIZER: target.tokenizer} if target.tokenizer else {}),
         },
         description=f"ROLLBACK to v{target.number}{f' ({reason})' if reason else ''}: "
         f"{target.description}",

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from prefect import task
 from prefect.logging import get_run_logger
 
 from tasks import artifacts, digest, history, tracking
-from tasks.errors import NoSuchChampion, RegistryError
+from tasks.errors import NoSuchChampion, RegistryError, SealBroken
+from tasks.metrics import LOSS, other_tokenizer
 from tasks.policy import STEP
 from tasks.recipe import Recipe
 from tasks.records import Decision, ModelRef, Scores, VersionRef, from_json
 from tasks.register import claims, rollback, served
 from tasks.table import read_table
+from tasks.tokenizer import tokenizer_digest
 
 
 @task(name="champion", **STEP)
@@ -48,6 +51,8 @@ def register(
         "precis.evaluation_digest": decision.evaluation_digest,
         f"precis.{recipe.gate.metric}": f"{decision.metrics[recipe.gate.metric].challenger:.4f}",
     }
+    if challenger.tokenizer_digest:
+        tags[claims.TOKENIZER] = challenger.tokenizer_digest
     won = claims.succeed(
         run.client,
         recipe.name,
@@ -74,6 +79,18 @@ def promoted_before(name: str) -> tuple[Decision, VersionRef] | None:
     path = artifacts.fetch(f"runs:/{run.id}/gate/decision.json")
     decision = from_json(Decision, path.read_bytes())
     return decision, VersionRef(name, mine[0].number, mine[0].digest)
+
+
+def require_comparable(champion: claims.Version | None, base: Path, recipe: Recipe) -> None:
+    """Raise SealBroken where the gate could not compare this champion by loss: before, not after, training.
+
+    A champion registered before tokenizers were on record is found out by the gate.
+    """
+    if champion is None or recipe.gate.metric != LOSS or not champion.tokenizer:
+        return
+    found = tokenizer_digest(base)
+    if found != champion.tokenizer:
+        raise SealBroken(other_tokenizer(found, champion.tokenizer, f"champion v{champion.number}"))
 
 
 def as_model(version: claims.Version) -> ModelRef:

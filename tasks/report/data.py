@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tasks.cuts import Cut
 from tasks.records import Decision, Prediction
 
 
@@ -22,6 +23,7 @@ class ReportData:
     opponent: Sequence[Prediction]
     training_curve: Sequence[Mapping[str, float]] = ()  # of step, loss, learning_rate
     training_metrics: Mapping[str, float] = field(default_factory=dict)
+    cuts: Sequence[Cut] = ()  # what did not fit
     data_report: Mapping[str, Any] = field(default_factory=dict)  # ingest's report.json
     cost: Mapping[str, float | str] = field(default_factory=dict)  # units in the names
     links: Mapping[str, str] = field(default_factory=dict)  # title: URL, or any text

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tasks.metrics import sign
 from tasks.records import Prediction
 
 SHOWN = 5
@@ -16,7 +17,8 @@ class Example:
 
     challenger: Prediction
     opponent: Prediction
-    gain: float  # of the primary metric
+    gain: float  # in the primary metric: positive is better
+    change: float  # of the primary metric itself: of a loss the gain's negative
 
     @property
     def words(self) -> int:
@@ -29,8 +31,9 @@ def examples(
 ) -> list[Example]:
     """All rows, paired by id, from the largest gain to the largest loss; ties by id."""
     theirs = {row.id: row for row in opponent}
+    changes = {row.id: row.scores[metric] - theirs[row.id].scores[metric] for row in challenger}
     pairs = [
-        Example(row, theirs[row.id], row.scores[metric] - theirs[row.id].scores[metric])
+        Example(row, theirs[row.id], sign(metric) * changes[row.id], changes[row.id])
         for row in challenger
     ]
     return sorted(pairs, key=lambda one: (-one.gain, one.challenger.id))

@@ -33,6 +33,7 @@ def render_markdown(data: ReportData, plots: Sequence[Plot]) -> str:
             *(_image(plot) for plot in plots if len(plot.uri) <= LARGEST_IMAGE),
             *_examples("Biggest wins", wins(ordered), data),
             *_examples("Biggest losses", losses(ordered), data),
+            *_cuts(data),
             *_facts("Cost", data.cost),
             *_facts("Training", data.training_metrics),
             *_facts("Data", _top_numbers(data.data_report)),
@@ -42,21 +43,25 @@ def render_markdown(data: ReportData, plots: Sequence[Plot]) -> str:
 
 
 def _scores(data: ReportData) -> list[str]:
-    head = ["ROUGE F1", "untuned base", "lead-3", "champion", "challenger", "gain", "[low, high]"]
+    moved = words.moved(data.metric)
+    head = [words.kind(data.metric), "untuned base", "lead-3", "champion", "challenger"]
+    head += [moved, "[low, high]"]
     rows = []
     for name, found in data.decision.metrics.items():
         means = (found.base, found.lead3, found.champion, found.challenger)
-        bounds = f"[{words.gain(found.low)}, {words.gain(found.high)}]"
-        shown = f"**{name}**" if name == data.metric else name
-        rows.append([shown, *(words.score(m) for m in means), words.gain(found.gain), bounds])
-    said = f"Gain over {data.against} on {data.decision.rows} rows; **{data.metric}** decides."
+        difference, low, high = words.moves(found, name)
+        bounds = f"[{words.gain(low)}, {words.gain(high)}]"
+        shown = f"**{words.metric(name)}**" if name == data.metric else name
+        rows.append([shown, *(words.score(m) for m in means), words.gain(difference), bounds])
+    said = f"{moved.capitalize()} over {data.against} on {data.decision.rows} rows"
+    said += f"; **{data.metric}** decides."
     return ["## Scores", _table(head, rows, right=len(head) - 1), said]
 
 
 def _guardrails(data: ReportData) -> list[str]:
     rows = [
         [
-            words.guardrail(one.name),
+            words.guardrail(one.name, data.metric),
             words.score(one.value),
             one.bound,
             "yes" if one.held else "**no**",
@@ -64,6 +69,13 @@ def _guardrails(data: ReportData) -> list[str]:
         for one in data.decision.guardrails
     ]
     return ["## Guardrails", _table(["Condition", "found", "bound", "held"], rows)]
+
+
+def _cuts(data: ReportData) -> list[str]:
+    if not data.cuts:
+        return []
+    rows = [[one.text(), one.done] for one in data.cuts]
+    return ["## What did not fit", _table(["", ""], rows)]
 
 
 def _image(plot: Plot) -> str:
@@ -77,7 +89,7 @@ def _examples(title: str, chosen: Sequence[Example], data: ReportData) -> list[s
     for one in chosen:
         old, new = one.opponent.scores[data.metric], one.challenger.scores[data.metric]
         parts.append(
-            f"### {words.gain(one.gain)} {data.metric} ({old:.3f} → {new:.3f}), "
+            f"### {words.gain(one.change)} {data.metric} ({old:.3f} → {new:.3f}), "
             f"row {_code(one.challenger.id)}"
         )
         texts = {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tasks.records import Decision
+from tasks.metrics import LOSS
+from tasks.records import Decision, MetricResult
 from tasks.report import words
 from tasks.report.data import ReportData
 from tasks.report.examples import examples, losses, wins
@@ -29,8 +30,8 @@ def render_html(data: ReportData, plots: Sequence[Plot]) -> str:
         lstrip_blocks=True,
     )
     filters = (words.score, words.gain, words.label, words.value, words.levels)
-    house.filters |= {function.__name__: function for function in filters}
-    house.filters["guardrail"] = words.guardrail
+    named = (words.guardrail, words.metric, words.kind, words.moved, words.moves)
+    house.filters |= {function.__name__: function for function in (*filters, *named)}
     house.tests["link"] = words.is_link
     ordered = examples(data.challenger, data.opponent, data.metric)
     return house.get_template("report.html").render(
@@ -46,10 +47,18 @@ def render_html(data: ReportData, plots: Sequence[Plot]) -> str:
 
 
 def forest(decision: Decision) -> dict[str, dict[str, float]]:
-    """Where each metric's gain, bounds and zero lie, in pixels of one common scale."""
-    found = decision.metrics
-    low = min(0.0, *(m.low for m in found.values()))
-    high = max(0.0, *(m.high for m in found.values()))
+    """Where each metric's gain, bounds and zero lie, in pixels; to the right is better.
+
+    ROUGE types share a scale, a loss (in nats) has its own.
+    """
+    rouge = {name: m for name, m in decision.metrics.items() if name != LOSS}
+    loss = {name: m for name, m in decision.metrics.items() if name == LOSS}
+    return _places(loss) | _places(rouge)
+
+
+def _places(found: Mapping[str, MetricResult]) -> dict[str, dict[str, float]]:
+    low = min([0.0, *(m.low for m in found.values())])
+    high = max([0.0, *(m.high for m in found.values())])
     reach = (high - low) or 1.0
 
     def place(value: float) -> float:

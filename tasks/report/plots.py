@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tasks.report import words
 from tasks.report.examples import Example, examples
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _histogram(data: ReportData, ordered: Sequence[Example]) -> Plot:
         axes.bar(middles, counts, width=np.diff(edges) * 0.92, color=list(colours))
         axes.axvspan(found.low, found.high, color=INK, alpha=0.12, linewidth=0)
         axes.axvline(found.gain, color=INK, linewidth=1.4)
-        axes.set(xlabel=f"gain in {data.metric} on one row", ylabel="rows")
+        axes.set(xlabel=f"{words.axis(data.metric)} on one row", ylabel="rows")
         axes.yaxis.get_major_locator().set_params(integer=True)
     won, lost = int((gains > 0).sum()), int((gains < 0).sum())
     text = (
@@ -93,19 +94,19 @@ def _histogram(data: ReportData, ordered: Sequence[Example]) -> Plot:
 
 
 def _lengths(data: ReportData, ordered: Sequence[Example]) -> Plot:
-    words = np.array([max(one.words, 1) for one in ordered])
+    lengths = np.array([max(one.words, 1) for one in ordered])
     gains = np.array([one.gain for one in ordered])
-    by_length = np.argsort(words, kind="stable")
+    by_length = np.argsort(lengths, kind="stable")
     with _Drawing() as drawing:
         axes = drawing.axes
-        axes.scatter(words, gains, s=9, color=BLUE, alpha=0.35, linewidths=0)
+        axes.scatter(lengths, gains, s=9, color=BLUE, alpha=0.35, linewidths=0)
         axes.axhline(0, color=INK, linewidth=0.8)
         parts = [part for part in np.array_split(by_length, FIFTHS) if len(part)]
-        middles = [float(np.median(words[part])) for part in parts]
+        middles = [float(np.median(lengths[part])) for part in parts]
         means = [float(gains[part].mean()) for part in parts]
         axes.plot(middles, means, color=ORANGE, linewidth=1.6, marker="o", markersize=4)
-        axes.set(xlabel="words in the document", ylabel=f"gain in {data.metric}")
-        if words.max() > 20 * words.min():
+        axes.set(xlabel="words in the document", ylabel=words.axis(data.metric))
+        if lengths.max() > 20 * lengths.min():
             axes.set_xscale("log")
     text = "A dot is a row. The orange line is the mean gain of each fifth of the rows by length."
     return Plot("Gain against document length", text, drawing.uri)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
-from tasks import artifacts, device, tracking
+from tasks import artifacts, cuts, device, tracking
 from tasks.policy import STEP
 from tasks.recipe import Recipe
 from tasks.records import AdapterRef, DatasetRef, Decision, ModelRef, VersionRef
@@ -34,7 +36,7 @@ def report(
 ) -> str:
     """Render and store the report; returns its `runs:/` URI."""
     run = tracking.current()
-    gate = artifacts.fetch(f"runs:/{run.id}/gate")
+    gate = _gate(run)
     data = ReportData(
         name=recipe.name,
         version=version.version if version else None,
@@ -45,7 +47,8 @@ def report(
         opponent=read_table(gate / "opponent.json"),
         training_curve=_curve(run, adapter),
         training_metrics=adapter.metrics,
-        data_report=json.loads((artifacts.fetch(dataset.uri) / "report.json").read_text()),
+        data_report=_data_report(dataset),
+        cuts=cuts_of(dataset, adapter, decision.opponent),
         cost=_cost(adapter),
         links=_links(run),
         digests=_digests(run, dataset, adapter, model, decision),
@@ -58,6 +61,29 @@ def report(
     uri = run.log_file(path)
     get_run_logger().info(f"report: {uri}")
     return uri
+
+
+def cuts_of(
+    dataset: DatasetRef, adapter: AdapterRef, opponent: str | None = None
+) -> list[cuts.Cut]:
+    """What did not fit in the run under way: evaluation documents as the challenger met them (and
+    the `opponent`, if asked for), training documents and completions.
+    """
+    gate, what = _gate(tracking.current()), "evaluation documents"
+    found = cuts.of_predictions(what, read_table(gate / "challenger.json"))
+    if opponent:
+        theirs = cuts.of_predictions(f"{what}, {opponent}", read_table(gate / "opponent.json"))
+        found = [replace(one, what=f"{what}, challenger") for one in found] + theirs
+    return found + cuts.of_training(_data_report(dataset), adapter.metrics)
+
+
+def _gate(run: tracking.Run) -> Path:
+    return artifacts.fetch(f"runs:/{run.id}/gate")
+
+
+def _data_report(dataset: DatasetRef) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((artifacts.fetch(dataset.uri) / "report.json").read_text())
+    return found
 
 
 def _curve(run: tracking.Run, adapter: AdapterRef) -> list[dict[str, float]]:

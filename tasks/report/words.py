@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from tasks.metrics import DIRECTION, LOSS, UNIT, change
+from tasks.records import MetricResult
+
 GUARDRAILS = {
     "unfinished_rise": "rise in outputs cut off at the token limit (share of rows)",
     "empty_share": "empty outputs (share of rows)",
@@ -13,13 +16,43 @@ GUARDRAILS = {
 DONE = {"PROMOTE": "Promoted", "REJECT": "Rejected", "INCONCLUSIVE": "Inconclusive"}
 
 
-def guardrail(name: str) -> str:
-    """A guardrail's name in full; those of other ROUGE types are lower bounds of their gain."""
-    return GUARDRAILS.get(name, f"{name}: lower bound of the gain")
+def guardrail(name: str, deciding: str = "") -> str:
+    """A guardrail's name in full.
+
+    Those of other ROUGE types are lower bounds of their gain, or the gain measured where the loss
+    is `deciding`.
+    """
+    found = "gain measured" if deciding == LOSS else "lower bound of the gain"
+    return GUARDRAILS.get(name, f"{name}: {found}")
+
+
+def metric(name: str) -> str:
+    """A metric's name in the table of scores."""
+    return f"{name}, {UNIT} ({DIRECTION})" if name == LOSS else name
+
+
+def kind(deciding: str) -> str:
+    """What that table holds."""
+    return "loss and ROUGE F1" if deciding == LOSS else "ROUGE F1"
+
+
+def moved(deciding: str) -> str:
+    """What that table calls a difference: of a loss a gain is a fall, so its change is shown."""
+    return "change" if deciding == LOSS else "gain"
+
+
+def moves(found: MetricResult, name: str) -> tuple[float, float, float]:
+    """A metric's difference and its bounds as that table shows them."""
+    return change(name, found.gain, found.low, found.high)
+
+
+def axis(deciding: str) -> str:
+    """What a plot of gains is of."""
+    return f"fall in {LOSS}, {UNIT}" if deciding == LOSS else f"gain in {deciding}"
 
 
 def score(value: float | None) -> str:
-    """A ROUGE score; a dash where there is none."""
+    """A score; a dash where there is none."""
     return "-" if value is None else f"{value:.4f}"
 
 

@@ -20,7 +20,7 @@ from tasks.evaluate.scores import (
     scores_of,
 )
 from tasks.records import ROUGE_NAMES, Output, Row
-from tasks.table import read_table, write_table
+from tasks.table import COLUMNS, read_table, write_table
 
 ROWS = [
     Row("1", "doc-1", "Ann: Hi.\nBen: Yes?\nAnn: Nothing.\nBen: Fine.", ("Ann greets Ben.",)),
@@ -120,6 +120,43 @@ def test_the_table_gives_back_every_digit(tmp_path: Path) -> None:
     predictions = score_texts(ROWS, OUTPUTS)
     write_table(tmp_path / "table.json", predictions)
     assert read_table(tmp_path / "table.json") == predictions
+
+
+def test_a_table_with_a_loss_gives_it_back(tmp_path: Path) -> None:
+    """A column of its own; a table in which only some rows have one is not written."""
+    predictions = score_texts(ROWS, OUTPUTS, [2.5, 1 / 3, 0.0])
+    write_table(tmp_path / "table.json", predictions)
+    assert read_table(tmp_path / "table.json") == predictions
+    assert measures(predictions).means["loss"] == pytest.approx((2.5 + 1 / 3) / 3)
+    with pytest.raises(KeyError, match="loss"):
+        write_table(tmp_path / "other.json", [predictions[0], *score_texts(ROWS[1:], OUTPUTS[1:])])
+
+
+@pytest.mark.parametrize("wrong", [[1.0, 2.0], [1.0, 2.0, float("nan")], [float("inf"), 1.0, 1.0]])
+def test_a_loss_that_is_missing_or_no_number_is_an_error(wrong: list[float]) -> None:
+    with pytest.raises(EvaluationError, match=r"2 losses|no finite number, such as row '[13]'"):
+        score_texts(ROWS, OUTPUTS, wrong)
+
+
+def test_a_table_from_before_map_reduce_is_still_read(tmp_path: Path) -> None:
+    """It has none of the later columns: cuts are unknown, and each document was one part."""
+    predictions = score_texts(ROWS, OUTPUTS)
+    write_table(tmp_path / "table.json", predictions)
+    table = json.loads((tmp_path / "table.json").read_text())
+    old = [name for name in table["columns"] if name not in {"cut_tokens", "parts"}]
+    assert old == list(COLUMNS)
+    data = [[row[table["columns"].index(name)] for name in old] for row in table["data"]]
+    (tmp_path / "table.json").write_text(json.dumps({"columns": old, "data": data}))
+    assert read_table(tmp_path / "table.json") == predictions
+    assert {p.cut_tokens for p in predictions} == {None}
+
+
+@pytest.mark.parametrize("columns", [COLUMNS[:-1], (*COLUMNS, "other")])
+def test_another_table_is_an_error(tmp_path: Path, columns: tuple[str, ...]) -> None:
+    """A column too few or too many."""
+    (tmp_path / "table.json").write_text(json.dumps({"columns": columns, "data": []}))
+    with pytest.raises(ValueError, match="a predictions table has"):
+        read_table(tmp_path / "table.json")
 
 
 def test_pandas_reads_the_table_as_mlflow_does(tmp_path: Path) -> None:

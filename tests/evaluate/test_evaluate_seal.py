@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from tasks import digest
 from tasks.errors import EvaluationError, SealBroken
-from tasks.evaluate.seal import METRIC_FOLDER, evaluation_digest, require_same
+from tasks.evaluate.seal import METRIC_FOLDER, evaluation_digest, metric_digest, require_same
 from tasks.records import Scores
-from tasks.summarizer import SummarizerSettings
+from tasks.summarizer import Generator, SummarizerSettings
 
 SETTINGS = SummarizerSettings("Sum up: {document}\n", 512, "tail", 64, 8)
 CHANGES: dict[str, Any] = {
@@ -21,6 +22,7 @@ CHANGES: dict[str, Any] = {
     "truncate": "head",
     "max_new_tokens": 65,
     "stop": ("\n",),
+    "summarize": "map_reduce",
 }
 
 
@@ -38,6 +40,37 @@ def test_each_setting_is_sealed(name: str) -> None:
 def test_every_field_is_sealed_or_named_as_not() -> None:
     """A new setting cannot slip past the seal, nor past this test."""
     assert {field.name for field in fields(SummarizerSettings)} == {*CHANGES, "batch_size"}
+
+
+def test_seals_from_before_map_reduce_still_hold() -> None:
+    """A setting that changes nothing at its default is left out: the seal is what it always was."""
+    assert evaluation_digest("rows", SETTINGS) == digest.of_value(
+        {
+            "rows": "rows",
+            "settings": {
+                "template": SETTINGS.template,
+                "max_source_tokens": 512,
+                "truncate": "tail",
+                "max_new_tokens": 64,
+                "stop": [],
+            },
+            "metric": {
+                "types": ["rouge1", "rouge2", "rougeL", "rougeLsum"],
+                "stemmer": True,
+                "references": "best F1 of each type",
+            },
+            "metric_code": metric_digest(METRIC_FOLDER),
+        }
+    )
+
+
+def test_a_loss_is_sealed_with_its_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores with a loss have a seal of their own, and of another definition another."""
+    plain, with_loss = (evaluation_digest("rows", SETTINGS, loss=loss) for loss in (False, True))
+    assert plain != with_loss
+    monkeypatch.setattr(Generator, "loss_definition", "bits a word")
+    assert evaluation_digest("rows", SETTINGS) == plain
+    assert evaluation_digest("rows", SETTINGS, loss=True) not in {plain, with_loss}
 
 
 def test_rows_are_sealed() -> None:

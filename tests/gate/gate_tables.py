@@ -21,8 +21,12 @@ def table(
     sources: Sequence[str] | None = None,
     unfinished: int = 0,
     empty: int = 0,
+    losses: Sequence[float] | None = None,
 ) -> list[Prediction]:
-    """Rows with all four ROUGE equal (scores: rows), or each its own (rows by ROUGE_NAMES)."""
+    """Rows with all four ROUGE equal (scores: rows), or each its own (rows by ROUGE_NAMES).
+
+    `losses`: a loss a row, in nats a token.
+    """
     values = np.asarray(scores, dtype=float)
     if values.ndim == 1:
         values = np.tile(values[:, None], (1, len(ROUGE_NAMES)))
@@ -37,26 +41,34 @@ def table(
             prompt_tokens=50,
             output_tokens=10,
             batch=i // 8,
-            scores={n: float(v) for n, v in zip(ROUGE_NAMES, row, strict=True)},
+            scores={n: float(v) for n, v in zip(ROUGE_NAMES, row, strict=True)}
+            | ({} if losses is None else {"loss": float(losses[i])}),
         )
         for i, row in enumerate(values)
     ]
 
 
 def record(
-    rows: Sequence[Prediction], model: str, *, seal: str = "seal", length: float = 1.0
+    rows: Sequence[Prediction],
+    model: str,
+    *,
+    seal: str = "seal",
+    length: float = 1.0,
+    tokenizer: str = "",
 ) -> Scores:
     """The record that evaluation would write of such a table."""
     count = max(len(rows), 1)
+    names = (*ROUGE_NAMES, "loss") if any("loss" in r.scores for r in rows) else ROUGE_NAMES
     return Scores(
         model_digest=model,
         evaluation_digest=seal,
         uri="runs:/x/predictions.json",
         rows=len(rows),
-        means={n: math.fsum(r.scores.get(n, 0.0) for r in rows) / count for n in ROUGE_NAMES},
+        means={n: math.fsum(r.scores.get(n, 0.0) for r in rows) / count for n in names},
         finished_share=sum(r.finished for r in rows) / count,
         empty_share=sum(not r.text for r in rows) / count,
         length_ratio=length,
+        tokenizer_digest=tokenizer,
     )
 
 
@@ -71,6 +83,7 @@ def judged(
     lead3: Sequence[Prediction] | None = None,
     length: float = 1.0,
     digests: tuple[str, str] = ("new", "old"),
+    tokenizers: tuple[str, str] = ("", ""),
 ) -> Decision:
     """`decide` with records that fit the tables."""
     return decide(
@@ -79,8 +92,8 @@ def judged(
         gate,
         opponent_kind="champion" if kind == "champion" else "base",
         opponent_version=2 if kind == "champion" else None,
-        challenger_scores=record(challenger, digests[0], length=length),
-        opponent_scores=record(opponent, digests[1]),
+        challenger_scores=record(challenger, digests[0], length=length, tokenizer=tokenizers[0]),
+        opponent_scores=record(opponent, digests[1], tokenizer=tokenizers[1]),
         base=base,
         lead3=lead3,
         looks=looks,

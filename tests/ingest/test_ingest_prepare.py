@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,7 @@ def test_lengths(tmp_path: Path, ingest: Ingest, evaluation: str) -> None:
     assert report["summary_tokens"] == {"p50": 2, "p95": 40, "max": 40}
     truncated = report["truncated_prompts"]
     assert (truncated["count"], truncated["share"], truncated["limit"]) == (1, 0.2, 100 + around)
-    assert truncated["tokens_cut"] == {"p50": 100, "p95": 100, "max": 100}
+    assert truncated["tokens_cut"] == {"p50": 100, "p95": 100, "max": 100, "mean": 100}
     over = report["summaries_over_max_new_tokens"]
     assert (over["count"], over["share"], over["limit"]) == (5, 0.5, 32)
 
@@ -167,3 +168,19 @@ def test_tokenizer_equals_transformers(tmp_path: Path, shared: Path, byte_tokeni
                 theirs = reference(text, add_special_tokens=special, return_offsets_mapping=True)
                 assert ours["input_ids"] == theirs["input_ids"]
                 assert ours["offset_mapping"] == theirs["offset_mapping"]
+
+
+def test_parts_hardly_longer_than_their_summaries(
+    ingest: Ingest, evaluation: str, byte_tokenizer: Path, tmp_path: Path
+) -> None:
+    """map_reduce needs room: a summary may have at most half of the tokens that a part may."""
+    train = jsonl(tmp_path / "t.jsonl", rows(5))
+    data, prompt = Data(train=train, evaluation=evaluation), Prompt(template=TEMPLATE)
+    bare = len(TEMPLATE.replace("{document}", "")) + 1
+    for room, fits in ((64, True), (63, False)):  # 32 new tokens
+        wanted = replace(settings(bare + room), summarize="map_reduce")
+        if fits:
+            prepare(data, prompt, wanted, byte_tokenizer, tmp_path / "out")
+            continue
+        with pytest.raises(RecipeError, match=r"part of a document may have 63 tokens.*lower eval"):
+            prepare(data, prompt, wanted, byte_tokenizer, tmp_path / "out")

@@ -8,6 +8,8 @@ from typing import Any
 
 from gate.gate_tables import judged, two_models
 
+from tasks.cuts import Cut
+from tasks.recipe import Gate
 from tasks.records import Prediction
 from tasks.report.data import ReportData
 
@@ -39,9 +41,27 @@ def report_data(
         opponent=theirs,
         training_curve=[{"step": s, "loss": 4 / s, "learning_rate": 1e-3 / s} for s in range(1, 9)],
         training_metrics={"train_runtime": 180.25},
+        cuts=[
+            Cut("evaluation documents, challenger", "cut", 12, 60, 310.4, 1204),
+            Cut("training documents", "cut", 0, 1500, 0.0, 0),
+            Cut("training completions", "cut", 3, 1500),
+        ],
         data_report=DATA_REPORT,
         cost={"seconds_per_step": 1.27, "peak_memory_gib": 1.42, "device": "cpu"},
         links={"MLflow run": "http://localhost:5000/#/runs/1", "Prefect flow run": "javascript:x"},
         digests={"git_commit": "abc123"},
     )
     return replace(made, **odd)
+
+
+def by_loss(**odd: Any) -> ReportData:
+    """A report on a challenger promoted for its loss."""
+    ours, theirs = two_models(1, rows=60, gain=0.0)
+    old = [replace(r, scores=r.scores | {"loss": 2 + i / 100}) for i, r in enumerate(theirs)]
+    new = [
+        replace(r, scores=r.scores | {"loss": 1.9 + i / 100 + (i % 5) / 50})
+        for i, r in enumerate(ours)
+    ]
+    gate = Gate(metric="loss", bootstrap_samples=1000)
+    decision = judged(new, old, gate, base=old, tokenizers=("t", "t"))
+    return report_data(new, old, metric="loss", decision=decision, **odd)

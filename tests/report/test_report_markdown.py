@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from gate.gate_tables import two_models
-from report.report_data import report_data
+from report.report_data import by_loss, report_data
 
 from tasks.report import markdown
 from tasks.report.data import ReportData
@@ -29,6 +29,24 @@ def test_the_artifact_holds_the_numbers() -> None:
         assert part in text
     assert "| train prompt tokens p95 | 435 |" in text
     assert text.count("![") == 3
+
+
+def test_the_artifact_shows_a_loss_as_it_changed_and_what_did_not_fit() -> None:
+    """The same as on the page."""
+    data = by_loss()
+    found, text = data.decision.metrics["loss"], rendered(data)
+    assert (
+        f"| **loss, nats a token (lower is better)** | {found.base:.4f} | - | {found.champion:.4f} | "
+        f"{found.challenger:.4f} | -{found.gain:.4f} | [-{found.high:.4f}, -{found.low:.4f}] |"
+    ) in text
+    assert "| loss and ROUGE F1 | untuned base |" in text
+    assert "| challenger | change | [low, high] |" in text
+    assert "Change over champion v2 on 60 rows; **loss** decides." in text
+    assert "### -0.1000 loss (" in text
+    assert (
+        "| 12 of 60 evaluation documents, challenger (20.0%), by 310 tokens on average and 1,204 at "
+        "most | cut |"
+    ) in text
 
 
 def test_large_pictures_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,11 @@ from html.parser import HTMLParser
 
 import pytest
 from gate.gate_tables import judged, table, two_models
-from report.report_data import report_data
+from report.report_data import by_loss, report_data
 
 from tasks.report.data import ReportData
 from tasks.report.examples import examples, losses, wins
-from tasks.report.page import render_html
+from tasks.report.page import forest, render_html
 from tasks.report.plots import plots
 
 EVIL = "<script>alert('x')</script> & \"quoted\" <img src=http://evil.example/x.png>"
@@ -53,6 +53,54 @@ def test_the_page_holds_the_numbers() -> None:
     for text in ("1,500", "p50 207 · p95 435 · max 744", "no <summary>", "t.jsonl"):
         assert text in words
     assert data.decision.evaluation_digest in words
+
+
+def test_the_page_says_what_did_not_fit() -> None:
+    """How many, of how many, their share, tokens on average and at most; a dash where not known."""
+    words = " ".join(_Page(rendered(report_data())).words.split())
+    for text in (
+        "What did not fit of them all share on average at most",
+        "evaluation documents, challenger cut 12 60 20.0% 310.4 tokens 1,204 tokens",
+        "training documents cut 0 1,500 0.0%",
+        "training completions cut 3 1,500 0.2% - -",
+    ):
+        assert text in words
+    assert "What did not fit" not in rendered(report_data(cuts=()))
+
+
+def test_a_loss_is_shown_as_it_changed() -> None:
+    """Its own sign beside its own numbers, and which way is better; wins are the largest falls."""
+    data = by_loss()
+    found = data.decision.metrics["loss"]
+    words = " ".join(_Page(rendered(data)).words.split())
+    assert found.gain > 0
+    assert found.champion is not None
+    for text in (
+        "loss and ROUGE F1, mean",
+        "challenger change [low, high]",
+        "loss, nats a token (lower is better) (decides) "
+        f"{found.base:.4f} - {found.champion:.4f} {found.challenger:.4f} -{found.gain:.4f} "
+        f"[-{found.high:.4f}, -{found.low:.4f}]",
+        "to its right is better, where a loss fell",
+        "rouge1: gain measured",
+    ):
+        assert text in words
+    ordered = examples(data.challenger, data.opponent, "loss")
+    best = wins(ordered)[0]
+    assert best.gain == pytest.approx(0.1)
+    assert best.change == pytest.approx(-0.1)
+    old, new = (row.scores["loss"] for row in (best.opponent, best.challenger))
+    assert new < old
+    assert f"{best.change:+.4f} loss {old:.4f} → {new:.4f}" in words
+
+
+def test_losses_are_drawn_on_a_scale_of_their_own() -> None:
+    """Nats are not ROUGE points: a forest of both on one scale would show the ROUGE as dots."""
+    found = forest(by_loss().decision)
+    assert found["loss"]["zero"] < found["loss"]["low"] < found["loss"]["gain"]
+    rouge = [found[name] for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")]
+    assert max(place["high"] for place in rouge) - min(place["low"] for place in rouge) > 50
+    assert len({place["zero"] for place in rouge}) == 1
 
 
 def test_the_page_loads_nothing_from_anywhere() -> None:

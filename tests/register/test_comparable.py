@@ -1,0 +1,111 @@
+"""A champion with another tokenizer is refused before anything is trained, where the loss decides."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import tiny
+from prefect.testing.utilities import prefect_test_harness
+
+from flows import check
+from flows.retrain import retrain
+from tasks import tracking
+from tasks.errors import SealBroken
+from tasks.recipe import Recipe
+from tasks.register import claims, rollback
+from tasks.register.task import require_comparable
+from tasks.tokenizer import tokenizer_digest
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_tiny_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def other(base: Path, tmp_path: Path) -> Path:
+    """The same base with a tokenizer that knows one token fewer."""
+    folder = tmp_path / "other"
+    shutil.copytree(base, folder)
+    text = (folder / "tokenizer.json").read_text()
+    assert '"add_prefix_space": false' in text
+    changed = text.replace('"add_prefix_space": false', '"add_prefix_space": true')
+    (folder / "tokenizer.json").write_text(changed)
+    return folder
+
+
+@pytest.fixture
+def store(home: Path) -> Iterator[Any]:
+    yield tracking.connect()
+    mlflow.set_tracking_uri(None)
+    mlflow.set_registry_uri(None)
+
+
+def recipe(base: Path, metric: str = "loss") -> Recipe:
+    return tiny.make_recipe(base, gate={"metric": metric})
+
+
+def version(tokenizer: str) -> claims.Version:
+    made = datetime.now(UTC)
+    return claims.Version(2, 1, True, "d", "run", "models:/m-1", made, None, "", tokenizer)
+
+
+def test_another_tokenizer_is_refused_where_the_loss_decides(base: Path, other: Path) -> None:
+    """Which two they are, and what to do; by ROUGE, or with the same one, nothing is in the way."""
+    champion = version(tokenizer_digest(base))
+    with pytest.raises(SealBroken, match=r"not champion v2's \(.*another name"):
+        require_comparable(champion, other, recipe(other))
+    require_comparable(champion, base, recipe(base))
+    require_comparable(champion, other, recipe(other, "rougeL"))
+    require_comparable(None, other, recipe(other))
+    require_comparable(replace(champion, tokenizer=""), other, recipe(other))  # the gate will tell
+
+
+def promoted(client: Any, name: str, tokenizer: str) -> claims.Version:
+    """A champion in a real registry, with its tokenizer on record."""
+    identity = client.create_experiment("e")
+    run = client.create_run(identity)
+    model = client.create_logged_model(identity, source_run_id=run.info.run_id)
+    tags = {claims.DIGEST: "d", claims.RUN_ID: run.info.run_id, claims.TOKENIZER: tokenizer}
+    source = f"models:/{model.model_id}"
+    won = claims.succeed(client, name, claims.NOBODY, source=source, tags=tags, description="d")
+    assert won is not None
+    return won
+
+
+def test_the_registry_keeps_it_through_a_rollback(store: Any) -> None:
+    """The version that a rollback makes is of the same model."""
+    first = promoted(store, "qa", "tokens")
+    assert first.tokenizer == "tokens"
+    tags = {claims.DIGEST: "e", claims.RUN_ID: "another"}
+    claims.succeed(store, "qa", 1, source=first.source, tags=tags, description="d")
+    back = rollback.put_back(store, "qa", first, "third")
+    assert (back.number, back.tokenizer) == (3, "tokens")
+
+
+def test_check_and_the_flow_say_so_before_any_work(
+    store: Any, home: Path, base: Path, other: Path
+) -> None:
+    """`precis check` lists it as a problem; the run fails with it, and has ingested nothing."""
+    promoted(store, "tiny", tokenizer_digest(base))
+    rows = [{"document": r.document, "summary": r.references[0]} for r in tiny.make_rows(80)]
+    (home / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    problems = check.check(recipe(other)).problems
+    assert [p for p in problems if "a loss a token says nothing across tokenizers" in p]
+    assert not check.check(recipe(base)).problems
+    with prefect_test_harness():
+        state = retrain(recipe(other), return_state=True)
+    assert state.is_failed()
+    assert "tokenizer" in str(state.message)
+    (run,) = store.search_runs(
+        [store.get_experiment_by_name("tiny").experiment_id], "tags.`precis.flow` = 'retrain'"
+    )
+    assert not [artifact.path for artifact in store.list_artifacts(run.info.run_id, "dataset")]
