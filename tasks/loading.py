@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from tasks import summarizer
+
 
 def one_gpu() -> None:
     """Show this process its first GPU alone; transformers would spread over all in one process.
@@ -69,6 +71,7 @@ def load_base(base: Path, quantization: str, dtype: Any, attention: str = "sdpa"
     )
     if model.device.type == "cpu":
         _mend_uneven_layers(model)
+    summarizer.forget_lengths(model)
     return model
 
 

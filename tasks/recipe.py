@@ -123,6 +123,28 @@ class Base(Settings):
         title="Quantization in training",
         description="nf4: QLoRA (4-bit NormalFloat, double quantization). none: plain LoRA.",
     )
+    context_tokens: int | None = Field(
+        None,
+        gt=0,
+        title="Context (tokens)",
+        description="The most tokens of prompt and summary together. Past the base's own maximum it "
+        "needs rope; up to it, it only limits. None: the base's own maximum.",
+    )
+    rope: Literal["ntk", "linear", "dynamic", "yarn"] | None = Field(
+        None,
+        title="RoPE scaling",
+        description="How positions are scaled to context_tokens, in training, evaluation and serving. "
+        "ntk: fixed, every server computes the same. dynamic: by each text's length; documents are "
+        "summarized one by one. None: not at all.",
+    )
+
+    @model_validator(mode="after")
+    def _scales_to_something(self) -> Base:
+        if self.rope and self.context_tokens is None:
+            raise ValueError(
+                f"rope is {self.rope}, but context_tokens is not set: say how many tokens to scale to"
+            )
+        return self
 
 
 class Prompt(Settings):
@@ -325,3 +347,14 @@ class Recipe(Settings):
     merge: Merge = Field(default=Merge(), title="Merge")
     evaluation: Evaluation = Field(default=Evaluation(), title="Evaluation")
     gate: Gate = Field(default=Gate(), title="Gate")
+
+    @model_validator(mode="after")
+    def _uses_its_context(self) -> Recipe:
+        wanted, used = self.base.context_tokens, self.training.max_length
+        if self.base.rope and wanted is not None and wanted > used:
+            # Scaling costs the base some of what it knows: none of it would be made use of.
+            raise ValueError(
+                f"base.rope scales to base.context_tokens ({wanted}), but training.max_length ({used}) "
+                "cuts every row before that; raise the last or lower the first"
+            )
+        return self

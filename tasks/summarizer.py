@@ -101,6 +101,22 @@ def encode_completion(tokenizer: Any, summary: str) -> list[int]:
     return [*ids, tokenizer.eos_token_id]
 
 
+def forget_lengths(model: Any) -> None:
+    """Under dynamic RoPE, let angles follow the text under way alone, not the longest one so far.
+
+    transformers keeps the angles of the longest text a process has seen until one comes that needs no
+    scaling: what a model writes, or learns, would depend on what it read before.
+    """
+
+    def forget(rotary: Any, *_: Any) -> None:
+        rotary.inv_freq = rotary.original_inv_freq
+        rotary.max_seq_len_cached = rotary.original_max_seq_len
+
+    for module in model.modules():
+        if getattr(module, "rope_type", None) == "dynamic":
+            module.register_forward_pre_hook(forget)
+
+
 class Generator:
     """A loaded package: documents in, summaries out, greedy, in the order given."""
 
@@ -115,6 +131,7 @@ class Generator:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         model = AutoModelForCausalLM.from_pretrained(package, dtype=self._dtype())
         self.model = model.to(self.device).eval()
+        forget_lengths(self.model)
 
     def _dtype(self) -> Any:
         import torch

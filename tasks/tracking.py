@@ -32,7 +32,9 @@ from tasks.records import from_json, to_json
 T = TypeVar("T")
 SQLITE = "sqlite:///"
 STEP_TAG = "precis.step.{}.{}"  # step and key; the value is the result
-SHARED_LOGIC = ("summarizer", "package", "examples", "loading", "table", "records")
+SHARED_LOGIC = (
+    *("summarizer", "package", "context", "views", "examples", "loading", "table", "records"),
+)
 UNAUTHORIZED = 401
 ERROR = "precis.error"  # why a run failed
 MOST_TAG = 5000  # characters

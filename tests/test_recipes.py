@@ -69,6 +69,18 @@ def test_every_problem_is_told_at_once_with_the_nearest_key(small: Path) -> None
         (SMALL + "training: {optim: adamx}", "training.optim"),
         (SMALL + "training: {max_steps: 0}", "trains nothing"),
         (SMALL + "adapter: {target_modules: []}", "adapter.target_modules.*at least 1"),
+        (
+            "name: x\ndata: {train: t}\nbase: {model: m, rope: ntk}\n",
+            "base: rope is ntk, but context_tokens is not set: say how many",
+        ),
+        (
+            "name: x\ndata: {train: t}\nbase: {model: m, rope: yarn, context_tokens: 2048}\n",
+            r"base.context_tokens \(2048\), but training.max_length \(1024\) cuts .* the first$",
+        ),
+        (
+            "name: x\ndata: {train: t}\nbase: {model: m, rope: alibi}\n",
+            "base.rope: .*'ntk', 'linear'",
+        ),
     ],
 )
 def test_an_invalid_recipe_says_what_and_where(small: Path, text: str, said: str) -> None:

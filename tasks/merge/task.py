@@ -25,6 +25,7 @@ def merge(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Recip
         merge=recipe.merge.model_dump(mode="json"),
         rows=dataset.train_digest,
         settings=repr(package.settings_for(recipe, Path(base.path))),
+        **package.limits(recipe),
     )
     if known := run.recall("merge", key, ModelRef, _here):
         return known

@@ -34,6 +34,7 @@ def train(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> AdapterRef:
         adapter=recipe.adapter.model_dump(mode="json"),
         training=recipe.training.model_dump(mode="json", exclude=HARMLESS),
         settings=repr(package.settings_for(recipe, Path(base.path))),
+        **package.limits(recipe),
     )
     if known := run.recall("train", key, AdapterRef, _intact):
         return known
