@@ -48,10 +48,11 @@ def _base(recipe: Recipe, result: Checked, scratch: Path) -> Path | None:
     path = looked.path
     if path is None or looked.problems:
         return None
-    needs = estimate.estimate(recipe, path, artifacts.work_folder())
-    result.found += needs.lines()
-    result.problems += needs.problems() + estimate.target_problems(recipe, path)
+    result.problems += estimate.target_problems(recipe, path)
     try:
+        needs = estimate.estimate(recipe, path, artifacts.work_folder())
+        result.found += needs.lines()
+        result.problems += needs.problems()
         package.settings_for(recipe, path)
     except PrecisError as error:
         result.problems.append(str(error))

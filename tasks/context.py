@@ -42,6 +42,12 @@ def length(config: Config) -> int | None:
     return int(found) if found else None
 
 
+def own_length(config: Config) -> int | None:
+    """The most tokens that a model read before `scaled` stretched it, if it did."""
+    found = config.get("original_max_position_embeddings")
+    return int(found) if found else length(config)
+
+
 def rotary_width(config: Config) -> int:
     """The d of the formulas: how many dimensions of a head are rotated.
 
@@ -78,6 +84,7 @@ def scaled(config: Config, tokens: int, rope: str) -> Config:
     return config | {
         "max_position_embeddings": own if before else tokens,
         "max_sequence_length": tokens,
+        "original_max_position_embeddings": own,
         "rope_parameters": parameters,
         "rope_theta": parameters["rope_theta"],
         # Where it stands, transformers 5 takes it in place of rope_parameters.

@@ -117,15 +117,24 @@ def config_of(path: Path) -> dict[str, Any]:
 def context_for(recipe: Recipe, base: Path) -> int:
     """The most tokens of a row, prompt and completion: of base, base.context_tokens, max_length.
 
-    Raises BaseModelError where `base` is not laid out by `scaled`, as `find_base` does.
+    Raises BaseModelError where rows never get past what the base reads unscaled, or where `base` is
+    not the scaled folder that `find_base` names.
     """
-    own, wanted = context.length(config_of(base)), recipe.base.context_tokens
-    if recipe.base.rope and own != wanted:
+    config, longest = config_of(base), recipe.training.max_length
+    reads, wanted = context.length(config), recipe.base.context_tokens
+    if recipe.base.rope and reads != wanted:
         raise BaseModelError(
-            f"{base} reads {own} tokens and not the {wanted} of base.context_tokens: its RoPE is not "
+            f"{base} reads {reads} tokens and not the {wanted} of base.context_tokens: its RoPE is not "
             "scaled; take the folder that package.find_base names"
         )
-    return min(n for n in (own, wanted, recipe.training.max_length) if n)
+    if recipe.base.rope and longest <= (context.own_length(config) or 0):
+        # Scaling costs the base some of what it knows: none of it would be made use of.
+        raise BaseModelError(
+            f"base.rope is {recipe.base.rope}, but training.max_length ({longest}) cuts every row within "
+            f"the {context.own_length(config)} tokens that the base reads unscaled; raise it (up to "
+            f"base.context_tokens, {wanted}), or leave base.rope out"
+        )
+    return min(n for n in (reads, wanted, longest) if n)
 
 
 def limits(recipe: Recipe) -> dict[str, Any]:

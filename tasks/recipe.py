@@ -347,14 +347,3 @@ class Recipe(Settings):
     merge: Merge = Field(default=Merge(), title="Merge")
     evaluation: Evaluation = Field(default=Evaluation(), title="Evaluation")
     gate: Gate = Field(default=Gate(), title="Gate")
-
-    @model_validator(mode="after")
-    def _uses_its_context(self) -> Recipe:
-        wanted, used = self.base.context_tokens, self.training.max_length
-        if self.base.rope and wanted is not None and wanted > used:
-            # Scaling costs the base some of what it knows: none of it would be made use of.
-            raise ValueError(
-                f"base.rope scales to base.context_tokens ({wanted}), but training.max_length ({used}) "
-                "cuts every row before that; raise the last or lower the first"
-            )
-        return self

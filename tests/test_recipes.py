@@ -74,10 +74,6 @@ def test_every_problem_is_told_at_once_with_the_nearest_key(small: Path) -> None
             "base: rope is ntk, but context_tokens is not set: say how many",
         ),
         (
-            "name: x\ndata: {train: t}\nbase: {model: m, rope: yarn, context_tokens: 2048}\n",
-            r"base.context_tokens \(2048\), but training.max_length \(1024\) cuts .* the first$",
-        ),
-        (
             "name: x\ndata: {train: t}\nbase: {model: m, rope: alibi}\n",
             "base.rope: .*'ntk', 'linear'",
         ),

@@ -113,6 +113,20 @@ def test_a_base_that_was_not_scaled_is_refused(plain: Path, tmp_path: Path) -> N
         qlora.train(str(rows), str(plain), recipe(plain).model_dump(mode="json"), str(tmp_path))
 
 
+def test_scaling_that_no_row_would_use_is_refused(home: Path, plain: Path) -> None:
+    """Rows cut within the own maximum lose by it; one token past it, they may want the reserve."""
+    chosen = recipe(plain)
+    folder = Path(found(chosen).path)
+    for longest, fits in ((OWN, False), (OWN + 1, True)):
+        training = chosen.training.model_copy(update={"max_length": longest})
+        shorter = chosen.model_copy(update={"training": training})
+        if fits:
+            assert package.context_for(shorter, folder) == longest
+        else:
+            with pytest.raises(BaseModelError, match="cuts every row within the 96 tokens"):
+                package.context_for(shorter, folder)
+
+
 @pytest.mark.parametrize(
     ("tokens", "rope", "said"),
     [
