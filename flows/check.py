@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,25 +32,27 @@ class Checked:
 def check(recipe: Recipe) -> Checked:
     """Base, data, memory, disk, checkpoint store and registry; every problem at once."""
     result = Checked()
-    base = _base(recipe, result)
-    for found, problems in (preflight(recipe, base), training.preflight(recipe)):
-        result.found += found
-        result.problems += problems
-    _registry(recipe, base, result)
+    with tempfile.TemporaryDirectory(prefix="precis-check-") as scratch:
+        base = _base(recipe, result, Path(scratch))
+        for found, problems in (preflight(recipe, base), training.preflight(recipe)):
+            result.found += found
+            result.problems += problems
+        _registry(recipe, base, result)
     return result
 
 
-def _base(recipe: Recipe, result: Checked) -> Path | None:
-    path, problems = package.look_for(recipe.base)
-    result.problems += problems
-    if path is None and not problems:
-        result.found.append(f"base: {recipe.base.model} would be downloaded from the hub")
-    if path is None or problems:
+def _base(recipe: Recipe, result: Checked, scratch: Path) -> Path | None:
+    looked = package.look_for(recipe.base, scratch)
+    result.found += looked.facts
+    result.problems += looked.problems
+    path = looked.path
+    if path is None or looked.problems:
         return None
-    needs = estimate.estimate(recipe, path, artifacts.work_folder())
-    result.found += needs.lines()
-    result.problems += needs.problems() + fit.problems(recipe, path)
+    result.problems += fit.problems(recipe, path)
     try:
+        needs = estimate.estimate(recipe, path, artifacts.work_folder())
+        result.found += needs.lines()
+        result.problems += needs.problems()
         package.settings_for(recipe, path)
     except PrecisError as error:
         result.problems.append(str(error))

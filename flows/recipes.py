@@ -67,7 +67,8 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "missing":
         return f"{where}: is needed; add it"
     text = problem["msg"].removeprefix("Value error, ")
-    return f"{where or 'recipe'}: {text} (it is {problem['input']!r})"
+    whole = isinstance(problem["input"], dict)  # a group's own rule names the settings it means
+    return f"{where or 'recipe'}: {text}" + ("" if whole else f" (it is {problem['input']!r})")
 
 
 def _is_union_branch(part: Any) -> bool:

@@ -1,7 +1,9 @@
 """What a run will need, from the recipe and the base's file headers alone: memory and disk.
 
-A first estimate, meant to catch runs that cannot fit; it counts weights, adapter, optimizer and the
-activations of one packed micro-batch (Korthikanti et al. 2022, arXiv:2205.05198, per layer).
+A first estimate, meant to catch runs that cannot fit. Training: weights, adapter, optimizer and what
+autograd keeps of one micro-batch (counted on Llama and Phi shapes with saved_tensors_hooks, which
+tests/test_estimate.py repeats). Evaluation: the merged model's weights and its cache of keys and values.
+Nothing here grows with the square of the context: attention never builds its matrix.
 """
 
 from __future__ import annotations
@@ -19,11 +21,14 @@ from tasks.fit import Layers, tensor_shapes
 from tasks.recipe import Recipe
 
 GIB = 2**30
+Shapes = dict[str, tuple[int, ...]]
 FOUR_BIT_BYTES = 0.516  # 4 bits and, doubly quantized, 0.127 bits of scale a weight
-# Kept for the backward pass, in bytes a token and layer in 16 bits: about 18 a hidden unit (attention,
-# norms) and 4 a unit of the MLP's wider part, twice that where it is gated: 34 a hidden unit for the
-# usual MLP, four times as wide. Logits and their gradient in float32.
-HIDDEN_BYTES, MLP_BYTES, LOGIT_BYTES = 18, 4, 12
+# Kept for the backward pass, bytes a token and layer: for each hidden unit, for each unit of the MLP.
+# Mixed precision keeps casts beside what it casts. With checkpointing a layer keeps its input alone.
+KEPT_BYTES = {"cuda": (30, 10), "cpu": (36, 20)}
+LOGIT_BYTES = 12  # a token and vocabulary entry: logits, their float32 copy and its gradient
+CUDA_BYTES = GIB // 2  # a process's context, kernels and what its allocator leaves unused
+CARD = 15 * GIB  # what a card sold with 16 GB has for a process (a T4: 15,360 MiB)
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,11 @@ class Estimate:
 
     parameters: int
     training_bytes: int
+    gpu_training_bytes: int  # the same on a GPU, if this machine has none
+    weights_bytes: int  # of the merged model in evaluation
+    row_bytes: int  # more, for each document of a batch, at its longest
+    batch_size: int
+    row_tokens: int
     memory_bytes: int
     disk_bytes: int
     disk_free_bytes: int
@@ -39,12 +49,36 @@ class Estimate:
 
     def lines(self) -> list[str]:
         """For a terminal."""
-        return [
+        found = [
             f"base: {self.parameters / 1e6:,.1f} M parameters",
             f"training memory: about {self.training_bytes / GIB:.1f} GiB of "
             f"{self.memory_bytes / GIB:.1f} GiB on {self.device}",
+        ]
+        if self.device == "cpu":
+            fits = "fits" if self.gpu_training_bytes < CARD else "does not fit"
+            found.append(
+                f"on a GPU: training about {self.gpu_training_bytes / GIB:.1f} GiB, which {fits} "
+                "a 16 GB card"
+            )
+        return [
+            *found,
+            self._evaluation(),
             f"disk: about {self.disk_bytes / GIB:.2f} GiB of {self.disk_free_bytes / GIB:.1f} GiB free",
         ]
+
+    def _evaluation(self) -> str:
+        # No problem yet: documents may be shorter than they are allowed to be.
+        whole = self.weights_bytes + self.batch_size * self.row_bytes
+        said = (
+            f"evaluation memory: up to {whole / GIB:.1f} GiB, of it {self.weights_bytes / GIB:.1f} "
+            f"weights, for {self.batch_size} documents of {self.row_tokens} tokens at once"
+        )
+        most = (self.memory_bytes - self.weights_bytes) // self.row_bytes
+        if most >= self.batch_size:
+            return said
+        if most < 1:
+            return f"{said}; not even one document that long is sure to fit here"
+        return f"{said}; documents that long want evaluation.batch_size {most} here"
 
     def problems(self) -> list[str]:
         """What does not fit, with the mend."""
@@ -55,6 +89,12 @@ class Estimate:
                 f"{self.memory_bytes / GIB:.1f}; lower training.per_device_train_batch_size or "
                 "training.max_length, or set training.gradient_checkpointing"
             )
+        if self.weights_bytes > self.memory_bytes:
+            found.append(
+                f"evaluation loads the merged model's {self.weights_bytes / GIB:.1f} GiB and "
+                f"{self.device} has {self.memory_bytes / GIB:.1f}; name a smaller base, or run where "
+                "there is more memory"
+            )
         if self.disk_bytes > self.disk_free_bytes:
             found.append(
                 f"the run needs about {self.disk_bytes / GIB:.1f} GiB of disk and "
@@ -64,52 +104,73 @@ class Estimate:
 
 
 def estimate(recipe: Recipe, base: Path, work: Path) -> Estimate:
-    """The estimate for a base on this machine."""
-    shapes = tensor_shapes(base)
-    parameters, layers = sum(map(prod, shapes.values())), Layers.of(shapes)
-    config = package.config_of(base)
+    """The estimate for a base on this machine. Raises BaseModelError as `package.context_for`."""
+    shapes, config = tensor_shapes(base), package.config_of(base)
+    parameters = sum(map(prod, shapes.values()))
+    where, rows = device.compute(), package.context_for(recipe, base)
     existing = work
     while not existing.exists():
         existing = existing.parent
     return Estimate(
         parameters,
-        _training_bytes(recipe, config, parameters, layers),
+        _training_bytes(recipe, config, shapes, where, rows),
+        _training_bytes(recipe, config, shapes, "cuda", rows),
+        _width(where) * parameters + (CUDA_BYTES if where == "cuda" else 0),
+        rows * _row_token_bytes(config, _width(where)),
+        1 if recipe.base.rope == "dynamic" else recipe.evaluation.batch_size,
+        rows,
         _memory_bytes(),
         # merged package, its copy in MLflow, checkpoints of the adapter
-        2 * 2 * parameters + 3 * 12 * _adapter_parameters(recipe, layers),
+        2 * 2 * parameters + 3 * 12 * _adapter_parameters(recipe, Layers.of(shapes)),
         psutil.disk_usage(str(existing)).free,
-        device.compute(),
+        where,
     )
 
 
-def _training_bytes(recipe: Recipe, config: dict[str, Any], parameters: int, layers: Layers) -> int:
-    wide = 4 if device.compute() == "cpu" else 2  # bytes of the type that is computed in
-    linear = sum(map(prod, layers.inner.values()))
-    resting = sum(
-        _resting_bytes(shape, recipe.base.quantization, wide) for shape in layers.inner.values()
-    )
-    hidden, depth = int(config.get("hidden_size", 0)), int(config.get("num_hidden_layers", 0))
-    vocabulary = int(config.get("vocab_size", 0))
-    inner = int(config.get("intermediate_size") or 4 * hidden)
-    gated = 2 if any("gate" in name for name in layers.inner) else 1
-    each = (HIDDEN_BYTES * hidden + MLP_BYTES * inner * gated) * wide // 2
-    kept = 2 * hidden * depth + each if recipe.training.gradient_checkpointing else each * depth
-    tokens = recipe.training.per_device_train_batch_size * recipe.training.max_length
-    return int(
-        resting
-        + (parameters - linear) * wide
-        # An adapter parameter costs its value, gradient and two moments, in float32.
-        + 16 * _adapter_parameters(recipe, layers)
-        + _dora_bytes(recipe, layers, wide)
-        + tokens * (kept + LOGIT_BYTES * vocabulary)
-    )
+def _width(where: str) -> int:
+    """Bytes of a number: training and evaluation compute in float32 on a CPU, in 16 bits on a GPU."""
+    return 4 if where == "cpu" else 2
 
 
-def _resting_bytes(shape: tuple[int, ...], quantization: str, wide: int) -> float:
+def _training_bytes(
+    recipe: Recipe, config: dict[str, Any], shapes: Shapes, where: str, rows: int
+) -> int:
+    width, training, layers = _width(where), recipe.training, Layers.of(shapes)
+    linear = layers.inner.values()
+    weights: float = (sum(map(prod, shapes.values())) - sum(map(prod, linear))) * width
+    weights += sum(_resting_bytes(shape, recipe.base.quantization, where) for shape in linear)
+    if recipe.base.quantization != "none":
+        weights += width * max(
+            map(prod, linear), default=0
+        )  # one at a time is computed with in full
+    # An adapter parameter costs its value, gradient and two moments, in float32.
+    adapter = 16 * _adapter_parameters(recipe, layers) + _dora_bytes(recipe, layers, width)
+    # Packed sequences are max_length long whatever the rows are.
+    length = training.max_length if training.packing else rows
+    tokens = training.per_device_train_batch_size * length
+    depth, hidden = int(config.get("num_hidden_layers", 0)), int(config.get("hidden_size", 0))
+    mlp = int(config.get("intermediate_size") or 4 * hidden)
+    layer = KEPT_BYTES[where][0] * hidden + KEPT_BYTES[where][1] * mlp
+    kept = layer + width * hidden * depth if training.gradient_checkpointing else layer * depth
+    kept += LOGIT_BYTES * int(config.get("vocab_size", 0))
+    return int(weights + adapter + tokens * kept) + (CUDA_BYTES if where == "cuda" else 0)
+
+
+def _resting_bytes(shape: tuple[int, ...], quantization: str, where: str) -> float:
     rows, columns = shape
-    if quantization == "none" or (quantization != "int8" and wide == 4 and columns % 64):
-        return prod(shape) * wide  # uneven rows of 4 bits rest in full on a CPU: tasks.rounding
+    # Uneven rows of 4 bits rest in full on a CPU: tasks.rounding.
+    if quantization == "none" or (quantization != "int8" and where == "cpu" and columns % 64):
+        return prod(shape) * _width(where)
     return prod(shape) + 4 * rows if quantization == "int8" else prod(shape) * FOUR_BIT_BYTES
+
+
+def _row_token_bytes(config: dict[str, Any], width: int) -> int:
+    """Memory of one token in evaluation: keys and values of every layer, and one layer's work."""
+    hidden, heads = int(config.get("hidden_size", 0)), int(config.get("num_attention_heads") or 1)
+    head = int(config.get("head_dim") or hidden // heads)
+    cached = 2 * int(config.get("num_key_value_heads") or heads) * head
+    work = 4 * hidden + 3 * int(config.get("intermediate_size") or 4 * hidden)
+    return width * (cached * int(config.get("num_hidden_layers", 0)) + work)
 
 
 def _adapter_parameters(recipe: Recipe, layers: Layers) -> int:

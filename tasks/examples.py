@@ -30,8 +30,7 @@ class Examples:
 
 def encode_for(rows: Sequence[Row], tokenizer: Any, recipe: Recipe, base: Path) -> Examples:
     """`encode_rows` with the recipe's settings, fitted to the base's context."""
-    context = package.config_of(base).get("max_position_embeddings") or recipe.training.max_length
-    limit = min(recipe.training.max_length, int(context))
+    limit = package.context_for(recipe, base)
     return encode_rows(rows, tokenizer, package.settings_for(recipe, base), limit)
 
 

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tasks.summarizer import served_attention
+from tasks import summarizer
 
 
 def one_gpu() -> None:
@@ -57,8 +57,9 @@ def load_base(base: Path, quantization: str, dtype: Any, attention: str | None =
         quantization_config=rounding.config(quantization, dtype),
         dtype=dtype,
         device_map={"": device()},
-        attn_implementation=attention or served_attention(base),
+        attn_implementation=attention or summarizer.served_attention(base),
         local_files_only=True,
     )
     rounding.settle(model, dtype)
+    summarizer.forget_lengths(model)
     return model

@@ -8,60 +8,64 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks import digest, summarizer
+from tasks import artifacts, context, digest, hub, summarizer, views
 from tasks.errors import BaseModelError
 from tasks.recipe import Base, Recipe
 from tasks.records import BaseRef, ModelRef
 from tasks.summarizer import SummarizerSettings
 
 
-def find_base(base: Base) -> BaseRef:
-    """The base on this machine: a local folder as it is, a hub name from the cache or the hub.
+@dataclass(frozen=True)
+class Looked:
+    """Where a base is on this machine (None: a run would fetch it), facts, and what is wrong."""
 
-    Raises BaseModelError with all that is missing.
+    path: Path | None
+    facts: list[str]
+    problems: list[str]
+
+
+def find_base(base: Base) -> BaseRef:
+    """The base on this machine, its RoPE scaled as the recipe says.
+
+    A local folder as it is, a hub name from the cache or the hub. Raises BaseModelError with all that
+    is missing.
     """
-    path = Path(base.model)
-    if not path.is_dir():
-        path = _from_hub(base)
-    problems = problems_of(path)
+    path = _here(base) or hub.fetch(base)
+    problems = problems_of(path) or context.problems(config_of(path), base, path)
     if problems:
         raise BaseModelError("\n".join(problems))
+    path = views.scaled(path, config_of(path), base, artifacts.work_folder() / "scaled")
     return BaseRef(str(path), digest.of_folder(path), base.model, base.revision)
 
 
-def look_for(base: Base) -> tuple[Path | None, list[str]]:
-    """Where the base is on this machine (None: a run would fetch it), and what is wrong with it.
+def look_for(base: Base, scratch: Path) -> Looked:
+    """The base as `find_base` would find it, and why it would not. Downloads nothing.
 
-    Downloads nothing.
+    A scaled base is laid out in `scratch`.
     """
+    try:
+        found = _here(base)
+    except BaseModelError as error:
+        return Looked(None, [], [str(error)])
+    if found is None:
+        return Looked(None, *hub.ask(base))
+    if problems := problems_of(found) or context.problems(config_of(found), base, found):
+        return Looked(found, [], problems)
+    return Looked(views.scaled(found, config_of(found), base, scratch), [], [])
+
+
+def _here(base: Base) -> Path | None:
+    """The folder that `base.model` names, or the hub's snapshot in this machine's cache, if whole."""
     path = Path(base.model)
     if path.is_dir():
-        return path, problems_of(path)
-    try:
-        path = _from_hub(base, local_only=True)
-    except BaseModelError as error:
-        return None, _hub_problems(base, str(error))
-    return path, problems_of(path)
-
-
-def _hub_problems(base: Base, local_problem: str) -> list[str]:
-    """What keeps the hub from giving a base that is not here; nothing when it would."""
-    from huggingface_hub import HfApi, auth_check
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled
-
-    if not base.revision or base.model.count("/") != 1:
-        return [local_problem]
-    try:
-        HfApi().model_info(base.model, revision=base.revision)
-        auth_check(base.model)
-    except GatedRepoError:
-        return [_gated(base)]
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
-        return [local_problem]
-    return []
+        return path
+    snapshot = hub.cached(base)
+    # The cache knows of files that are missing only from a listing, which other tools leave out.
+    return None if snapshot is None or problems_of(snapshot) else snapshot
 
 
 def problems_of(path: Path) -> list[str]:
@@ -70,45 +74,38 @@ def problems_of(path: Path) -> list[str]:
     if not (path / "config.json").is_file():
         problems.append(
             f"{path} has no config.json; point base.model at a Hugging Face model folder"
+            + _snapshots(path)
         )
+    elif not _is_json(path / "config.json"):
+        problems.append(f"{path}/config.json is not valid JSON; fetch it again")
     if not any(path.glob("*.safetensors")):
         problems.append(f"{path} has no .safetensors weights; save the model as safetensors")
+    elif missing := _missing_shards(path):
+        problems.append(f"{path} lacks weights that its index names: {missing}; fetch them again")
     if not (path / "tokenizer.json").is_file() and not (path / "tokenizer.model").is_file():
         problems.append(f"{path} has no tokenizer.json; save the tokenizer beside the model")
     return problems
 
 
-def _from_hub(base: Base, *, local_only: bool = False) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+def _snapshots(path: Path) -> str:
+    """A cached repository's own folder holds its models two folders deeper."""
+    found = sorted(str(inner) for inner in path.glob("snapshots/*") if inner.is_dir())
+    return f" ({' or '.join(found)})" if found else ""
 
-    if base.model.count("/") != 1 or base.model.startswith((".", "/", "~")):
-        raise BaseModelError(
-            f"base.model {base.model!r}: no such folder (looked in {Path.cwd()}); correct the path"
-        )
-    if not base.revision:
-        raise BaseModelError(
-            f"base.model {base.model!r} is a hub name: pin it with base.revision (a commit), "
-            "or point it at a local folder"
-        )
+
+def _is_json(path: Path) -> bool:
     try:
-        found = snapshot_download(
-            base.model,
-            revision=base.revision,
-            allow_patterns=["*.json", "*.safetensors", "*.model"],
-        )
-    except GatedRepoError as error:
-        raise BaseModelError(_gated(base)) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise BaseModelError(
-            f"base.model {base.model!r}: neither a folder here ({Path.cwd()}) nor to be had from "
-            f"the hub ({error}); correct the name, or download it and name the folder"
-        ) from error
-    return Path(found)
+        return isinstance(json.loads(path.read_text()), dict)
+    except ValueError:
+        return False
 
 
-def _gated(base: Base) -> str:
-    return f"{base.model} is gated: accept its licence on the hub and set HF_TOKEN"
+def _missing_shards(path: Path) -> str:
+    index = path / "model.safetensors.index.json"
+    if not index.is_file():
+        return ""
+    named = set(json.loads(index.read_text())["weight_map"].values())
+    return ", ".join(sorted(name for name in named if not (path / name).is_file()))
 
 
 def config_of(path: Path) -> dict[str, Any]:
@@ -117,33 +114,62 @@ def config_of(path: Path) -> dict[str, Any]:
     return config
 
 
+def context_for(recipe: Recipe, base: Path) -> int:
+    """The most tokens of a row, prompt and completion: of base, base.context_tokens, max_length.
+
+    Raises BaseModelError where rows never get past what the base reads unscaled, or where `base` is
+    not the scaled folder that `find_base` names.
+    """
+    config, longest = config_of(base), recipe.training.max_length
+    reads, wanted = context.length(config), recipe.base.context_tokens
+    if recipe.base.rope and reads != wanted:
+        raise BaseModelError(
+            f"{base} reads {reads} tokens and not the {wanted} of base.context_tokens: its RoPE is not "
+            "scaled; take the folder that package.find_base names"
+        )
+    if recipe.base.rope and longest <= (context.own_length(config) or 0):
+        # Scaling costs the base some of what it knows: none of it would be made use of.
+        raise BaseModelError(
+            f"base.rope is {recipe.base.rope}, but training.max_length ({longest}) cuts every row within "
+            f"the {context.own_length(config)} tokens that the base reads unscaled; raise it (up to "
+            f"base.context_tokens, {wanted}), or leave base.rope out"
+        )
+    return min(n for n in (reads, wanted, longest) if n)
+
+
+def limits(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's own limits of the context, for step keys; empty where it sets none."""
+    return recipe.base.model_dump(include={"context_tokens", "rope"}, exclude_none=True)
+
+
 def settings_for(recipe: Recipe, base: Path) -> SummarizerSettings:
     """The served model's settings: what the recipe says, fitted to the base's context.
 
     Raises BaseModelError when prompt and summary cannot fit the context together.
     """
-    config = config_of(base)
-    context = int(config.get("max_position_embeddings") or recipe.training.max_length)
-    room = min(context, recipe.training.max_length) - recipe.evaluation.max_new_tokens
+    most, summary = context_for(recipe, base), recipe.evaluation.max_new_tokens
+    room, wanted = most - summary, recipe.prompt.max_source_tokens
+    limits = (
+        f"the base reads {context.length(config_of(base))} tokens, base.context_tokens is "
+        f"{recipe.base.context_tokens}, training.max_length {recipe.training.max_length}"
+    )
     if room <= 0:
         raise BaseModelError(
-            f"evaluation.max_new_tokens ({recipe.evaluation.max_new_tokens}) leaves no room for a "
-            f"document: the base's context is {context} tokens, training.max_length "
-            f"{recipe.training.max_length}; lower the first or raise the last"
+            f"evaluation.max_new_tokens ({summary}) leaves no room for a document: {limits}; lower "
+            f"the first or raise what is {most}"
         )
-    wanted = recipe.prompt.max_source_tokens
     if wanted is not None and wanted > room:
         raise BaseModelError(
-            f"prompt.max_source_tokens ({wanted}) and evaluation.max_new_tokens "
-            f"({recipe.evaluation.max_new_tokens}) together exceed {room + recipe.evaluation.max_new_tokens} "
-            f"tokens (context {context}, training.max_length {recipe.training.max_length}); lower one"
+            f"prompt.max_source_tokens ({wanted}) and evaluation.max_new_tokens ({summary}) together "
+            f"exceed {most} tokens ({limits}); lower one"
         )
     return SummarizerSettings(
         template=recipe.prompt.template,
         max_source_tokens=wanted or room,
         truncate="tail" if recipe.prompt.truncate == "error" else recipe.prompt.truncate,
         max_new_tokens=recipe.evaluation.max_new_tokens,
-        batch_size=recipe.evaluation.batch_size,
+        # Under dynamic RoPE a batch's longest document would set the angles of all.
+        batch_size=1 if recipe.base.rope == "dynamic" else recipe.evaluation.batch_size,
         stop=recipe.evaluation.stop,
         summarize=recipe.prompt.summarize,
     )
@@ -156,12 +182,8 @@ def add_summarizer(package: Path, settings: SummarizerSettings) -> None:
 
 
 def package_base(base: BaseRef, settings: SummarizerSettings, folder: Path) -> ModelRef:
-    """The untuned base as a package: links to its files, so nothing is copied."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for source in digest.visible_files(Path(base.path)):
-        link = folder / source.relative_to(base.path)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(source.resolve())
+    """The untuned base as a package: links to its files, so no weights are copied."""
+    config = Path(base.path) / "config.json"
+    views.link_files(Path(base.path), folder, {config.name: config.read_text()})
     add_summarizer(folder, settings)
     return ModelRef(str(folder), digest.of_folder(folder), base.digest)

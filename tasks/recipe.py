@@ -125,6 +125,28 @@ class Base(Settings):
         description="How the frozen weights rest. nf4: QLoRA (4-bit NormalFloat, double quantization). "
         "fp4: 4-bit floats, likewise. int8: 8 bits, a scale a row. none: in full.",
     )
+    context_tokens: int | None = Field(
+        None,
+        gt=0,
+        title="Context (tokens)",
+        description="The most tokens of prompt and summary together. Past the base's own maximum it "
+        "needs rope; up to it, it only limits. None: the base's own maximum.",
+    )
+    rope: Literal["ntk", "linear", "dynamic", "yarn"] | None = Field(
+        None,
+        title="RoPE scaling",
+        description="How positions are scaled to context_tokens, in training, evaluation and serving. "
+        "ntk: fixed, every server computes the same. dynamic: by each text's length; documents are "
+        "summarized one by one. None: not at all.",
+    )
+
+    @model_validator(mode="after")
+    def _scales_to_something(self) -> Base:
+        if self.rope and self.context_tokens is None:
+            raise ValueError(
+                f"rope is {self.rope}, but context_tokens is not set: say how many tokens to scale to"
+            )
+        return self
 
 
 class Prompt(Settings):

@@ -201,6 +201,22 @@ def _to_break(document: str, ends: list[int], first: int, even: int, most: int) 
     return even
 
 
+def forget_lengths(model: Any) -> None:
+    """Under dynamic RoPE, let angles follow the text under way alone, not the longest one so far.
+
+    transformers keeps the angles of the longest text a process has seen until one comes that needs no
+    scaling: what a model writes, or learns, would depend on what it read before.
+    """
+
+    def forget(rotary: Any, *_: Any) -> None:
+        rotary.inv_freq = rotary.original_inv_freq
+        rotary.max_seq_len_cached = rotary.original_max_seq_len
+
+    for module in model.modules():
+        if getattr(module, "rope_type", None) == "dynamic":
+            module.register_forward_pre_hook(forget)
+
+
 class Generator:
     """A loaded package: documents in, summaries out, greedy, in the order given."""
 
@@ -220,6 +236,7 @@ class Generator:
             package, dtype=self._dtype(), attn_implementation=served_attention(package)
         )
         self.model = model.to(self.device).eval()
+        forget_lengths(self.model)
 
     def _dtype(self) -> Any:
         import torch

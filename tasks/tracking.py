@@ -32,14 +32,8 @@ T = TypeVar("T")
 SQLITE = "sqlite:///"
 STEP_TAG = "precis.step.{}.{}"  # step and key; the value is the result
 SHARED_LOGIC = (
-    "summarizer",
-    "package",
-    "examples",
-    "loading",
-    "rounding",
-    "table",
-    "records",
-    "metrics",
+    *("summarizer", "package", "context", "views", "examples", "loading", "rounding", "table"),
+    *("records", "metrics"),
 )
 UNAUTHORIZED = 401
 ERROR = "precis.error"  # why a run failed

@@ -13,6 +13,9 @@ ROOT = Path(__file__).parents[1]
 STEPS = {"ingest", "train", "merge", "evaluate", "gate", "register", "report"}
 # Shared modules, and which of them plain logic may use: the rest know Prefect or the running flow.
 PURE = {
+    "context",
+    "views",
+    "hub",
     "examples",
     "loading",
     "rounding",

@@ -75,6 +75,14 @@ def test_every_problem_is_told_at_once_with_the_nearest_key(small: Path) -> None
             "'nf4', 'fp4', 'int8' or",
         ),
         (SMALL + "adapter: {target_modules: []}", "adapter.target_modules.*at least 1"),
+        (
+            "name: x\ndata: {train: t}\nbase: {model: m, rope: ntk}\n",
+            "base: rope is ntk, but context_tokens is not set: say how many",
+        ),
+        (
+            "name: x\ndata: {train: t}\nbase: {model: m, rope: alibi}\n",
+            "base.rope: .*'ntk', 'linear'",
+        ),
     ],
 )
 def test_an_invalid_recipe_says_what_and_where(small: Path, text: str, said: str) -> None:

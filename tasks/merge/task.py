@@ -53,6 +53,7 @@ def step_key(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Re
         merge=recipe.merge.model_dump(mode="json"),
         rows=dataset.train_digest,
         settings=repr(package.settings_for(recipe, Path(base.path))),
+        **package.limits(recipe),
     )
 
 

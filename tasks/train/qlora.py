@@ -69,6 +69,7 @@ def _job(rows: Path, base: Path, recipe: Recipe) -> dict[str, Any]:
         "adapter": recipe.adapter.model_dump(mode="json"),
         "training": recipe.training.model_dump(mode="json", exclude=HARMLESS),
         "settings": json.loads(json.dumps(asdict(package.settings_for(recipe, base)))),
+        **package.limits(recipe),
         "dtype": str(loading.compute_dtype()),
         "code": digest.of_files(Path(__file__).parent, Path(__file__).parent.glob("*.py")),
         "libraries": {name: version(name) for name in LIBRARIES},

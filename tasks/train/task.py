@@ -61,6 +61,7 @@ def step_key(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> str:
         adapter=recipe.adapter.model_dump(mode="json"),
         training=recipe.training.model_dump(mode="json", exclude=HARMLESS),
         settings=repr(package.settings_for(recipe, Path(base.path))),
+        **package.limits(recipe),
     )
 
 

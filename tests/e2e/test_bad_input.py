@@ -158,7 +158,22 @@ def test_a_base_that_does_not_exist(bench: Bench) -> None:
     bench.recipe["base"]["model"] = "someone/something"
     bench.fails("someone/something", "base.revision")
     bench.recipe["base"]["revision"] = "0" * 40
-    bench.fails("someone/something", "neither a folder here")
+    bench.fails("someone/something", "in this machine's cache", "HF_HUB_OFFLINE")
+
+
+def test_a_context_that_the_base_cannot_have(bench: Bench) -> None:
+    """Past its maximum without a method; scaled though it reads as much; check says the same."""
+    bench.recipe["base"]["context_tokens"] = 4096
+    bench.fails("base.context_tokens (4096) is past the 512 tokens", "set base.rope")
+    assert "set base.rope" in bench.precis("check").stdout
+    bench.recipe["base"] |= {"context_tokens": 512, "rope": "ntk"}
+    bench.fails("reads 512 tokens by itself", "leave base.rope out")
+    bench.recipe["base"]["context_tokens"] = 1024
+    bench.fails("training.max_length (256) cuts every row within the 512 tokens")
+    bench.recipe["training"]["max_length"] = 1024
+    done = bench.precis("check")
+    assert done.returncode == 0, done.stdout
+    assert "documents of 1024 tokens at once" in done.stdout
 
 
 def test_a_base_without_weights(bench: Bench, base: Path) -> None:

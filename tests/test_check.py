@@ -1,0 +1,53 @@
+"""What precis check says of a base: all that is known of it here, and nothing of what is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+import tiny
+
+from flows.check import Checked, check
+
+ROWS = [
+    {"document": f"Ann: shall we meet at {i}?\nBob: no, at {i + 1}.", "summary": f"At {i + 1}."}
+    for i in range(40)
+]
+
+
+@pytest.fixture
+def data(home: Path) -> Iterator[Path]:
+    path = home / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    yield path
+    mlflow.set_tracking_uri(None)
+
+
+def checked(data: Path, **base: object) -> Checked:
+    parts = {"train": str(data), "evaluation_share": 0.5}
+    training = {"max_length": 1024}
+    return check(tiny.make_recipe(Path("unused"), data=parts, base=base, training=training))
+
+
+def test_of_a_hub_base_that_is_not_here_nothing_is_guessed(data: Path) -> None:
+    """Offline: one problem, about the base; rows are counted; no memory, disk or context is named."""
+    found = checked(data, model="meta-llama/Llama-2-7b-hf", revision="0" * 40, rope=None)
+    assert len(found.problems) == 1
+    assert "meta-llama/Llama-2-7b-hf at revision 000" in found.problems[0]
+    assert [line.partition(":")[0] for line in found.found] == ["data", "registry"]
+    unpinned = checked(data, model="meta-llama/Llama-2-7b-hf")
+    assert "pin it with base.revision" in unpinned.problems[0]
+
+
+def test_a_scaled_base_is_checked_as_it_will_run(data: Path, tmp_path: Path) -> None:
+    """Its longer rows are what memory is counted for; the check leaves no folder behind."""
+    base = tiny.make_tiny_base(tmp_path / "base", context=512)
+    found = checked(data, model=str(base), context_tokens=1024, rope="ntk")
+    assert found.problems == []
+    assert any("documents of 1024 tokens at once" in line for line in found.found)
+    assert not (tmp_path / "mlruns/work/scaled").exists()
+    refused = checked(data, model=str(base), context_tokens=1024)
+    assert "is past the 512 tokens" in refused.problems[0]
