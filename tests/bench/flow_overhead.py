@@ -68,7 +68,7 @@ def timed(stack: Stack) -> tuple[float, float]:
 
 def counted(said: str, *words: str) -> int:
     """`precis WORDS` in this process; writes to file `said` the seconds that went into work."""
-    import matplotlib.backends.backend_agg  # noqa: F401 - an import is no work
+    import matplotlib.backends.backend_agg
     import matplotlib.figure  # noqa: F401
 
     from tasks import digest
