@@ -116,7 +116,7 @@ def estimate(recipe: Recipe, base: Path, work: Path) -> Estimate:
         _training_bytes(recipe, config, shapes, where, rows),
         _training_bytes(recipe, config, shapes, "cuda", rows),
         _width(where) * parameters + (CUDA_BYTES if where == "cuda" else 0),
-        rows * _row_token_bytes(config, _width(where)),
+        rows * _row_token_bytes(config, _width(where), recipe.evaluation.kv_cache),
         1 if recipe.base.rope == "dynamic" else recipe.evaluation.batch_size,
         rows,
         _memory_bytes(),
@@ -164,13 +164,16 @@ def _resting_bytes(shape: tuple[int, ...], quantization: str, where: str) -> flo
     return prod(shape) + 4 * rows if quantization == "int8" else prod(shape) * FOUR_BIT_BYTES
 
 
-def _row_token_bytes(config: dict[str, Any], width: int) -> int:
+def _row_token_bytes(config: dict[str, Any], width: int, kv_cache: str) -> int:
     """Memory of one token in evaluation: keys and values of every layer, and one layer's work."""
+    layers = int(config.get("num_hidden_layers", 0))
+    if kv_cache == "offloaded" and width < 4:
+        layers = 2  # the one at work, and the next on its way
     hidden, heads = int(config.get("hidden_size", 0)), int(config.get("num_attention_heads") or 1)
     head = int(config.get("head_dim") or hidden // heads)
     cached = 2 * int(config.get("num_key_value_heads") or heads) * head
     work = 4 * hidden + 3 * int(config.get("intermediate_size") or 4 * hidden)
-    return width * (cached * int(config.get("num_hidden_layers", 0)) + work)
+    return width * (cached * layers + work)
 
 
 def _adapter_parameters(recipe: Recipe, layers: Layers) -> int:

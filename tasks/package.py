@@ -171,6 +171,7 @@ def settings_for(recipe: Recipe, base: Path) -> SummarizerSettings:
         # Under dynamic RoPE a batch's longest document would set the angles of all.
         batch_size=1 if recipe.base.rope == "dynamic" else recipe.evaluation.batch_size,
         stop=recipe.evaluation.stop,
+        kv_cache=recipe.evaluation.kv_cache,
         summarize=recipe.prompt.summarize,
     )
 

@@ -285,6 +285,12 @@ class Evaluation(Settings):
 
     max_new_tokens: int = Field(128, gt=0, title="Longest summary (tokens)")
     batch_size: int = Field(16, gt=0, title="Documents a batch")
+    kv_cache: Literal["device", "offloaded"] = Field(
+        "device",
+        title="Keys and values",
+        description="Where those of the text under way rest, in evaluation and serving. offloaded: in "
+        "main memory, but for the layer at work; slower, and long documents fit a small GPU.",
+    )
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (),
         title="Stop strings",

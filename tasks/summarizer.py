@@ -39,6 +39,7 @@ class SummarizerSettings:
     max_new_tokens: int
     batch_size: int
     stop: tuple[str, ...] = ()
+    kv_cache: str = "device"  # where keys and values rest on a GPU: device, or offloaded to the CPU
     summarize: str = "direct"  # what becomes of a long document: direct (it is cut) or map_reduce
 
     def save(self, package: Path) -> None:
@@ -348,6 +349,10 @@ class Generator:
             eos_token_id=self.tokenizer.eos_token_id,
             pad_token_id=self.tokenizer.pad_token_id,
             stop_strings=list(self.settings.stop) or None,
+            # The same numbers, wherever they rest between two layers.
+            cache_implementation="offloaded"
+            if self.settings.kv_cache == "offloaded" and self.device != "cpu"
+            else None,
         )
         return {
             "generation_config": config,

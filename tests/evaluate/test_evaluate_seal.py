@@ -39,7 +39,7 @@ def test_each_setting_is_sealed(name: str) -> None:
 
 def test_every_field_is_sealed_or_named_as_not() -> None:
     """A new setting cannot slip past the seal, nor past this test."""
-    assert {field.name for field in fields(SummarizerSettings)} == {*CHANGES, "batch_size"}
+    assert {field.name for field in fields(SummarizerSettings)} == {*CHANGES, "batch_size", "kv_cache"}
 
 
 def test_seals_from_before_map_reduce_still_hold() -> None:
@@ -80,7 +80,7 @@ def test_rows_are_sealed() -> None:
 def test_batch_size_is_not_sealed() -> None:
     """float32 outputs do not depend on it (test_evaluate_predict.py), and cards differ."""
     assert evaluation_digest("rows", SETTINGS) == evaluation_digest(
-        "rows", replace(SETTINGS, batch_size=1)
+        "rows", replace(SETTINGS, batch_size=1, kv_cache="offloaded")
     )
 
 
