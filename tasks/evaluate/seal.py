@@ -5,9 +5,9 @@ Scores under different seals are never compared.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks import digest
 from tasks.errors import EvaluationError, SealBroken
@@ -31,11 +31,19 @@ def evaluation_digest(
     return digest.of_value(
         {
             "rows": rows_digest,
-            "settings": {k: v for k, v in asdict(settings).items() if k not in UNSEALED},
+            "settings": _sealed(settings),
             "metric": METRIC_SETTINGS,
             "metric_code": metric_digest(metric),
         }
     )
+
+
+def _sealed(settings: SummarizerSettings) -> dict[str, Any]:
+    # Settings that came after the first seals stand in a seal only where they change something, so
+    # that what was judged before them stays comparable.
+    unchanged = {f.name for f in fields(settings) if getattr(settings, f.name) == f.default}
+    left_out = UNSEALED | (unchanged - {"stop"})  # the first seals had it, with its default too
+    return {name: value for name, value in asdict(settings).items() if name not in left_out}
 
 
 def metric_digest(folder: Path) -> str:

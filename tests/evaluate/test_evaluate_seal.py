@@ -9,8 +9,15 @@ from typing import Any
 
 import pytest
 
+from tasks import digest
 from tasks.errors import EvaluationError, SealBroken
-from tasks.evaluate.seal import METRIC_FOLDER, evaluation_digest, require_same
+from tasks.evaluate.seal import (
+    METRIC_FOLDER,
+    METRIC_SETTINGS,
+    evaluation_digest,
+    metric_digest,
+    require_same,
+)
 from tasks.records import Scores
 from tasks.summarizer import SummarizerSettings
 
@@ -21,6 +28,9 @@ CHANGES: dict[str, Any] = {
     "truncate": "head",
     "max_new_tokens": 65,
     "stop": ("\n",),
+    "format": "chat",
+    "system": "Be brief.",
+    "chat_template": "{{ messages }}",
 }
 
 
@@ -38,6 +48,18 @@ def test_each_setting_is_sealed(name: str) -> None:
 def test_every_field_is_sealed_or_named_as_not() -> None:
     """A new setting cannot slip past the seal, nor past this test."""
     assert {field.name for field in fields(SummarizerSettings)} == {*CHANGES, "batch_size"}
+
+
+def test_settings_that_came_later_leave_older_seals_as_they_were() -> None:
+    """At their defaults, chat's settings are not in the seal; what stood there from the start is."""
+    settings = {"template": "Sum up: {document}\n", "max_source_tokens": 512, "truncate": "tail"}
+    first = {
+        "rows": "rows",
+        "settings": settings | {"max_new_tokens": 64, "stop": []},
+        "metric": METRIC_SETTINGS,
+        "metric_code": metric_digest(METRIC_FOLDER),
+    }
+    assert evaluation_digest("rows", SETTINGS) == digest.of_value(first)
 
 
 def test_rows_are_sealed() -> None:
