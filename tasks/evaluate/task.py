@@ -11,7 +11,7 @@ from prefect import task
 from prefect.logging import get_run_logger
 
 from tasks import artifacts, child, device, digest, package, slots, tracking
-from tasks.errors import EvaluationError, RegistryError
+from tasks.errors import EvaluationError
 from tasks.evaluate.predict import lead3_predictions, scores_of
 from tasks.evaluate.seal import evaluation_digest
 from tasks.policy import STEP
@@ -41,7 +41,7 @@ def evaluate(
         answer = child.run(
             "tasks.evaluate.predict:predict",
             {
-                "package": str(_local(model)),
+                "package": str(artifacts.package(model.path, model.digest)),
                 "rows": str(_sealed_rows(dataset)),
                 "table": str(table),
             },
@@ -95,19 +95,6 @@ def _intact(scores: Scores) -> bool:
 def _seal(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> str:
     settings = package.settings_for(recipe, Path(base.path))
     return evaluation_digest(dataset.evaluation_digest, settings)
-
-
-def _local(model: ModelRef) -> Path:
-    """The package on this machine, its bytes checked against the digest it is known by."""
-    folder = Path(model.path)
-    if model.path.startswith("models:/"):
-        folder = artifacts.fetch(model.path) / "artifacts" / "package"
-    if digest.of_folder(folder) != model.digest:
-        raise RegistryError(
-            f"{model.path} is not what was judged: its files' digest is not {model.digest[:16]}...; "
-            "restore it from a backup, or roll back to a version that is intact"
-        )
-    return folder
 
 
 def _sealed_rows(dataset: DatasetRef) -> Path:
