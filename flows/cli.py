@@ -32,7 +32,7 @@ QUIET = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = _arguments(argv)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     # By default TERM ends Python on the spot: the step's child and Prefect's server would stay.
@@ -99,6 +99,25 @@ def champion(arguments: argparse.Namespace) -> int:
     else:
         print(found.as_text() if found else f"{arguments.name}: no champion yet")
     return 0
+
+
+def ask(arguments: argparse.Namespace) -> int:
+    """Ask a model: a question, a document, standard input, or a chat at the terminal."""
+    try:
+        from flows import ask as asking
+
+        return asking.ask(
+            asking.Question(
+                arguments.model,
+                " ".join(arguments.question) if arguments.question else None,
+                arguments.document,
+                arguments.device,
+                arguments.max_new_tokens,
+            )
+        )
+    except KeyboardInterrupt:  # an everyday way to end an answer, or the wait for one
+        print()
+        return 128 + signal.SIGINT
 
 
 def history(arguments: argparse.Namespace) -> int:
@@ -215,6 +234,7 @@ def _parser() -> argparse.ArgumentParser:
         one = _verb(verbs, verb)
         one.add_argument("name", type=_name, metavar="NAME", help="the registered model")
         one.add_argument("--json", action="store_true")
+    _ask_words(_verb(verbs, ask))
     _notify_data_words(_verb(verbs, notify_data))
     one = _verb(verbs, rollback)
     one.add_argument("name", type=_name, metavar="NAME", help="the registered model")
@@ -230,6 +250,38 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--s3-port", type=int, default=9000, help="with --postgres")
     one.add_argument("--runs", type=int, default=2, metavar="N", help="flow runs at once")
     return parser
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.verb is ask and not any(word.startswith("-") for word in rest):
+        # argparse takes no more words for QUESTION once an option stood before it.
+        arguments.question, rest = [*arguments.question, *rest], []
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments
+
+
+def _ask_words(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "model",
+        metavar="NAME",
+        help="the champion of that name, NAME@ALIAS, NAME/VERSION, a models:/ URI or a package (./folder)",
+    )
+    one.add_argument(
+        "question", metavar="QUESTION", nargs="*", help="none: standard input, or a chat"
+    )
+    one.add_argument("--document", metavar="FILE", help="summarize it, or ask about it; -: stdin")
+    one.add_argument("--max-new-tokens", metavar="N", type=_positive, help="longest answer")
+    one.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number <= 0:
+        raise ValueError(text)
+    return number
 
 
 def _notify_data_words(one: argparse.ArgumentParser) -> None:

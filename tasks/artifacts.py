@@ -45,6 +45,22 @@ def fetch(uri: str) -> Path:
         raise RegistryError(f"artifact {uri} cannot be read: {error}") from error
 
 
+def package(path: str, model_digest: str) -> Path:
+    """A package on this machine, its bytes checked against the digest it is known by.
+
+    `path`: a folder, or the `models:/m-...` URI of a logged model. Raises RegistryError.
+    """
+    folder = Path(path)
+    if path.startswith("models:/"):
+        folder = fetch(path) / "artifacts" / "package"
+    if digest.of_folder(folder) != model_digest:
+        raise RegistryError(
+            f"{path} is not what was judged: its files' digest is not {model_digest[:16]}...; "
+            "restore it from a backup, or roll back to a version that is intact"
+        )
+    return folder
+
+
 def _location(uri: str) -> str:
     """Where the store keeps an artifact."""
     if uri.startswith("runs:/"):

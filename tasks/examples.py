@@ -5,7 +5,7 @@ Training learns from these, and the merge's drift check compares models on them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,13 @@ from tasks import package
 from tasks.errors import DataError, TrainingError
 from tasks.recipe import Recipe
 from tasks.records import Row
-from tasks.summarizer import SummarizerSettings, encode, encode_completion
+from tasks.summarizer import (
+    SummarizerSettings,
+    encode,
+    encode_answer,
+    encode_completion,
+    messages_of,
+)
 
 IGNORED = -100  # torch's label for "no loss here"
 
@@ -39,7 +45,8 @@ def encode_rows(
 ) -> Examples:
     """Every document with each of its references, prompt + completion cut to `limit` tokens.
 
-    A cut completion has no end-of-text: the model must not learn to stop in mid-sentence.
+    A cut completion has no end-of-text: the model must not learn to stop in mid-sentence. In chat
+    format all answers of a conversation are completions.
     Raises DataError when there are no rows, TrainingError when the prompt template alone is too long.
     """
     if not rows:
@@ -47,12 +54,55 @@ def encode_rows(
     ids, labels, truncated = [], [], 0
     for row in rows:
         try:
-            prompt = encode(tokenizer, row.document, settings)
+            found = list(_sequences(row, tokenizer, settings))
         except ValueError as error:
             raise TrainingError(str(error)) from error
-        for reference in row.references:
-            completion = encode_completion(tokenizer, reference)
-            truncated += len(prompt) + len(completion) > limit
-            ids.append((prompt + completion)[:limit])
-            labels.append(([IGNORED] * len(prompt) + completion)[:limit])
+        for sequence, learnt in found:
+            truncated += len(sequence) > limit
+            ids.append(sequence[:limit])
+            labels.append(learnt[:limit])
     return Examples(ids, labels, truncated)
+
+
+def _sequences(
+    row: Row, tokenizer: Any, settings: SummarizerSettings
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Token ids and labels of a row."""
+    if settings.format == "chat":
+        yield from _conversation(row, tokenizer, settings)
+        return
+    prompt = encode(tokenizer, row.document, settings)
+    for reference in row.references:
+        completion = encode_completion(tokenizer, reference)
+        yield prompt + completion, [IGNORED] * len(prompt) + completion
+
+
+def _conversation(
+    row: Row, tokenizer: Any, settings: SummarizerSettings
+) -> list[tuple[list[int], list[int]]]:
+    """Every answer of a conversation, learnt once, after the very prompt ids that are served for it.
+
+    An answer whose prompt begins with the sequence so far goes on with it, so that a conversation is
+    one sequence. A new one begins where its prompt is another: oldest turns dropped because they no
+    longer fit, a template that writes past turns otherwise, several references of the last question.
+    """
+    messages = messages_of(row.document, settings.system)
+    answered = [
+        (messages[:place], message["content"])
+        for place, message in enumerate(messages)
+        if message["role"] == "assistant"
+    ]
+    answered += [(messages, reference) for reference in row.references]
+    found: list[tuple[list[int], list[int]]] = []
+    between: list[int] = []  # what the template writes after an answer's end
+    for before, answer in answered:
+        prompt, completion, after = encode_answer(tokenizer, before, answer, settings)
+        labels: list[int] = []
+        if found:
+            so_far = found[-1][0] + between
+            if prompt[: len(so_far)] == so_far:
+                labels = found.pop()[1]
+        labels = labels + [IGNORED] * (len(prompt) - len(labels)) + completion
+        found.append((prompt + completion, labels))
+        between = after
+    return found

@@ -6,13 +6,16 @@ all that is judged, registered and served. The untuned base becomes a package to
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from tasks import artifacts, context, digest, hub, summarizer, views
+from tasks import artifacts, chat_templates, context, digest, hub, summarizer, views
 from tasks.errors import BaseModelError
 from tasks.recipe import Base, Recipe
 from tasks.records import BaseRef, ModelRef
@@ -145,7 +148,8 @@ def limits(recipe: Recipe) -> dict[str, Any]:
 def settings_for(recipe: Recipe, base: Path) -> SummarizerSettings:
     """The served model's settings: what the recipe says, fitted to the base's context.
 
-    Raises BaseModelError when prompt and summary cannot fit the context together.
+    Raises BaseModelError when prompt and summary cannot fit the context together, RecipeError when
+    format chat has no chat template.
     """
     most, summary = context_for(recipe, base), recipe.evaluation.max_new_tokens
     room, wanted = most - summary, recipe.prompt.max_source_tokens
@@ -163,8 +167,10 @@ def settings_for(recipe: Recipe, base: Path) -> SummarizerSettings:
             f"prompt.max_source_tokens ({wanted}) and evaluation.max_new_tokens ({summary}) together "
             f"exceed {most} tokens ({limits}); lower one"
         )
+    chat = recipe.prompt.format == "chat"
     return SummarizerSettings(
-        template=recipe.prompt.template,
+        # Chat does not use it: another default must not change the seal.
+        template="{document}" if chat else recipe.prompt.template,
         max_source_tokens=wanted or room,
         truncate="tail" if recipe.prompt.truncate == "error" else recipe.prompt.truncate,
         max_new_tokens=recipe.evaluation.max_new_tokens,
@@ -173,12 +179,25 @@ def settings_for(recipe: Recipe, base: Path) -> SummarizerSettings:
         stop=recipe.evaluation.stop,
         kv_cache=recipe.evaluation.kv_cache,
         summarize=recipe.prompt.summarize,
+        format=recipe.prompt.format,
+        system=recipe.prompt.system,
+        chat_template=chat_templates.chosen(recipe.prompt.chat_template, base) if chat else None,
     )
 
 
 def add_summarizer(package: Path, settings: SummarizerSettings) -> None:
-    """Make a model folder a package: write `summarizer.json` and copy `summarizer.py`."""
+    """Make a model folder a package: write `summarizer.json` and copy `summarizer.py`.
+
+    A chat template also goes where transformers and other servers look for one.
+    """
+    # What stands there may be a link to the base's own, if that is a package itself.
+    for name in (summarizer.SETTINGS_FILE, summarizer.CODE_FILE):
+        (package / name).unlink(missing_ok=True)
     settings.save(package)
+    if settings.chat_template is not None:
+        file = package / chat_templates.FILE
+        file.unlink(missing_ok=True)
+        file.write_text(settings.chat_template, encoding="utf-8")
     shutil.copyfile(summarizer.__file__, package / summarizer.CODE_FILE)
 
 
@@ -188,3 +207,19 @@ def package_base(base: BaseRef, settings: SummarizerSettings, folder: Path) -> M
     views.link_files(Path(base.path), folder, {config.name: config.read_text()})
     add_summarizer(folder, settings)
     return ModelRef(str(folder), digest.of_folder(folder), base.digest)
+
+
+def load_code(package: Path) -> ModuleType:
+    """The package's own summarizer.py: the file that is served, whatever this project's says now."""
+    # A dotted name gives it a __package__, so that it only defines and registers nothing with MLflow.
+    name = "precis_package.summarizer"
+    spec = importlib.util.spec_from_file_location(name, package / summarizer.CODE_FILE)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{package / summarizer.CODE_FILE} is not Python code")
+    code = importlib.util.module_from_spec(spec)
+    sys.modules[name] = code  # dataclasses look their module up while it is being executed
+    try:
+        spec.loader.exec_module(code)
+    finally:
+        del sys.modules[name]
+    return code

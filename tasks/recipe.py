@@ -39,8 +39,8 @@ class Fields(Settings):
     text: str | None = Field(
         None,
         title="Chat column",
-        description="One column in chat format ([INST] question [/INST] answer), in place of the "
-        "document and summary columns.",
+        description="One column that holds a conversation ([INST] question [/INST] answer, or a list "
+        "of messages), in place of the document and summary columns.",
     )
 
     @model_validator(mode="after")
@@ -152,10 +152,29 @@ class Base(Settings):
 class Prompt(Settings):
     """How a document becomes the model's input: in training, evaluation and serving alike."""
 
+    format: Literal["template", "chat"] = Field(
+        "template",
+        title="Form",
+        description="template: the document stands in the prompt below. chat: it is the user's "
+        "message, or a conversation up to its last question, in the model's own chat template.",
+    )
     template: str = Field(
         "Summarize the following conversation.\n\n{document}\n\nSummary: ",
         title="Prompt",
-        description="Text with {document} in it, once.",
+        description="Text with {document} in it, once. Not used by chat.",
+    )
+    system: str | None = Field(
+        None,
+        min_length=1,
+        title="System message",
+        description="For chat: said to the model before every conversation that has none of its own.",
+    )
+    chat_template: str | None = Field(
+        None,
+        min_length=1,
+        title="Chat template",
+        description="For chat: llama-2, a file with a Jinja template, or the template itself. None: "
+        "that of the base's tokenizer.",
     )
     max_source_tokens: int | None = Field(
         None,
@@ -188,6 +207,21 @@ class Prompt(Settings):
                 "summarize map_reduce takes documents that do not fit and truncate error rejects "
                 "them: choose tail, head or middle (for training rows), or summarize direct"
             )
+        if self.summarize == "map_reduce" and self.format == "chat":
+            raise ValueError(
+                "summarize map_reduce reads a text in parts, and format chat a conversation, which "
+                "has none: choose summarize direct, or format template"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_format(self) -> Prompt:
+        if self.format == "template" and (self.system or self.chat_template):
+            raise ValueError(
+                "system and chat_template are of format: chat; set that, or remove them"
+            )
+        if self.format == "chat" and self.template != type(self).model_fields["template"].default:
+            raise ValueError("template is not used by format: chat; say in system what is wanted")
         return self
 
 

@@ -10,11 +10,15 @@ below) and this file.
 
 from __future__ import annotations
 
+import functools
 import json
+import queue
 import re
 import sys
+import threading
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,9 @@ JOIN = "\n\n"  # between summaries of parts: paragraphs, at which they can be pa
 # A round of map_reduce has to leave at most this share of the tokens; a text that does not get
 # shorter is cut instead, so that there are log(tokens / room) / log(1 / SHRINK) + 1 rounds at most.
 SHRINK = 0.9
+
+Message = dict[str, str]  # {"role": system, user or assistant, "content": text}
+Document = str | list[Message]  # what a prompt is made of: a text, or a conversation
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,9 @@ class SummarizerSettings:
     stop: tuple[str, ...] = ()
     kv_cache: str = "device"  # where keys and values rest on a GPU: device, or offloaded to the CPU
     summarize: str = "direct"  # what becomes of a long document: direct (it is cut) or map_reduce
+    format: str = "template"  # chat: documents are user messages, written by chat_template
+    system: str | None = None  # the system message of conversations without one of their own
+    chat_template: str | None = None  # Jinja
 
     def save(self, package: Path) -> None:
         """Write `summarizer.json` into a package."""
@@ -83,12 +93,16 @@ class Loss:
     )
 
 
-def fit(tokenizer: Any, document: str, settings: SummarizerSettings) -> tuple[str, int]:
+def fit(tokenizer: Any, document: Document, settings: SummarizerSettings) -> tuple[str, int]:
     """The prompt text for a document, cut to `max_source_tokens`, and how many tokens were cut.
 
     Cuts fall between tokens of the document, and the *text* is cut: any server that is sent this
     text sees the same tokens. Raises ValueError when not even an empty document fits.
     """
+    if settings.format == "chat":
+        messages, cut = fit_chat(tokenizer, document, settings)
+        return render(tokenizer, messages, settings), cut
+    assert isinstance(document, str)  # a template has one place, for one text
     before, after = settings.template.split("{document}")
     prompt = before + document + after
     length = len(tokenizer(prompt)["input_ids"])
@@ -118,9 +132,15 @@ def _cut(document: str, ends: list[int], keep: int, truncate: str) -> str:
     return document[: starts[head]] + (document[starts[len(ends) - tail] :] if tail else "")
 
 
-def encode(tokenizer: Any, document: str, settings: SummarizerSettings) -> list[int]:
-    """Token ids of the prompt, with the special tokens that the tokenizer adds by itself."""
-    ids: list[int] = tokenizer(fit(tokenizer, document, settings)[0])["input_ids"]
+def encode(tokenizer: Any, document: Document, settings: SummarizerSettings) -> list[int]:
+    """Token ids of the prompt, with the special tokens that the tokenizer adds by itself.
+
+    A chat template writes all special tokens that it wants; there the tokenizer adds none.
+    """
+    text = fit(tokenizer, document, settings)[0]
+    if settings.format == "chat":
+        return _ids(tokenizer, text)
+    ids: list[int] = tokenizer(text)["input_ids"]
     return ids
 
 
@@ -218,6 +238,155 @@ def forget_lengths(model: Any) -> None:
             module.register_forward_pre_hook(forget)
 
 
+# --- Chat: documents as conversations, in the model's own chat template ---------------------------
+
+OPEN, CLOSE = "[INST]", "[/INST]"
+SYSTEM = re.compile(r"\s*<<SYS>>(.*?)<</SYS>>", re.DOTALL)
+END_MARKS = re.compile(r"(\s*</?s>)*\s*$")
+
+
+def messages_of(document: Document, system: str | None = None) -> list[Message]:
+    """The conversation that a document is, up to a question without its answer.
+
+    A text in Llama 2's chat format (`[INST] question [/INST] answer </s><s>[INST] question [/INST]`,
+    perhaps with a `<<SYS>>` part) is taken apart; any other text is one question. Messages are
+    without white space around them. A conversation with no system message gets `system`. Raises
+    ValueError for a conversation in which something is missing.
+    """
+    messages = _taken_apart(document) if isinstance(document, str) else list(document)
+    if not messages or messages[-1]["role"] != "user":
+        raise ValueError("the conversation ends without a question; add one")
+    if system and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
+    return messages
+
+
+def _taken_apart(text: str) -> list[Message]:
+    inner = text.strip().removeprefix("<s>").strip()
+    if not (inner.startswith(OPEN) and inner.endswith(CLOSE)):
+        return [{"role": "user", "content": text.strip()}]
+    messages: list[Message] = []
+    turns = inner.split(OPEN)[1:]
+    for number, turn in enumerate(turns, 1):
+        question, mark, answer = turn.partition(CLOSE)
+        answer = END_MARKS.sub("", answer).strip()
+        if number == 1 and (system := SYSTEM.match(question)):
+            messages.append({"role": "system", "content": system.group(1).strip()})
+            question = question[system.end() :]
+        if not question.strip():
+            raise ValueError(f"turn {number} has a blank question; write it, or remove the turn")
+        if number < len(turns) and not answer:
+            raise ValueError(f"turn {number} has no answer; write it, or remove the turn")
+        if not mark or CLOSE in answer or "</s>" in answer:
+            raise ValueError(f"turn {number} is not {OPEN} question {CLOSE} answer; mend its marks")
+        messages.append({"role": "user", "content": question.strip()})
+        if answer:
+            messages.append({"role": "assistant", "content": answer})
+    return messages
+
+
+def render(tokenizer: Any, messages: list[Message], settings: SummarizerSettings) -> str:
+    """The conversation as the tokenizer writes it: ready for an answer when it ends in a question."""
+    text: str = tokenizer.apply_chat_template(
+        messages,
+        chat_template=settings.chat_template,
+        tokenize=False,
+        add_generation_prompt=messages[-1]["role"] == "user",
+    )
+    return text
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def fit_chat(
+    tokenizer: Any, document: Document, settings: SummarizerSettings
+) -> tuple[list[Message], int]:
+    """A document's conversation, cut to a prompt of `max_source_tokens`, and how many tokens went.
+
+    The oldest turns go first, each question with its answer; the system message stays. Only a last
+    question that is too long by itself is cut, as `settings.truncate` says. Raises ValueError when
+    not even an empty one fits.
+    """
+    messages, most = messages_of(document, settings.system), settings.max_source_tokens
+    whole = length = len(_ids(tokenizer, render(tokenizer, messages, settings)))
+    first = int(messages[0]["role"] == "system")
+    while length > most and len(messages) > first + 1:
+        messages = messages[:first] + messages[first + 2 :]
+        length = len(_ids(tokenizer, render(tokenizer, messages, settings)))
+    if length > most:
+        messages, length = _cut_question(tokenizer, messages, length - most, settings)
+    return messages, whole - length
+
+
+def _cut_question(
+    tokenizer: Any, messages: list[Message], excess: int, settings: SummarizerSettings
+) -> tuple[list[Message], int]:
+    """The messages with the last one's text cut, and the prompt's length then."""
+    *before, question = messages
+    text = question["content"]
+    spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ends = [end for _, end in spans["offset_mapping"]]
+    keep = len(ends) - excess
+    while keep >= 0:  # as in `fit`
+        cut = [*before, question | {"content": _cut(text, ends, keep, settings.truncate)}]
+        length = len(_ids(tokenizer, render(tokenizer, cut, settings)))
+        if length <= settings.max_source_tokens:
+            return cut, length
+        keep -= max(1, length - settings.max_source_tokens)
+    raise ValueError(
+        f"the chat template alone is longer than {settings.max_source_tokens} tokens; shorten "
+        "prompt.system, or raise prompt.max_source_tokens or lower evaluation.max_new_tokens"
+    )
+
+
+def encode_answer(
+    tokenizer: Any, document: Document, answer: str, settings: SummarizerSettings
+) -> tuple[list[int], list[int], list[int]]:
+    """Prompt ids, the answer's ids with the end that the model shall write, and what follows that.
+
+    The prompt ids are those of `encode`: the text before an answer is tokenized by itself, as a
+    server does it. Where question and answer tokenized together begin otherwise (a token across the
+    border), the answer is tokenized by itself too. What follows the end is what the chat template
+    writes there (ChatML: a line break); it belongs to the next turn's prompt. Raises ValueError when
+    the template's prompt is not how it begins an answered question.
+    """
+    if settings.format != "chat":
+        return encode(tokenizer, document, settings), encode_completion(tokenizer, answer), []
+    messages, _ = fit_chat(tokenizer, document, settings)
+    before = render(tokenizer, messages, settings)
+    said = {"role": "assistant", "content": answer.strip()}
+    whole = render(tokenizer, [*messages, said], settings)
+    if not whole.startswith(before):
+        raise ValueError(
+            "the chat template begins an answer otherwise than it asks for one; name another in "
+            "prompt.chat_template"
+        )
+    prompt, ids = _ids(tokenizer, before), _ids(tokenizer, whole)
+    after = ids[len(prompt) :]
+    if ids[: len(prompt)] != prompt:
+        after = _ids(tokenizer, whole[len(before) :])
+    end = turn_end(tokenizer, settings)
+    if end not in after:
+        return prompt, [*after, tokenizer.eos_token_id], []
+    at = after.index(end) + 1
+    return prompt, after[:at], after[at:]
+
+
+@functools.lru_cache(maxsize=8)
+def turn_end(tokenizer: Any, settings: SummarizerSettings) -> int | None:
+    """The special token that the chat template writes after an answer; None: it writes none."""
+    if settings.format != "chat":
+        return None
+    question = {"role": "user", "content": "Well?"}
+    whole = render(tokenizer, [question, {"role": "assistant", "content": "Yes."}], settings)
+    special = set(tokenizer.all_special_ids)
+    special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return next((i for i in _ids(tokenizer, whole.rpartition("Yes.")[2]) if i in special), None)
+
+
 class Generator:
     """A loaded package: documents in, summaries out, greedy, in the order given."""
 
@@ -233,6 +402,8 @@ class Generator:
         self.tokenizer = AutoTokenizer.from_pretrained(package)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        ends = (self.tokenizer.eos_token_id, turn_end(self.tokenizer, self.settings))
+        self.ends = [i for i in dict.fromkeys(ends) if i is not None]
         model = AutoModelForCausalLM.from_pretrained(
             package, dtype=self._dtype(), attn_implementation=served_attention(package)
         )
@@ -346,7 +517,7 @@ class Generator:
             do_sample=False,
             num_beams=1,
             max_new_tokens=self.settings.max_new_tokens,
-            eos_token_id=self.tokenizer.eos_token_id,
+            eos_token_id=self.ends or None,
             pad_token_id=self.tokenizer.pad_token_id,
             stop_strings=list(self.settings.stop) or None,
             # The same numbers, wherever they rest between two layers.
@@ -360,9 +531,8 @@ class Generator:
         }
 
     def _summary(self, ids: list[int], prompt_tokens: int, batch: int) -> Summary:
-        eos = self.tokenizer.eos_token_id
-        ended = eos in ids
-        ids = ids[: ids.index(eos)] if ended else ids
+        length = next((n for n, i in enumerate(ids) if i in self.ends), len(ids))
+        ended, ids = length < len(ids), ids[:length]
         # Padding: a stop string ended this summary while others of its batch ran on.
         while ids and ids[-1] == self.tokenizer.pad_token_id:
             ids = ids[:-1]
@@ -398,11 +568,12 @@ class Generator:
 
     def _example(self, document: str, reference: str) -> tuple[list[int], list[int], int]:
         """Prompt ids, completion ids, and how much more than in serving was cut from the document."""
-        completion, served = encode_completion(self.tokenizer, reference), self.settings
-        room = min(served.max_source_tokens, self._context() - len(completion))
-        tight = replace(served, max_source_tokens=room)
+        tight = served = self.settings
+        prompt, completion, _ = encode_answer(self.tokenizer, document, reference, served)
         try:
-            prompt = encode(self.tokenizer, document, tight)
+            if (room := self._context() - len(completion)) < served.max_source_tokens:
+                tight = replace(served, max_source_tokens=room)
+                prompt, completion, _ = encode_answer(self.tokenizer, document, reference, tight)
             cut = fit(self.tokenizer, document, tight)[1] - fit(self.tokenizer, document, served)[1]
         except ValueError as error:
             raise ValueError(
@@ -461,6 +632,91 @@ class Generator:
             wanted = torch.tensor(completion, device=self.device)[:, None]
             found.append(-float(likely.gather(-1, wanted).double().mean()))
         return found
+
+    # --- Streaming: one document, token by token ---------------------------------------------------
+
+    def stream(self, document: Document) -> Iterator[str]:
+        """One document's summary in pieces, as it is written; joined, what `summarize_batch` gives.
+
+        The same greedy `generate` call runs beside the reader. A piece is given out once nothing can
+        change it: no part of a stop string, no white space at the end, no half character. Closing
+        the iterator ends the generation.
+        """
+        tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        halt = threading.Event()
+        ids: list[int] = []
+        sent = ""
+        with ThreadPoolExecutor(1) as beside:
+            writing = beside.submit(self._write_into, document, tokens, halt)
+            try:
+                while (token := tokens.get()) is not None:
+                    ids.append(token)
+                    certain = self._certain(ids)
+                    if len(certain) > len(sent):
+                        yield certain[len(sent) :]
+                        sent = certain
+                writing.result()
+                if rest := self._summary(ids, 0, 0).text[len(sent) :]:
+                    yield rest
+            finally:
+                halt.set()
+
+    def _write_into(
+        self, document: Document, tokens: queue.SimpleQueue[int | None], halt: threading.Event
+    ) -> None:
+        """Put each new token into the queue, then None, whatever happened."""
+        import torch
+        from transformers import StoppingCriteriaList
+
+        try:
+            if isinstance(document, str):
+                document, parts = self.condense([document])[0]
+                if parts > 1 and not document:  # as in `summarize_batch`
+                    return
+            prompt = torch.tensor(
+                [encode(self.tokenizer, document, self.settings)], device=self.device
+            )
+            with torch.inference_mode():
+                self.model.generate(
+                    input_ids=prompt,
+                    attention_mask=torch.ones_like(prompt),
+                    streamer=_Streamer(tokens),
+                    stopping_criteria=StoppingCriteriaList(
+                        [lambda ids, *_, **__: ids.new_full((len(ids),), halt.is_set()).bool()]
+                    ),
+                    **self._decoding(),
+                )
+        finally:
+            tokens.put(None)
+
+    def _certain(self, ids: list[int]) -> str:
+        """The part of a summary under way that no further token can change."""
+        length = next((n for n, i in enumerate(ids) if i in self.ends), len(ids))
+        text = str(self.tokenizer.decode(ids[:length], skip_special_tokens=True))
+        found = [text.index(stop) for stop in self.settings.stop if stop in text]
+        if found:
+            return text[: min(found)].strip()
+        text = text.rstrip("\ufffd")  # first: half a character may be a stop string's next
+        begun = [
+            n for stop in self.settings.stop for n in range(1, len(stop)) if text.endswith(stop[:n])
+        ]
+        return text[: len(text) - max(begun, default=0)].strip()
+
+
+class _Streamer:
+    """What `generate` hands its tokens to, the prompt first."""
+
+    def __init__(self, tokens: queue.SimpleQueue[int | None]) -> None:
+        self.tokens, self.prompt = tokens, True
+
+    def put(self, value: Any) -> None:
+        """`value`: the prompt [1, tokens], then one new token [1] at a time."""
+        if not self.prompt:
+            self.tokens.put(int(value[0]))
+        self.prompt = False
+
+    def end(self) -> None:
+        """`generate` is done; the queue's end is put by who called it."""
 
 
 # MLflow runs this file under a name of its own; imported as part of the project it only defines, and

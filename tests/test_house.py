@@ -33,6 +33,8 @@ PURE = {
     "tokenizer",
     "history",
     "s3",
+    "asking",
+    "chat_templates",
 }
 POLICY = PURE | {
     "artifacts",
@@ -129,13 +131,14 @@ def test_nothing_else_stands_at_the_top() -> None:
 def test_imports_have_no_effects(tmp_path: Path) -> None:
     """Importing flows and tasks makes no folder and sets no tracking URI."""
     script = (
-        "import os, flows.retrain, flows.check, flows.rollback, flows.registry\n"
+        "import os, flows.retrain, flows.check, flows.rollback, flows.registry, flows.ask\n"
         "import sys; assert 'torch' not in sys.modules, 'torch imported by the flow'\n"
         "assert os.listdir('.') == [], os.listdir('.')\n"
     )
     env = {
         "PREFECT_HOME": str(tmp_path.parent / "prefect-home"),
         "PATH": "",
+        "PYTHONPATH": str(ROOT),  # this checkout, wherever the package is installed from
         "HOME": str(tmp_path.parent),
     }
     done = subprocess.run(

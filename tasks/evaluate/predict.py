@@ -5,24 +5,21 @@ Runs in a child process (tasks.child): its memory, on the GPU too, goes back whe
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from tasks.child import report
 from tasks.errors import EvaluationError
 from tasks.evaluate.scores import lead3_predictions, measures, score_texts, scores_of
+from tasks.package import load_code
 from tasks.records import Output, Row, read_rows
 from tasks.table import write_table
 
 __all__ = ["lead3_predictions", "load_code", "predict", "score_texts", "scores_of"]
 
-CODE_FILE = "summarizer.py"
 LOSS_BATCHES = 8  # between two lines of progress
 
 
@@ -64,22 +61,6 @@ def _rows(path: Path) -> list[Row]:
     if not rows:
         raise EvaluationError(f"{path} holds no rows; a model cannot be judged on an empty set")
     return rows
-
-
-def load_code(package: Path) -> ModuleType:
-    """The package's own summarizer.py: the file that is served, whatever this project's says now."""
-    # A dotted name gives it a __package__, so that it only defines and registers nothing with MLflow.
-    name = "precis_package.summarizer"
-    spec = importlib.util.spec_from_file_location(name, package / CODE_FILE)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{package / CODE_FILE} is not Python code")
-    code = importlib.util.module_from_spec(spec)
-    sys.modules[name] = code  # dataclasses look their module up while it is being executed
-    try:
-        spec.loader.exec_module(code)
-    finally:
-        del sys.modules[name]
-    return code
 
 
 def _generator(package: Path, device: str | None) -> Any:

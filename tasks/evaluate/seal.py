@@ -5,7 +5,7 @@ Scores under different seals are never compared.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +22,6 @@ METRIC_SETTINGS = {"types": ROUGE_NAMES, "stemmer": True, "references": "best F1
 # it may, by rounding: there the predictions table keeps the batch plan, and a model may be judged
 # with the batch size that fits its card.
 UNSEALED = {"batch_size", "kv_cache"}  # the last: where numbers rest, not which
-# Settings that older seals do not know, at the value under which nothing changes: left out there, so
-# that those seals still hold.
-ADDED = {"summarize": "direct"}
 
 
 def evaluation_digest(
@@ -40,25 +37,25 @@ def evaluation_digest(
     """
     sealed = {
         "rows": rows_digest,
-        "settings": _sealed(asdict(settings)),
+        "settings": _sealed(settings),
         "metric": METRIC_SETTINGS,
         "metric_code": metric_digest(metric),
     }
     return digest.of_value(sealed | ({"loss": _loss_definition()} if loss else {}))
 
 
-def _sealed(settings: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in settings.items()
-        if name not in UNSEALED and (name not in ADDED or value != ADDED[name])
-    }
-
-
 def _loss_definition() -> str:
     from tasks.summarizer import Generator
 
     return Generator.loss_definition
+
+
+def _sealed(settings: SummarizerSettings) -> dict[str, Any]:
+    # Settings that came after the first seals stand in a seal only where they change something, so
+    # that what was judged before them stays comparable.
+    unchanged = {f.name for f in fields(settings) if getattr(settings, f.name) == f.default}
+    left_out = UNSEALED | (unchanged - {"stop"})  # the first seals had it, with its default too
+    return {name: value for name, value in asdict(settings).items() if name not in left_out}
 
 
 def metric_digest(folder: Path) -> str:

@@ -11,7 +11,7 @@ from prefect import task
 from prefect.logging import get_run_logger
 
 from tasks import artifacts, child, cuts, device, digest, package, slots, tracking
-from tasks.errors import EvaluationError, RegistryError
+from tasks.errors import EvaluationError
 from tasks.evaluate.predict import lead3_predictions, scores_of
 from tasks.evaluate.seal import evaluation_digest
 from tasks.metrics import LOSS
@@ -38,7 +38,7 @@ def evaluate(
     if known := run.recall("evaluate", key, Scores, _intact, f"evaluate.{who}"):
         return known
     folder = artifacts.work_folder() / "evaluate" / key[:16]
-    table, package_folder = folder / f"{who}.json", _local(model)
+    table, package_folder = folder / f"{who}.json", artifacts.package(model.path, model.digest)
     with slots.gpu():
         answer = child.run(
             "tasks.evaluate.predict:predict",
@@ -114,19 +114,6 @@ def _seal(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> str:
     settings = package.settings_for(recipe, Path(base.path))
     deciding = recipe.gate.metric
     return evaluation_digest(dataset.evaluation_digest, settings, loss=deciding == LOSS)
-
-
-def _local(model: ModelRef) -> Path:
-    """The package on this machine, its bytes checked against the digest it is known by."""
-    folder = Path(model.path)
-    if model.path.startswith("models:/"):
-        folder = artifacts.fetch(model.path) / "artifacts" / "package"
-    if digest.of_folder(folder) != model.digest:
-        raise RegistryError(
-            f"{model.path} is not what was judged: its files' digest is not {model.digest[:16]}...; "
-            "restore it from a backup, or roll back to a version that is intact"
-        )
-    return folder
 
 
 def _sealed_rows(dataset: DatasetRef) -> Path:

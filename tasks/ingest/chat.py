@@ -1,10 +1,32 @@
-"""The chat format of Llama 2: `<s>[INST] question [/INST] answer </s><s>[INST] ...`."""
+"""Conversations in one column: Llama 2's chat format, or a list of messages.
+
+`<s>[INST] question [/INST] answer </s><s>[INST] ...`, `[{"role": ..., "content": ...}, ...]`, or
+ShareGPT's `[{"from": ..., "value": ...}, ...]`. Rows hold the first form: it is one text.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 OPEN, CLOSE = "[INST]", "[/INST]"
+# Where one of these stands in a message, the text could not be taken apart again.
+MARKS = (OPEN, CLOSE, "<<SYS>>", "<</SYS>>", "<s>", "</s>")
+# How data sets name who speaks: OpenAI's names, ShareGPT's, and those of its siblings.
+ROLES = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+}
+FORMS = (("role", "content"), ("from", "value"))
+Said = tuple[str, str]  # role and text
 _END_MARKS = re.compile(r"(\s*</?s>)*\s*$")
 
 
@@ -31,3 +53,69 @@ def split_chat(text: str) -> tuple[str, str]:
     if "</s>" in answer:
         raise ValueError("goes on after the end (</s>) of its last answer; remove the rest")
     return conversation + mark, answer
+
+
+def is_messages(value: Any) -> bool:
+    """Whether a column's value is a list of messages, in one of the usual forms."""
+    return (
+        isinstance(value, (list, tuple))
+        and bool(value)
+        and all(isinstance(one, dict) and _form(one) is not None for one in value)
+    )
+
+
+def split_messages(value: Any, checked: Callable[[Any, str], str]) -> tuple[str, str]:
+    """The conversation up to the last answer, as `split_chat` gives it, and that answer.
+
+    `checked` takes a message's text and its number, and gives the text or raises ValueError. Raises
+    ValueError with what is wrong, where, and the mend.
+    """
+    if not value:
+        raise ValueError("is an empty list; add messages or remove the row")
+    said = [_said(message, number, checked) for number, message in enumerate(value, 1)]
+    system = said.pop(0)[1] if said[0][0] == "system" else ""
+    _refuse_disorder(said, 2 if system else 1)
+    head = f"<<SYS>>\n{system}\n<</SYS>>\n\n" if system else ""
+    turns = []
+    for number in range(0, len(said), 2):
+        turns.append(f"{OPEN} {head}{said[number][1]} {CLOSE}")
+        head = ""
+        if number + 2 < len(said):
+            turns.append(f" {said[number + 1][1]} </s><s>")
+    return "".join(turns), said[-1][1]
+
+
+def _said(message: Any, number: int, checked: Callable[[Any, str], str]) -> Said:
+    form = _form(message) if isinstance(message, dict) else None
+    if form is None:
+        raise ValueError(
+            f"(message {number}) has no role and content, nor from and value; add them"
+        )
+    role = ROLES.get(str(message[form[0]]).lower())
+    if role is None:
+        raise ValueError(
+            f"(message {number}) is of {message[form[0]]!r}, and only {', '.join(ROLES)} are read; "
+            "rename it, or remove the row"
+        )
+    text = checked(message[form[1]], f"(message {number})").strip()
+    for mark in MARKS:
+        if mark in text:
+            raise ValueError(
+                f"(message {number}) holds {mark}, a mark of the chat format; remove it"
+            )
+    return role, text
+
+
+def _form(message: dict[str, Any]) -> tuple[str, str] | None:
+    return next((form for form in FORMS if all(key in message for key in form)), None)
+
+
+def _refuse_disorder(said: list[Said], first: int) -> None:
+    for place, (role, _) in enumerate(said):
+        if role != ("user", "assistant")[place % 2]:
+            raise ValueError(
+                f"(message {place + first}) is of the {role}; after an optional system message "
+                "questions and answers must take turns: mend the order"
+            )
+    if len(said) % 2 or not said:
+        raise ValueError("ends in a question without an answer; add the answer")

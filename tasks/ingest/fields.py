@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tasks.ingest.chat import CLOSE, split_chat
+from tasks.ingest.chat import CLOSE, is_messages, split_chat, split_messages
 from tasks.ingest.parts import RAW_CHARACTERS, Example, Raw, Reject, shown
 from tasks.recipe import Fields
 
@@ -29,6 +29,7 @@ PAIRS = (
     ("input", "output"),
     ("prompt", "completion"),
 )
+MESSAGES = ("messages", "conversations")
 IDS = ("id", "fname", "qid", "bill_id", "doc_id", "guid", "uid")
 
 
@@ -64,6 +65,9 @@ def choose(fields: Fields, names: list[str], rows: list[dict[str, Any]]) -> tupl
         if documents and summaries and documents not in summaries:
             found = Columns(documents, summaries, id_, None)
             break
+    if not found and not named.document and not named.summary:
+        column = _messages_column(names, rows)
+        found = Columns(None, (), id_, column) if column else None
     return (replace(found, guessed=_differing(found, named)), True) if found else (named, False)
 
 
@@ -103,7 +107,7 @@ def example_of(raw: Raw, file: str, columns: Columns) -> Example | Reject:
     try:
         id_ = _id(raw.value, columns)
         if columns.text:
-            document, answer = split_chat(_text(raw.value, columns.text, "text"))
+            document, answer = _conversation(raw.value, columns.text)
             references: tuple[str, ...] = (answer,)
         else:
             document = _text(raw.value, columns.document or "", "document")
@@ -130,6 +134,17 @@ def _text(row: dict[str, Any], name: str, key: str) -> str:
     if name not in row:
         raise ValueError(f'has no "{name}"; add it or set data.fields.{key}')
     return _checked(row[name], f'"{name}"', key)
+
+
+def _conversation(row: dict[str, Any], name: str) -> tuple[str, str]:
+    """A conversation up to its last answer, and that answer, whichever form the column has."""
+    value = row.get(name)
+    if not isinstance(value, (list, tuple)):
+        return split_chat(_text(row, name, "text"))
+    try:
+        return split_messages(value, lambda text, where: _checked(text, where, "text"))
+    except ValueError as error:
+        raise ValueError(f'"{name}" {error}') from None
 
 
 def _references(row: dict[str, Any], name: str) -> tuple[str, ...]:
@@ -190,3 +205,8 @@ def _guess_id(names: list[str]) -> str | None:
 def _is_chat(names: list[str], rows: list[dict[str, Any]]) -> bool:
     texts = [row.get("text") for row in rows]
     return "text" in names and any(isinstance(text, str) and CLOSE in text for text in texts)
+
+
+def _messages_column(names: list[str], rows: list[dict[str, Any]]) -> str | None:
+    wanted = [_same_name(name, names) for name in MESSAGES]
+    return next((c for c in wanted if c and any(is_messages(row.get(c)) for row in rows)), None)

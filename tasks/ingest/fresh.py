@@ -15,7 +15,7 @@ from tasks.ingest.collect import Side, Tally, collect, measured
 from tasks.ingest.inputs import open_input
 from tasks.ingest.overlap import OverlapIndex
 from tasks.ingest.prepare import REPORT
-from tasks.ingest.tokens import Meter, load_tokenizer
+from tasks.ingest.tokens import meter_for
 from tasks.recipe import Data, Prompt
 from tasks.records import DatasetRef
 
@@ -45,7 +45,7 @@ def prepare_fresh(
     Raises DataError for rows or sources that cannot be used, and when no row is left.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    meter = Meter(load_tokenizer(tokenizer_folder), settings, prompt)
+    meter = meter_for(tokenizer_folder, settings, prompt)
     split, side = data.evaluation_split, Side(folder / "fresh.partial", None)
     with tempfile.TemporaryDirectory(prefix="precis-fresh-") as scratch, side:
         source = open_input(KEY, fresh, split, data, Path(scratch))

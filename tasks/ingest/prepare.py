@@ -11,7 +11,7 @@ from tasks import digest
 from tasks.errors import DataError, PrecisError
 from tasks.ingest.build import EVALUATION, REJECTS, TRAIN, Built, build
 from tasks.ingest.sources import source_digest
-from tasks.ingest.tokens import Meter, load_tokenizer
+from tasks.ingest.tokens import meter_for
 from tasks.recipe import Data, Prompt
 from tasks.records import DatasetRef
 
@@ -38,7 +38,7 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True)
     for name in (TRAIN, EVALUATION, REJECTS, REPORT):
         (folder / name).unlink(missing_ok=True)
-    meter = Meter(load_tokenizer(tokenizer_folder), settings, prompt)
+    meter = meter_for(tokenizer_folder, settings, prompt)
     with tempfile.TemporaryDirectory(prefix="precis-ingest-") as scratch:
         built = build(data, meter, folder, Path(scratch))
     if built.problems:
@@ -66,7 +66,7 @@ def problems(
         try:
             meter = None
             if settings is not None and tokenizer_folder is not None:
-                meter = Meter(load_tokenizer(tokenizer_folder), settings, prompt)
+                meter = meter_for(tokenizer_folder, settings, prompt)
             built = build(data, meter, Path(scratch), Path(scratch))
         except PrecisError as error:
             return str(error).splitlines(), {}

@@ -84,15 +84,20 @@ class SlowTokenizer:
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a model folder. Raises BaseModelError when there is none."""
+    require_tokenizer(folder)
     file = folder / "tokenizer.json"
     if file.is_file():
         fast = FastTokenizer(file)
         wanted = _special_tokens(folder)
         if wanted is None or wanted == fast.special_tokens():
             return fast
-    elif not (folder / "tokenizer.model").is_file():
-        raise BaseModelError(f"{folder} has no tokenizer.json; save the tokenizer beside the model")
     return SlowTokenizer(folder)
+
+
+def require_tokenizer(folder: Path) -> None:
+    """Raise BaseModelError when a model folder has no tokenizer."""
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        raise BaseModelError(f"{folder} has no tokenizer.json; save the tokenizer beside the model")
 
 
 def _special_tokens(folder: Path) -> list[str] | None:
@@ -114,6 +119,19 @@ class Lengths:
     prompt: int  # the whole prompt before any cut, special tokens included
     cut: int  # tokens of the document that do not fit
     summaries: tuple[int, ...]  # each reference, end-of-text not counted
+
+
+def meter_for(folder: Path, settings: SummarizerSettings, prompt: Prompt) -> Meter:
+    """The meter for these settings, with the tokenizer of a model folder.
+
+    Raises BaseModelError when there is no tokenizer, RecipeError when the prompt cannot be written.
+    """
+    if settings.format == "chat":
+        from tasks.ingest.chat_tokens import ChatMeter
+
+        require_tokenizer(folder)
+        return ChatMeter(folder, settings, prompt)
+    return Meter(load_tokenizer(folder), settings, prompt)
 
 
 class Meter:
@@ -157,11 +175,16 @@ class Meter:
         if prompt <= most:
             return Lengths(prompt, 0, summaries)
         if self.refuse:
-            return (
-                f"makes a prompt of {prompt} tokens, over the {most} allowed; shorten it, raise "
-                "prompt.max_source_tokens or set prompt.truncate"
-            )
+            return too_long(prompt, most)
         from tasks.summarizer import fit
 
         _, cut = fit(self.tokenizer, example.document, self.settings)
         return Lengths(prompt, cut, summaries)
+
+
+def too_long(prompt: int, most: int) -> str:
+    """The problem with a row of which nothing may be cut."""
+    return (
+        f"makes a prompt of {prompt} tokens, over the {most} allowed; shorten it, raise "
+        "prompt.max_source_tokens or set prompt.truncate"
+    )

@@ -14,7 +14,7 @@ from tasks.metrics import LOSS, other_tokenizer
 from tasks.policy import STEP
 from tasks.recipe import Recipe
 from tasks.records import Decision, ModelRef, Scores, VersionRef, from_json
-from tasks.register import claims, rollback, served
+from tasks.register import claims, lookup, rollback, served
 from tasks.table import read_table
 from tasks.tokenizer import tokenizer_digest
 
@@ -153,6 +153,16 @@ def trained_by(client: Any, name: str, version: claims.Version) -> str:
 def standing(client: Any, name: str) -> claims.Version | None:
     """The champion now, for readers outside a flow run."""
     return claims.champion(client, name)
+
+
+def package_of(client: Any, reference: str) -> tuple[Path, str]:
+    """The package of a registered or logged model on this machine, checked, and how it is called.
+
+    `reference`: NAME (its champion), NAME@ALIAS, NAME/VERSION, or a `models:/` URI. Raises
+    RegistryError when there is no such model, or when its files are not those that were judged.
+    """
+    found = lookup.look_up(client, reference)
+    return artifacts.package(found.uri, found.digest), found.shown
 
 
 def history_of(client: Any, name: str) -> list[history.HistoryRecord]:

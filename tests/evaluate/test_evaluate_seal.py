@@ -11,7 +11,13 @@ import pytest
 
 from tasks import digest
 from tasks.errors import EvaluationError, SealBroken
-from tasks.evaluate.seal import METRIC_FOLDER, evaluation_digest, metric_digest, require_same
+from tasks.evaluate.seal import (
+    METRIC_FOLDER,
+    METRIC_SETTINGS,
+    evaluation_digest,
+    metric_digest,
+    require_same,
+)
 from tasks.records import Scores
 from tasks.summarizer import Generator, SummarizerSettings
 
@@ -23,6 +29,9 @@ CHANGES: dict[str, Any] = {
     "max_new_tokens": 65,
     "stop": ("\n",),
     "summarize": "map_reduce",
+    "format": "chat",
+    "system": "Be brief.",
+    "chat_template": "{{ messages }}",
 }
 
 
@@ -39,7 +48,11 @@ def test_each_setting_is_sealed(name: str) -> None:
 
 def test_every_field_is_sealed_or_named_as_not() -> None:
     """A new setting cannot slip past the seal, nor past this test."""
-    assert {field.name for field in fields(SummarizerSettings)} == {*CHANGES, "batch_size", "kv_cache"}
+    assert {field.name for field in fields(SummarizerSettings)} == {
+        *CHANGES,
+        "batch_size",
+        "kv_cache",
+    }
 
 
 def test_seals_from_before_map_reduce_still_hold() -> None:
@@ -71,6 +84,18 @@ def test_a_loss_is_sealed_with_its_definition(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Generator, "loss_definition", "bits a word")
     assert evaluation_digest("rows", SETTINGS) == plain
     assert evaluation_digest("rows", SETTINGS, loss=True) not in {plain, with_loss}
+
+
+def test_settings_that_came_later_leave_older_seals_as_they_were() -> None:
+    """At their defaults, chat's settings are not in the seal; what stood there from the start is."""
+    settings = {"template": "Sum up: {document}\n", "max_source_tokens": 512, "truncate": "tail"}
+    first = {
+        "rows": "rows",
+        "settings": settings | {"max_new_tokens": 64, "stop": []},
+        "metric": METRIC_SETTINGS,
+        "metric_code": metric_digest(METRIC_FOLDER),
+    }
+    assert evaluation_digest("rows", SETTINGS) == digest.of_value(first)
 
 
 def test_rows_are_sealed() -> None:

@@ -1,0 +1,103 @@
+"""Lengths of conversations in tokens, written by the chat template, and what it cannot write.
+
+The template is rendered by transformers, an import of ten seconds: other recipes do without it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
+
+from tasks.errors import RecipeError
+from tasks.ingest.chat import CLOSE, MARKS, OPEN
+from tasks.ingest.parts import Example
+from tasks.ingest.tokens import Lengths, Meter, too_long
+from tasks.recipe import Prompt
+
+if TYPE_CHECKING:
+    from tasks.summarizer import SummarizerSettings
+
+PROBE = ("Who?", "I.")  # question and answer
+
+
+class ChatMeter(Meter):
+    """Measures conversations as the model will see them, and refuses what would break their form."""
+
+    def __init__(self, folder: Path, settings: SummarizerSettings, prompt: Prompt) -> None:
+        """Raises RecipeError when the template cannot write a conversation, or is too long alone."""
+        from transformers import AutoTokenizer
+
+        self.chat: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.settings, self.refuse = settings, prompt.truncate == "error"
+        added = self.chat.added_tokens_decoder.values()
+        special = {*self.chat.all_special_tokens, *(t.content for t in added if t.special)}
+        written = {mark for mark in MARKS if mark in (settings.chat_template or "")}
+        self.forbidden = sorted({OPEN, CLOSE} | written | special)
+        self._try()
+
+    def measure(self, examples: Sequence[Example]) -> list[Lengths | str]:
+        """Lengths of each example, or the problem with it."""
+        return [self._measured(example) for example in examples]
+
+    def _measured(self, example: Example) -> Lengths | str:
+        from tasks.summarizer import fit_chat, messages_of
+
+        try:
+            messages = messages_of(example.document, self.settings.system)
+            self._refuse_marks([*(m["content"] for m in messages), *example.references])
+            prompt = self._length(messages)
+            cut = 0
+            if prompt > self.settings.max_source_tokens:
+                if self.refuse:
+                    return too_long(prompt, self.settings.max_source_tokens)
+                cut = fit_chat(self.chat, messages, self.settings)[1]
+        except ValueError as error:
+            return str(error)
+        except TemplateError as error:
+            return f"cannot be written by the chat template ({error}); mend or remove the row"
+        answers = [self.chat(text.strip(), add_special_tokens=False) for text in example.references]
+        return Lengths(prompt, cut, tuple(len(answer["input_ids"]) for answer in answers))
+
+    def _length(self, messages: list[dict[str, str]]) -> int:
+        from tasks.summarizer import render
+
+        text = render(self.chat, messages, self.settings)
+        return len(self.chat(text, add_special_tokens=False)["input_ids"])
+
+    def _refuse_marks(self, texts: list[str]) -> None:
+        """A mark inside a message would be read as the end of it, in training and in serving."""
+        for text in texts:
+            for mark in self.forbidden:
+                if mark in text:
+                    raise ValueError(
+                        f"holds {mark} within a message, a mark of the chat; remove it"
+                    )
+
+    def _try(self) -> None:
+        from tasks.summarizer import encode_answer, messages_of
+
+        question, answer = PROBE
+        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        try:
+            roomy = replace(self.settings, max_source_tokens=sys.maxsize)
+            encode_answer(self.chat, [*turns, turns[0]], answer, roomy)
+            bare = self._length(messages_of("", self.settings.system))
+        except TemplateError as error:
+            what = "a system message and two turns" if self.settings.system else "two turns"
+            raise RecipeError(
+                f"the chat template cannot write {what} ({error}); name another in "
+                "prompt.chat_template" + (", or unset prompt.system" * bool(self.settings.system))
+            ) from error
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
+        if bare > self.settings.max_source_tokens:
+            raise RecipeError(
+                f"the chat template alone is {bare} tokens, and a prompt may have "
+                f"{self.settings.max_source_tokens}; shorten prompt.system, or raise "
+                "prompt.max_source_tokens"
+            )

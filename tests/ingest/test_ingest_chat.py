@@ -1,0 +1,316 @@
+"""Conversations in their usual shapes, measured and refused as the chat template will write them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from ingest_files import LENIENT, Ingest, jsonl
+
+from tasks import chat_templates
+from tasks.errors import DataError, RecipeError
+from tasks.ingest.prepare import prepare, problems
+from tasks.recipe import Data, Fields, Prompt
+from tasks.records import Row, read_rows
+from tasks.summarizer import SummarizerSettings, encode, messages_of
+
+CHAT = Prompt(format="chat", chat_template="llama-2")
+SYSTEM = "You answer briefly."
+
+
+def talk(number: int, *, system: str = "", turns: int = 2) -> list[tuple[str, str]]:
+    """A conversation unlike every other one: (role, text), the last an answer."""
+    said = [("system", system)] if system else []
+    for turn in range(turns):
+        said += [
+            ("user", f"Question {number} {turn}: " + " ".join(f"q{number}x{n}" for n in range(9))),
+            ("assistant", f"Answer {number} {turn}."),
+        ]
+    return said
+
+
+def as_text(said: list[tuple[str, str]]) -> str:
+    parts, head = [], ""
+    for role, text in said:
+        if role == "system":
+            head = f"<<SYS>>\n{text}\n<</SYS>>\n\n"
+        elif role == "user":
+            parts.append(f"<s>[INST] {head}{text} [/INST]")
+            head = ""
+        else:
+            parts.append(f" {text} </s>")
+    return "".join(parts)
+
+
+def as_messages(said: list[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"role": role, "content": text} for role, text in said]
+
+
+def as_sharegpt(said: list[tuple[str, str]]) -> list[dict[str, str]]:
+    names = {"user": "human", "assistant": "gpt", "system": "system"}
+    return [{"from": names[role], "value": text} for role, text in said]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tiny.make_tokenizer(folder)
+    return folder
+
+
+def settings(most: int = 2000, **changes: Any) -> SummarizerSettings:
+    chat = {"format": "chat", "chat_template": chat_templates.LLAMA_2} | changes
+    return SummarizerSettings("{document}", most, "tail", 32, 4, (), **chat)
+
+
+class Chat:
+    """`prepare` in chat format, and its output read back."""
+
+    def __init__(self, tokenizer: Path, folder: Path) -> None:
+        self.tokenizer, self.folder = tokenizer, folder
+
+    def __call__(self, prompt: Prompt = CHAT, most: int = 2000, **data: Any) -> dict[str, Any]:
+        limits = settings(most, system=prompt.system)
+        prepare(Data(**data), prompt, limits, self.tokenizer, self.folder)
+        report: dict[str, Any] = json.loads((self.folder / "report.json").read_text())
+        return report
+
+    def rows(self) -> list[Row]:
+        return [r for s in ("train", "evaluation") for r in read_rows(self.folder / f"{s}.jsonl")]
+
+    def rejects(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "rejects.jsonl").open()]
+
+
+@pytest.fixture
+def chat(tokenizer: Path, tmp_path: Path) -> Chat:
+    return Chat(tokenizer, tmp_path / "dataset")
+
+
+def test_all_shapes_give_the_same_rows(tmp_path: Path, chat: Chat) -> None:
+    """[INST] text, role and content, from and value; guessed from their names, and shown."""
+    talks = [talk(n, system=SYSTEM if n % 3 else "", turns=1 + n % 3) for n in range(40)]
+    found = []
+    shapes: list[tuple[str, Any]] = [
+        ("text", as_text), ("messages", as_messages), ("conversations", as_sharegpt),
+    ]  # fmt: skip
+    for column, shape in shapes:
+        train = jsonl(tmp_path / f"{column}.jsonl", [{column: shape(said)} for said in talks])
+        report = chat(train=train)
+        used = report["inputs"]["data.train"]["files"][0]["fields"]
+        assert (used["text"], used["guessed"]) == (column, ["text"])
+        found.append([(row.source, row.document, row.references) for row in chat.rows()])
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == 40
+    read = {
+        json.dumps([*messages_of(d), *as_messages([("assistant", a)])]) for _, d, (a,) in found[0]
+    }
+    assert read == {json.dumps(as_messages(said)) for said in talks}
+
+
+def test_messages_in_parquet(tmp_path: Path, chat: Chat) -> None:
+    """Lists of structs, as the hub's data sets keep them; a column named by the recipe."""
+    import pyarrow
+    import pyarrow.parquet
+
+    talks = [talk(n) for n in range(30)]
+    table = pyarrow.table({"id": list(range(30)), "turns": [as_messages(said) for said in talks]})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    chat(train=str(tmp_path / "t.parquet"), fields=Fields(text="turns", id="id"))
+    assert {(row.id, row.references[0]) for row in chat.rows()} == {
+        (str(n), f"Answer {n} 1.") for n in range(30)
+    }
+
+
+def test_pairs_of_columns_come_first(tmp_path: Path, chat: Chat) -> None:
+    """Where a file has question and answer too, they are used, as before messages were read."""
+    values = [
+        {"question": f"Why {n}?", "answer": "So.", "messages": as_messages(talk(n))}
+        for n in range(30)
+    ]
+    chat(train=jsonl(tmp_path / "t.jsonl", values))
+    assert all(row.document.startswith("Why ") for row in chat.rows())
+
+
+BROKEN = [
+    ([], '"messages" is an empty list'),
+    ([*as_messages(talk(1)), {"role": "user", "content": "And?"}], "ends in a question without"),
+    ([{"role": "user", "content": "a"}] * 2, "(message 2) is of the user"),
+    (as_messages(talk(1))[1:], "(message 1) is of the assistant"),
+    ([{"role": "system", "content": "s"}, *as_messages(talk(1))[1:]], "(message 2) is of the assistant"),
+    ([{"role": "system", "content": "s"}], "ends in a question without"),
+    ([{"role": "tool", "content": "a"}], "(message 1) is of 'tool'"),
+    ([{"role": "user", "content": " "}, {"role": "assistant", "content": "b"}], "(message 1) is blank"),
+    ([{"role": "user", "content": ["a"]}, {"role": "assistant", "content": "b"}], "(message 1) is a list"),
+    ([{"role": "user"}], "(message 1) has no role and content"),
+    (["a", "b"], "(message 1) has no role and content"),
+    (as_messages([("user", "a [INST]"), ("assistant", "b")]), "(message 1) holds [INST], a mark"),
+    (as_messages([("user", "a"), ("assistant", "b</s>")]), "(message 2) holds </s>, a mark"),
+    (None, '"messages" is null'),
+]  # fmt: skip
+
+
+def test_each_broken_row_says_what_is_wrong(tmp_path: Path, chat: Chat) -> None:
+    """File, line, message and mend, for every row at once; the good ones are used."""
+    good = [{"messages": as_messages(talk(n))} for n in range(30)]
+    bad = [{"messages": value} for value, _ in BROKEN]
+    chat(train=jsonl(tmp_path / "t.jsonl", [*good, *bad]), max_rejected_share=LENIENT)
+    rejects = chat.rejects()
+    assert [reject["line"] for reject in rejects] == list(range(31, 31 + len(BROKEN)))
+    for reject, (_, says) in zip(rejects, BROKEN, strict=True):
+        assert says in reject["problem"]
+        assert ";" in reject["problem"], "no mend"
+    assert len(chat.rows()) == 30
+    with pytest.raises(DataError, match=r't\.jsonl:32 "messages" ends in a question'):
+        chat(train=jsonl(tmp_path / "t.jsonl", [*good, *bad]))
+
+
+def test_crlf_within_messages(tmp_path: Path, chat: Chat) -> None:
+    """As everywhere, line ends become LF."""
+    said = [("user", "one\r\ntwo"), ("assistant", "three\r\nfour")]
+    values = [{"messages": as_messages(talk(n))} for n in range(30)]
+    chat(train=jsonl(tmp_path / "t.jsonl", [{"messages": as_messages(said)}, *values]))
+    (row,) = [row for row in chat.rows() if "two" in row.document]
+    assert (row.document, row.references) == ("[INST] one\ntwo [/INST]", ("three\nfour",))
+
+
+# --- Measured as served ---------------------------------------------------------------------------
+
+
+def test_lengths_are_those_of_the_served_prompt(
+    tmp_path: Path, chat: Chat, tokenizer: Path
+) -> None:
+    """Template, system message and all earlier turns count; cuts are told."""
+    from transformers import AutoTokenizer
+
+    loaded = AutoTokenizer.from_pretrained(tokenizer)
+    train = jsonl(
+        tmp_path / "t.jsonl", [{"messages": as_messages(talk(n, turns=4))} for n in range(30)]
+    )
+    prompt = Prompt(format="chat", chat_template="llama-2", system=SYSTEM)
+    report = chat(prompt, train=train, evaluation_share=0.5)
+    for split in ("train", "evaluation"):
+        rows = read_rows(chat.folder / f"{split}.jsonl")
+        longest = max(len(encode(loaded, r.document, settings(system=SYSTEM))) for r in rows)
+        assert report[split]["prompt_tokens"]["max"] == longest
+        assert report[split]["truncated_prompts"]["count"] == 0
+    cut = chat(prompt, most=300, train=train, evaluation_share=0.5)["train"]["truncated_prompts"]
+    kept = read_rows(chat.folder / "train.jsonl")
+    assert cut["count"] == len(kept)
+    whole, now = (
+        [len(encode(loaded, r.document, settings(most, system=SYSTEM))) for r in kept]
+        for most in (2000, 300)
+    )
+    assert cut["tokens_cut"]["max"] == max(w - n for w, n in zip(whole, now, strict=True))
+
+
+def test_nothing_is_cut_where_the_recipe_forbids_it(tmp_path: Path, chat: Chat) -> None:
+    """truncate: error rejects a conversation that is too long, with its length."""
+    strict = Prompt(format="chat", chat_template="llama-2", truncate="error")
+    values = [{"messages": as_messages(talk(n))} for n in range(40)]
+    values[7] = {"messages": as_messages(talk(7, turns=30))}
+    chat(strict, most=400, train=jsonl(tmp_path / "t.jsonl", values), max_rejected_share=LENIENT)
+    (reject,) = chat.rejects()
+    assert reject["line"] == 8
+    assert "over the 400 allowed" in reject["problem"]
+
+
+@pytest.mark.parametrize(
+    ("document", "answer", "says"),
+    [
+        ("What is <s> in HTML?", "A line.", "holds <s> within a message"),
+        ("What?", "So </s> it goes.", "holds </s> within a message"),
+        ("Read: [INST] a [/INST]", "b", "holds [/INST] within a message"),
+        ("[INST] a [/INST] </s><s>[INST] b [/INST]", "c", "turn 1 has no answer"),
+    ],
+)
+def test_marks_of_the_chat_in_a_text_are_refused(
+    document: str, answer: str, says: str, tmp_path: Path, chat: Chat
+) -> None:
+    """The model would see the end of a turn there."""
+    good = [{"question": f"Why {n}?", "answer": "So."} for n in range(40)]
+    bad = {"question": document, "answer": answer}
+    chat(train=jsonl(tmp_path / "t.jsonl", [bad, *good]), max_rejected_share=LENIENT)
+    (reject,) = chat.rejects()
+    assert (reject["line"], says in reject["problem"]) == (1, True)
+
+
+def test_the_template_format_takes_all_of_it(tmp_path: Path, ingest: Ingest) -> None:
+    """Rows in the template's format are what they always were: one text up to the last answer."""
+    values = [{"text": as_text(talk(n))} for n in range(30)]
+    values[0] = {"text": "<s>[INST] a [/INST]  </s><s>[INST] b [/INST] c </s>"}
+    ingest(Prompt(template="{document}"), train=jsonl(tmp_path / "t.jsonl", values))
+    assert not ingest.rejects()
+    assert "[INST] a [/INST]  </s><s>[INST] b [/INST]" in {
+        row.document for side in ("train", "evaluation") for row in ingest.rows(side)
+    }
+
+
+@pytest.mark.parametrize(
+    ("template", "system", "says"),
+    [
+        ("{{ messages[0]['content'] }}{{ undefined_thing + 'x' }}", None, "cannot write two turns"),
+        ("{{ raise_exception('System role not supported') }}", SYSTEM, "unset prompt.system"),
+        ("{% for m in messages %}", None, "cannot write two turns"),
+        ("{{ 'x' if add_generation_prompt else 'y' }}", None, "begins an answer otherwise"),
+        (
+            "word " * 200 + chat_templates.LLAMA_2,
+            None,
+            "template alone is .* tokens, and a prompt may",
+        ),
+    ],
+)
+def test_check_finds_a_template_that_cannot_serve(
+    template: str, system: str | None, says: str, tmp_path: Path, tokenizer: Path
+) -> None:
+    """Before any row is looked at, with the mend."""
+    train = jsonl(
+        tmp_path / "t.jsonl", [{"question": f"Why {n}?", "answer": "So."} for n in range(30)]
+    )
+    limits = settings(300, chat_template=template, system=system)
+    prompt = Prompt(format="chat", chat_template=template, system=system)
+    found, counts = problems(Data(train=train), prompt, limits, tokenizer)
+    assert counts == {}
+    with pytest.raises(RecipeError, match=says):
+        prepare(Data(train=train), prompt, limits, tokenizer, tmp_path / "out")
+    assert len(found) == 1
+
+
+# --- Real rows ------------------------------------------------------------------------------------
+
+
+def real_rows(shared: Path, folder: Path, **data: Any) -> list[dict[str, Any]]:
+    prepare(Data(**data), CHAT, settings(900), shared / "models/dialog-7m", folder)
+    return [json.loads(line) for line in (folder / "rejects.jsonl").open()]
+
+
+def test_guanaco_in_chat_format(shared: Path, tmp_path: Path) -> None:
+    """Both forms of the file; three rows in a thousand have a turn that says nothing."""
+    for form in ("jsonl", "parquet"):
+        rejects = real_rows(shared, tmp_path, train=str(shared / f"data/guanaco/train.{form}"))
+        assert [(r["line"], r["problem"].split(";")[0]) for r in rejects] == [
+            (435, "has a blank question before its last [/INST]"),
+            (511, "turn 2 has a blank question"),
+            (900, "turn 2 has no answer"),
+        ]
+    rows = [r for s in ("train", "evaluation") for r in read_rows(tmp_path / f"{s}.jsonl")]
+    assert len(rows) == 997
+
+
+def test_medquad_in_chat_format(shared: Path, tmp_path: Path) -> None:
+    """Question and answer columns just work: repeated questions are one source, blanks stay."""
+    rejects = real_rows(shared, tmp_path, train=str(shared / "data/medquad/medquad_3k.jsonl"))
+    assert rejects == []
+    sides = [read_rows(tmp_path / f"{side}.jsonl") for side in ("train", "evaluation")]
+    rows = [row for side in sides for row in side]
+    assert all(len(messages_of(row.document)) == 1 for row in rows)
+    by_source: dict[str, set[str]] = {}
+    for row in rows:
+        by_source.setdefault(row.source, set()).add(" ".join(row.document.split()))
+    assert all(len(questions) == 1 for questions in by_source.values())
+    assert len(by_source) < len(rows)
+    assert not {row.source for row in sides[0]} & {row.source for row in sides[1]}
+    assert any("   " in row.references[0] for row in rows)
