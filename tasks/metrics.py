@@ -14,6 +14,13 @@ UNIT = "nats a token"  # of the loss; see Generator.losses in tasks/summarizer.p
 DIRECTION = "lower is better"
 
 
+NO_LOSS = (
+    "gate.metric is loss, and {} was made by a version of precis that computes no such loss; set "
+    "gate.metric to rougeL until a champion made by this version is promoted, or give the recipe "
+    "another name"
+)
+
+
 def measured(deciding: str) -> tuple[str, ...]:
     """The metrics of a decision by `deciding`: every ROUGE, and the loss only where it decides."""
     return (LOSS, *ROUGE_NAMES) if deciding == LOSS else ROUGE_NAMES

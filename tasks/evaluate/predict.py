@@ -14,6 +14,7 @@ from typing import Any
 from tasks.child import report
 from tasks.errors import EvaluationError
 from tasks.evaluate.scores import lead3_predictions, measures, score_texts, scores_of
+from tasks.metrics import NO_LOSS
 from tasks.package import load_code
 from tasks.records import Output, Row, read_rows
 from tasks.table import write_table
@@ -98,11 +99,7 @@ def _losses(generator: Any, rows: Sequence[Row]) -> list[Any]:
     from tasks.summarizer import Generator
 
     if getattr(generator, "loss_definition", None) != Generator.loss_definition:
-        raise EvaluationError(
-            "gate.metric is loss, and this model's package was made by a version of precis that "
-            "computes no such loss; set gate.metric to rougeL until a champion made by this version "
-            "is promoted, or give the recipe another name"
-        )
+        raise EvaluationError(NO_LOSS.format("this model's package"))
     found: list[Any] = []
     step = LOSS_BATCHES * generator.settings.batch_size
     for start in range(0, len(rows), step):

@@ -23,7 +23,6 @@ from tasks.gate.words import (
     gained,
     lower_bound,
     many,
-    percent,
     plain,
     size_of,
 )
@@ -131,7 +130,7 @@ def _doubts(measured: Measured, gate: Gate, looks: int) -> list[str]:
     metric, doubts = measured.metrics[gate.metric], []
     gained = changed(gate.metric, metric.gain)
     if metric.low - gate.min_delta <= RESOLUTION:
-        bound = f"{percent(measured.alpha)} {lower_bound(gate.metric)} {plain(metric.low)}"
+        bound = f"{lower_bound(gate.metric, measured.alpha)} {plain(metric.low)}"
         doubts.append(
             f"{gained}, but noise could explain it: {bound} is not over {gate.min_delta:g}"
         )
@@ -165,7 +164,7 @@ def _would_show(measured: Measured, metric: str) -> list[str]:
 def _proof(measured: Measured, gate: Gate) -> str:
     metric = measured.metrics[gate.metric]
     return (
-        f"{gained(gate.metric, metric.gain)}; its {percent(measured.alpha)} "
-        f"{lower_bound(gate.metric)} {plain(metric.low)} is over {gate.min_delta:g}, on "
-        f"{measured.rows} rows of {measured.clusters} documents"
+        f"{gained(gate.metric, metric.gain)}; {lower_bound(gate.metric, measured.alpha, 'its ')} "
+        f"{plain(metric.low)} is over {gate.min_delta:g}, on {measured.rows} rows of "
+        f"{measured.clusters} documents"
     )

@@ -37,9 +37,10 @@ def gain_of(metric: str) -> str:
     return "fall" if sign(metric) < 0 else "gain"
 
 
-def lower_bound(metric: str) -> str:
-    """What a gain's lower bound is called."""
-    return "lower bound of the fall" if sign(metric) < 0 else "lower bound"
+def lower_bound(metric: str, alpha: float, whose: str = "") -> str:
+    """What a gain's lower bound is called: `95% lower bound`, or `the fall's 95% lower bound`."""
+    owner = "the fall's " if sign(metric) < 0 else whose
+    return f"{owner}{percent(alpha)} lower bound"
 
 
 def size_of(metric: str, gain: float) -> str:

@@ -9,8 +9,8 @@ from prefect import task
 from prefect.logging import get_run_logger
 
 from tasks import artifacts, digest, history, tracking
-from tasks.errors import NoSuchChampion, RegistryError, SealBroken
-from tasks.metrics import LOSS, other_tokenizer
+from tasks.errors import EvaluationError, NoSuchChampion, RegistryError, SealBroken
+from tasks.metrics import LOSS, NO_LOSS, other_tokenizer
 from tasks.policy import STEP
 from tasks.recipe import Recipe
 from tasks.records import Decision, ModelRef, Scores, VersionRef, from_json
@@ -82,15 +82,18 @@ def promoted_before(name: str) -> tuple[Decision, VersionRef] | None:
 
 
 def require_comparable(champion: claims.Version | None, base: Path, recipe: Recipe) -> None:
-    """Raise SealBroken where the gate could not compare this champion by loss: before, not after, training.
+    """Refuse a champion that the gate could not compare by loss: before training, not after.
 
-    A champion registered before tokenizers were on record is found out by the gate.
+    Raises EvaluationError for one whose package knows no loss (none of those has its tokenizer on
+    record), SealBroken for one with another tokenizer than the base's.
     """
-    if champion is None or recipe.gate.metric != LOSS or not champion.tokenizer:
+    if champion is None or recipe.gate.metric != LOSS:
         return
-    found = tokenizer_digest(base)
+    who, found = f"champion v{champion.number}", tokenizer_digest(base)
+    if not champion.tokenizer:
+        raise EvaluationError(NO_LOSS.format(who))
     if found != champion.tokenizer:
-        raise SealBroken(other_tokenizer(found, champion.tokenizer, f"champion v{champion.number}"))
+        raise SealBroken(other_tokenizer(found, champion.tokenizer, who))
 
 
 def as_model(version: claims.Version) -> ModelRef:

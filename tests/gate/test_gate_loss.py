@@ -56,7 +56,7 @@ def test_a_lower_loss_is_a_gain_and_is_promoted() -> None:
     assert 0 < found.low < found.gain < found.high
     assert list(decision.metrics) == ["loss", *ROUGE_NAMES]
     assert decision.reasons == (
-        f"loss fell by {found.gain:.3f} nats a token; its 95% lower bound of the fall "
+        f"loss fell by {found.gain:.3f} nats a token; the fall's 95% lower bound "
         f"{found.low:.3f} is over 0, on 200 rows of 200 documents",
     )
 
@@ -92,7 +92,7 @@ def test_a_fall_that_noise_could_explain_is_inconclusive() -> None:
     assert decision.verdict == "INCONCLUSIVE"
     said = " ".join(decision.reasons)
     assert "loss fell by 0.0" in said
-    assert "95% lower bound of the fall -0.0" in said
+    assert "noise could explain it: the fall's 95% lower bound -0.0" in said
     assert decision.smallest_gain is not None
     assert (
         f"the smallest fall these 60 rows could have shown is {decision.smallest_gain:.3f} nats"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from prefect.testing.utilities import prefect_test_harness
 from flows import check
 from flows.retrain import retrain
 from tasks import tracking
-from tasks.errors import SealBroken
+from tasks.errors import EvaluationError, SealBroken
 from tasks.recipe import Recipe
 from tasks.register import claims, rollback
 from tasks.register.task import require_comparable
@@ -66,7 +65,16 @@ def test_another_tokenizer_is_refused_where_the_loss_decides(base: Path, other: 
     require_comparable(champion, base, recipe(base))
     require_comparable(champion, other, recipe(other, "rougeL"))
     require_comparable(None, other, recipe(other))
-    require_comparable(replace(champion, tokenizer=""), other, recipe(other))  # the gate will tell
+
+
+def test_a_champion_from_before_there_was_a_loss_is_refused(base: Path) -> None:
+    """Its package computes none, which evaluation would find out only after training."""
+    old = version("")
+    with pytest.raises(
+        EvaluationError, match=r"champion v2 was made .* set gate\.metric to rougeL"
+    ):
+        require_comparable(old, base, recipe(base))
+    require_comparable(old, base, recipe(base, "rougeL"))
 
 
 def promoted(client: Any, name: str, tokenizer: str) -> claims.Version:
