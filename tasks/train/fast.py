@@ -20,11 +20,12 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
+from transformers import TrainerCallback
 
-from tasks import child
+from tasks import child, loading
 from tasks.errors import TrainingError
 from tasks.examples import IGNORED
-from tasks.train import groups, loss, memory, varlen
+from tasks.train import groups, linear, loss, memory, nf4, varlen
 from tasks.train.host import OnHost
 from tasks.train.steady import Steady, most_rows
 
@@ -182,10 +183,11 @@ def set_up(
         if problems:
             raise NotServed(", ".join(problems))
         pattern = groups.pattern_of(core.layers[0], functools.partial(_watch, causal))
-        groups.install(core, pattern)
+        installed = groups.install(core, pattern)
     except (NotServed, ValueError) as why:
         _say(f"training takes the plain path: {why}", warn=True)
         return False
+    _dequantize_quickly(installed)
     trainer.data_collator = Steady(
         trainer.data_collator,
         shape.tokens,
@@ -195,7 +197,38 @@ def set_up(
     trainer.fast = Fast(causal, plan, shape, plain_head=_head_is_plain(causal))
     _compile(trainer.fast, trainer, compiler)
     _rehearse(trainer.fast, trainer)
+    trainer.add_callback(_Still())
     return True
+
+
+def _dequantize_quickly(installed: list[groups.Group]) -> None:
+    """Try the NF4 kernel on the first weight; without it bitsandbytes' own are used."""
+    weight = linear.frozen(groups.base_of(installed[0].layers[0]))
+    if len(weight.parts) > 1 and weight.parts[0].is_cuda:
+        why = nf4.try_kernel(weight.parts, weight.shape, loading.compute_dtype())
+        if why:
+            _say(f"weights are dequantized by bitsandbytes' three kernels: {why}", warn=True)
+
+
+class _Still(TrainerCallback):  # type: ignore[misc]
+    """Spares the walks through all modules that transformers takes several times a step.
+
+    They cost a CPU about 50 ms for 32 decoder layers, more than a small model's layers.
+    """
+
+    def on_train_begin(self, *_: Any, model: Any = None, **__: Any) -> None:
+        """Parameters no longer change from here on."""
+        every = list(model.parameters())
+        trained = [parameter for parameter in every if parameter.requires_grad]
+        walk = model.train
+
+        def zero_grad(set_to_none: bool = True) -> None:
+            for parameter in trained:
+                parameter.grad = None
+
+        model.parameters = lambda recurse=True: iter(every)
+        model.zero_grad = zero_grad
+        model.train = lambda mode=True: model if model.training == mode else walk(mode)
 
 
 def _core(causal: Any) -> Any:
@@ -216,7 +249,8 @@ def _few(causal: Any) -> dict[str, Any]:
 
 
 def _watch(causal: Any) -> None:
-    with torch.no_grad():
+    # In training mode: bitsandbytes repacks weights for a CPU when they are used in the other one.
+    with torch.no_grad(), _mode(causal, training=True):
         _core(causal)(**_few(causal))
 
 
@@ -271,7 +305,7 @@ def _compile(fast: Fast, trainer: Any, compiler: str) -> None:
 def _head_is_plain(causal: Any) -> bool:
     """Whether nothing follows the head: some models scale or cap their logits."""
     few = _few(causal)
-    with torch.no_grad():
+    with torch.no_grad(), _mode(causal, training=False):  # without dropout
         theirs = causal(**few).logits.float()
         hidden = _core(causal)(**few).last_hidden_state
         ours = causal.get_output_embeddings()(hidden).float()
@@ -308,15 +342,21 @@ def _batch(trainer: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _training(model: Any) -> Iterator[None]:
-    """In training mode, and no gradients left afterwards."""
+def _mode(model: Any, training: bool) -> Iterator[None]:
     was = model.training
-    model.train()
+    model.train(training)
     try:
         yield
     finally:
         model.train(was)
-        model.zero_grad(set_to_none=True)
+
+
+@contextlib.contextmanager
+def _training(model: Any) -> Iterator[None]:
+    """In training mode, and no gradients left afterwards."""
+    with _mode(model, training=True):
+        yield
+    model.zero_grad(set_to_none=True)
 
 
 def _rehearse(fast: Fast, trainer: Any) -> None:

@@ -26,7 +26,7 @@ class Group:
     def __init__(self, layers: list[Any]) -> None:
         self.layers = layers
         self.bare = [not hasattr(layer, "lora_A") for layer in layers]
-        weights = [linear.frozen(_base(layer)) for layer in layers]
+        weights = [linear.frozen(base_of(layer)) for layer in layers]
         self.parts = [part for weight in weights for part in weight.parts]
         device = self.parts[0].device
         self.biases = _biases(weights, device)
@@ -44,7 +44,7 @@ class Group:
                 down.append(self.no_down[i] if self.bare[i] else layer.lora_A["default"].weight)
                 up.append(self.no_up[i] if self.bare[i] else layer.lora_B["default"].weight)
             self.input = x
-            self.found = linear.adapted(x, self.parts, self.biases, down, up, self.scale)[1:]
+            self.found = linear.adapted(x, self.parts, self.biases, down, up, self.scale)
         if self.input is not x:
             raise RuntimeError("layers that were seen to read one tensor now read several")
         found: torch.Tensor = self.found[place]
@@ -53,7 +53,8 @@ class Group:
         return found
 
 
-def _base(layer: Any) -> Any:
+def base_of(layer: Any) -> Any:
+    """The layer itself, or the one that an adapter stands on."""
     return layer.get_base_layer() if hasattr(layer, "lora_A") else layer
 
 
@@ -114,7 +115,7 @@ def unknown(model: Any, core: Any) -> list[str]:
 def _unknown_of(layer: Any) -> list[str]:
     problems = []
     try:
-        linear.frozen(_base(layer))
+        linear.frozen(base_of(layer))
     except (ValueError, AttributeError) as error:
         problems.append(str(error))
     if not hasattr(layer, "lora_A"):

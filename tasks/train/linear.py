@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NF4_PARTS = 5  # packed weights, their scales in 8 bits, the scales' scales, code and offset
-NF4_BLOCK, SCALE_BLOCK = 64, 256
+from tasks.train import nf4
+from tasks.train.operation import operation
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,11 @@ def frozen(layer: Any) -> Frozen:
     if type(layer).__name__ != "Linear4bit":
         raise ValueError(f"a base layer of type {type(layer).__name__}")
     state = layer.weight.quant_state
-    if state.quant_type != "nf4" or not state.nested or state.blocksize != NF4_BLOCK:
+    if state.quant_type != "nf4" or state.blocksize != nf4.BLOCK:
         raise ValueError(f"{state.quant_type} weights in blocks of {state.blocksize}")
-    if state.state2.blocksize != SCALE_BLOCK:
+    if not state.nested:
+        raise ValueError("nf4 weights whose scales are not quantized")
+    if state.state2.blocksize != nf4.SCALE_BLOCK:
         raise ValueError(f"scales quantized in blocks of {state.state2.blocksize}")
     parts = (weight, state.absmax, state.state2.absmax, state.state2.code, state.offset)
     return Frozen(parts, bias, (layer.out_features, layer.in_features))
@@ -54,15 +56,9 @@ def wide(parts: Sequence[Tensor], shape: tuple[int, int], dtype: torch.dtype) ->
     """The weight [out, in] in `dtype`: the very values that bitsandbytes computes with."""
     if len(parts) == 1:
         return parts[0]
-    packed, absmax, scales, code, offset = parts
-    ops = torch.ops.bitsandbytes
-    full = ops.dequantize_blockwise.default(absmax, scales, code, SCALE_BLOCK, torch.float32)
-    full += offset
-    found: Tensor = ops.dequantize_4bit.default(packed, full, NF4_BLOCK, "nf4", list(shape), dtype)
-    return found
+    return nf4.wide(parts, shape, dtype)
 
 
-@torch.library.custom_op("precis::adapted", mutates_args=())
 def adapted(
     x: Tensor,
     parts: list[Tensor],
@@ -70,22 +66,40 @@ def adapted(
     down: list[Tensor],
     up: list[Tensor],
     scale: float,
-) -> list[Tensor]:
-    """[s x A^T of all layers side by side [tokens, ranks], y_1 [..., out_1], y_2, ...].
+) -> tuple[Tensor, ...]:
+    """(y_1 [..., out_1], y_2, ...) for x [..., in].
 
-    `x` is [..., in]; `parts` are all layers' weights, one tensor a layer or NF4_PARTS; `biases` one
-    a layer or none; `down` the A_i [rank, in], `up` the B_i [out, rank].
+    `parts` are all layers' weights, one tensor a layer or the five of NF4; `biases` one a layer or none;
+    `down` the A_i [rank, in], `up` the B_i [out, rank].
     """
+    counts = (len(parts), len(biases), len(down))
+    found: tuple[Tensor, ...] = _Adapted.apply(x, scale, counts, *parts, *biases, *down, *up)
+    return found
+
+
+def _forward(
+    x: Tensor,
+    parts: list[Tensor],
+    biases: list[Tensor],
+    down: list[Tensor],
+    up: list[Tensor],
+    scale: float,
+) -> list[Tensor]:
+    """[s x A^T of all layers side by side [tokens, ranks], all A and B in x's type, y_1, ...]."""
     flat = x.reshape(-1, x.shape[-1])
-    inner = flat.new_empty(flat.shape[0], sum(a.shape[0] for a in down))
-    inner.addmm_(flat, torch.cat(down).to(x.dtype).t(), beta=0, alpha=scale)
-    found, start = [inner], 0
-    for i, b in enumerate(up):
-        rank, out = b.shape[1], b.shape[0]
-        weight = wide(_of(parts, i, up), (out, flat.shape[1]), x.dtype).t()
+    ranks = [a.shape[0] for a in down]
+    # All in one: two kernels in place of one or two for each of the small matrices.
+    narrow = torch.cat([weight.reshape(-1) for weight in (*down, *up)]).to(x.dtype)
+    below, above = _split(narrow, ranks, flat.shape[1], [b.shape[0] for b in up])
+    inner = flat.new_empty(flat.shape[0], sum(ranks))
+    inner.addmm_(flat, below.t(), beta=0, alpha=scale)
+    found, start = [inner, narrow], 0
+    for i, b in enumerate(above):
+        out, rank = b.shape
+        weight = wide(_of(parts, i, len(up)), (out, flat.shape[1]), x.dtype).t()
         if rank:
-            part, narrow = inner[:, start : start + rank], b.to(x.dtype).t()
-            y = torch.addmm(biases[i], part, narrow) if biases else torch.mm(part, narrow)
+            part = inner[:, start : start + rank]
+            y = torch.addmm(biases[i], part, b.t()) if biases else torch.mm(part, b.t())
             y.addmm_(flat, weight)
         else:
             y = torch.addmm(biases[i], flat, weight) if biases else torch.mm(flat, weight)
@@ -94,8 +108,7 @@ def adapted(
     return found
 
 
-@adapted.register_fake
-def _(
+def _forward_fake(
     x: Tensor,
     parts: list[Tensor],
     biases: list[Tensor],
@@ -103,55 +116,64 @@ def _(
     up: list[Tensor],
     scale: float,
 ) -> list[Tensor]:
-    tokens = x.numel() // x.shape[-1]
-    inner = x.new_empty(tokens, sum(a.shape[0] for a in down))
-    return [inner, *(x.new_empty(*x.shape[:-1], b.shape[0]) for b in up)]
+    inner = x.new_empty(x.numel() // x.shape[-1], sum(a.shape[0] for a in down))
+    narrow = x.new_empty(sum(weight.numel() for weight in (*down, *up)))
+    return [inner, narrow, *(x.new_empty(*x.shape[:-1], b.shape[0]) for b in up)]
 
 
-@torch.library.custom_op("precis::adapted_backward", mutates_args=())
-def adapted_backward(
+def _backward(
     grads: list[Tensor],
     x: Tensor,
     inner: Tensor,
+    narrow: Tensor,
     parts: list[Tensor],
-    down: list[Tensor],
-    up: list[Tensor],
+    ranks: list[int],
     scale: float,
 ) -> list[Tensor]:
     """[x's gradient, that of all A_i on top of each other, those of B_1, B_2, ...]."""
     flat = x.reshape(-1, x.shape[-1])
-    outer = torch.empty_like(inner)
     rows = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
-    start = 0
-    for row, b in zip(rows, up, strict=True):
-        outer[:, start : start + b.shape[1]].addmm_(row, b.to(x.dtype), beta=0, alpha=scale)
-        start += b.shape[1]
-    back = outer @ torch.cat(down).to(x.dtype)
+    below, above = _split(narrow, ranks, flat.shape[1], [row.shape[1] for row in rows])
+    outer = torch.empty_like(inner)
+    starts = [sum(ranks[:i]) for i in range(len(ranks))]
+    for row, b, start in zip(rows, above, starts, strict=True):
+        outer[:, start : start + b.shape[1]].addmm_(row, b, beta=0, alpha=scale)
+    back = outer @ below
     for i, row in enumerate(rows):
-        back.addmm_(row, wide(_of(parts, i, up), (row.shape[1], flat.shape[1]), x.dtype))
-    found, start = [back.view(x.shape), _product(outer.t(), flat)], 0
-    for row, b in zip(rows, up, strict=True):
-        found.append(_product(row.t(), inner[:, start : start + b.shape[1]]))
-        start += b.shape[1]
-    return found
+        back.addmm_(row, wide(_of(parts, i, len(rows)), (row.shape[1], flat.shape[1]), x.dtype))
+    onto = [
+        _product(row.t(), inner[:, start : start + rank])
+        for row, start, rank in zip(rows, starts, ranks, strict=True)
+    ]
+    return [back.view(x.shape), _product(outer.t(), flat), *onto]
 
 
-@adapted_backward.register_fake
-def _(
+def _backward_fake(
     grads: list[Tensor],
     x: Tensor,
     inner: Tensor,
+    narrow: Tensor,
     parts: list[Tensor],
-    down: list[Tensor],
-    up: list[Tensor],
+    ranks: list[int],
     scale: float,
 ) -> list[Tensor]:
-    into = x.new_empty(inner.shape[1], x.shape[-1], dtype=torch.float32)
-    return [x.new_empty(x.shape), into, *(torch.empty_like(b, dtype=torch.float32) for b in up)]
+    made = {"dtype": torch.float32}
+    onto = (x.new_empty(g.shape[-1], r, **made) for g, r in zip(grads, ranks, strict=True))
+    return [x.new_empty(x.shape), x.new_empty(sum(ranks), x.shape[-1], **made), *onto]
 
 
-def _of(parts: list[Tensor], i: int, layers: list[Tensor]) -> list[Tensor]:
-    each = len(parts) // len(layers)
+def _split(
+    narrow: Tensor, ranks: list[int], into: int, outs: list[int]
+) -> tuple[Tensor, list[Tensor]]:
+    """All A_i on top of each other [ranks, into], and the B_i [out, rank]."""
+    sizes = [sum(ranks) * into, *(rank * out for rank, out in zip(ranks, outs, strict=True))]
+    below, *above = narrow.split(sizes)
+    shaped = [b.view(out, rank) for b, out, rank in zip(above, outs, ranks, strict=True)]
+    return below.view(sum(ranks), into), shaped
+
+
+def _of(parts: list[Tensor], i: int, layers: int) -> list[Tensor]:
+    each = len(parts) // layers
     return parts[i * each : (i + 1) * each]
 
 
@@ -162,19 +184,40 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return (a.float() @ b.float()).contiguous()
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    x, parts, biases, down, up, ctx.scale = inputs
-    ctx.counts = (len(parts), len(biases), len(down))
-    ctx.save_for_backward(x, output[0], *parts, *down, *up)
+_forward_op = operation(
+    "adapted(Tensor x, Tensor[] parts, Tensor[] biases, Tensor[] down, Tensor[] up, float scale)"
+    " -> Tensor[]",
+    _forward,
+    _forward_fake,
+)
+_backward_op = operation(
+    "adapted_backward(Tensor[] grads, Tensor x, Tensor inner, Tensor narrow, Tensor[] parts,"
+    " int[] ranks, float scale) -> Tensor[]",
+    _backward,
+    _backward_fake,
+)
 
 
-def _differentiate(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
-    x, inner, *rest = ctx.saved_tensors
-    n_parts, n_biases, layers = ctx.counts
-    parts, down, up = rest[:n_parts], rest[n_parts : n_parts + layers], rest[-layers:]
-    back, into, *onto = adapted_backward(grads[1:], x, inner, parts, down, up, ctx.scale)
-    split = list(into.split([a.shape[0] for a in down]))
-    return back, [None] * n_parts, [None] * n_biases, split, onto, None
+class _Adapted(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, scale: float, counts: tuple[int, int, int], *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        parts, biases, layers = counts
+        start = parts + biases
+        weights, down, up = tensors[:parts], tensors[start : start + layers], tensors[-layers:]
+        inner, narrow, *found = _forward_op(
+            x, list(weights), list(tensors[parts:start]), list(down), list(up), scale
+        )
+        ctx.save_for_backward(x, inner, narrow, *weights)
+        ctx.scale, ctx.counts, ctx.ranks = scale, counts, [a.shape[0] for a in down]
+        return tuple(found)
 
-
-adapted.register_autograd(_differentiate, setup_context=_keep)
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        parts, biases, _ = ctx.counts
+        x, inner, narrow, *weights = ctx.saved_tensors
+        back, into, *onto = _backward_op(
+            list(grads), x, inner, narrow, weights, ctx.ranks, ctx.scale
+        )
+        return (back, None, None, *[None] * (parts + biases), *into.split(ctx.ranks), *onto)

@@ -27,6 +27,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         self.meter = meter
         self.store = store
         self.fast: Fast | None = None  # on a GPU, where the model is served by it
+        self._operations: int | None = None
         self.watch = Watch(meter)
         self.add_callback(self.watch)
         # TRL casts a QLoRA adapter to bf16, PEFT reloads it in float32: a resumed run would end
@@ -49,6 +50,17 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         if inputs["input_ids"].is_cuda:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         return completion_loss(model, inputs, num_items_in_batch)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """transformers' count of a micro-batch, made once where batches do not differ.
+
+        It walks through all modules: 30 ms of a CPU for 32 decoder layers.
+        """
+        if not self.fast:
+            return int(super().floating_point_ops(inputs))
+        if self._operations is None:
+            self._operations = int(super().floating_point_ops(inputs))
+        return self._operations
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Past SFTTrainer, which adds a model card; then mark what is whole.

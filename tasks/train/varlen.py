@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from tasks.train.operation import operation
+
 NAME = "precis_steady_rows"
 FLASH, EFFICIENT, BY_ROW = "flash", "efficient", "by row"
 CAUSAL = 1  # the efficient kernel's mask: causal from the top left of each row
@@ -69,7 +71,7 @@ def steady_rows(
         raise ValueError("attention dropout is not served here")
     width = query.shape[-1]
     q, k, v = (x[0].transpose(0, 1).to(value.dtype).contiguous() for x in (query, key, value))
-    found = attend(
+    found: Tensor = _Attend.apply(
         q,
         k,
         v,
@@ -78,12 +80,11 @@ def steady_rows(
         width**-0.5 if scaling is None else float(scaling),
         -1 if sliding_window is None else sliding_window - 1,
         BY_ROW if sliding_window is not None and rows_kernel == EFFICIENT else rows_kernel,
-    )[0]
+    )
     return found[None], None
 
 
-@torch.library.custom_op("precis::attend", mutates_args=())
-def attend(
+def _forward(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -122,8 +123,7 @@ def attend(
     return [out, sums]
 
 
-@attend.register_fake
-def _(
+def _forward_fake(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -137,8 +137,7 @@ def _(
     return [torch.empty_like(query), query.new_empty(kept, dtype=torch.float32)]
 
 
-@torch.library.custom_op("precis::attend_backward", mutates_args=())
-def attend_backward(
+def _backward(
     grad: Tensor,
     query: Tensor,
     key: Tensor,
@@ -181,8 +180,7 @@ def attend_backward(
     )
 
 
-@attend_backward.register_fake
-def _(
+def _backward_fake(
     grad: Tensor,
     query: Tensor,
     key: Tensor,
@@ -198,17 +196,42 @@ def _(
     return [torch.empty_like(x) for x in (query, key, value)]
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    query, key, value, bounds, sizes, *ctx.settings = inputs
-    ctx.save_for_backward(query, key, value, *output, bounds, sizes)
+_forward_op = operation(
+    "attend(Tensor query, Tensor key, Tensor value, Tensor bounds, Tensor sizes, float scale,"
+    " int behind, str kernel) -> Tensor[]",
+    _forward,
+    _forward_fake,
+)
+_backward_op = operation(
+    "attend_backward(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor out, Tensor sums,"
+    " Tensor bounds, Tensor sizes, float scale, int behind, str kernel) -> Tensor[]",
+    _backward,
+    _backward_fake,
+)
 
 
-def _differentiate(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
-    found = attend_backward(grads[0], *ctx.saved_tensors, *ctx.settings)
-    return (*found, *[None] * 5)
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bounds: Tensor,
+        sizes: Tensor,
+        scale: float,
+        behind: int,
+        kernel: str,
+    ) -> Tensor:
+        out, sums = _forward_op(query, key, value, bounds, sizes, scale, behind, kernel)
+        ctx.save_for_backward(query, key, value, out, sums, bounds, sizes)
+        ctx.scale, ctx.behind, ctx.kernel = scale, behind, kernel
+        return out
 
-
-attend.register_autograd(_differentiate, setup_context=_keep)
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        found = _backward_op(grad, *ctx.saved_tensors, ctx.scale, ctx.behind, ctx.kernel)
+        return (*found, None, None, None, None, None)
 
 
 def _real(bounds: Tensor, sizes: Tensor) -> tuple[int, Tensor]:
