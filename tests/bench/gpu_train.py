@@ -23,7 +23,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-WARM, PART, PARTS = 8, 8, 3  # steps before timing, steps a timed part, timed parts
+WARM, PART, PARTS = 8, 6, 3  # steps before timing, steps a timed part, timed parts
+PROFILED = 2  # steps after them, where PROFILE names the variant
 SHAPES: dict[str, dict[str, Any]] = {
     "llama2-7b": {
         "model_type": "llama",
@@ -51,6 +52,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 PACKED = {"per_device_train_batch_size": 4, "max_length": 2048}
 SMALL = {"per_device_train_batch_size": 1, "max_length": 2112, "optim": "adamw_bnb_8bit"}
 BILL = {"per_device_train_batch_size": 1, "max_length": 4096}
+CARD = {"fp16": True, "gib": 15}  # of 16 GB, without bf16 and flash kernels
 # name of a variant: who, shape, training settings, others
 VARIANTS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "auto": ("precis", "llama2-7b", PACKED, {}),
@@ -63,7 +65,8 @@ VARIANTS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "unsloth": ("unsloth", "llama2-7b", PACKED, {}),
     "small-least": ("precis", "llama2-7b", SMALL | {"memory": "least"}, {}),
     "small-full": ("precis", "llama2-7b", SMALL | {"memory": "full"}, {}),
-    "bill-16gb": ("precis", "llama2-7b", BILL, {"fp16": True, "gib": 15, "long": True}),
+    "bill-full": ("precis", "llama2-7b", BILL | {"memory": "full"}, CARD | {"long": True}),
+    "bill-auto": ("precis", "llama2-7b", BILL, CARD | {"long": True}),
     "phi-auto": ("precis", "phi-2", PACKED, {}),
     "phi-nf4": ("precis", "phi-2", PACKED | {"memory": "none"}, {}),
     "phi-trl": ("trl", "phi-2", PACKED, {}),
@@ -72,7 +75,7 @@ VARIANTS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
 GROUPS = {
     "speed": ["auto", "nf4", "trl"],
     "memory": ["selective", "full"],
-    "small": ["small-least", "small-full", "bill-16gb"],
+    "small": ["small-least", "small-full", "bill-full", "bill-auto"],
     "phi": ["phi-auto", "phi-nf4", "phi-trl"],
 }
 
@@ -140,8 +143,11 @@ class Turns:
         return None
 
 
-def segments(turns: Turns, count: Any, found: dict[str, Any]) -> Any:
-    """A TrainerCallback that times PARTS parts; `count()` gives non-pad tokens so far."""
+def segments(turns: Turns, count: Any, found: dict[str, Any], profiled: Path | None = None) -> Any:
+    """A TrainerCallback that times PARTS parts; `count()` gives non-pad tokens so far.
+
+    With a folder `profiled`, PROFILED more steps are profiled into it before the last turn ends.
+    """
     import torch
     from transformers import TrainerCallback
 
@@ -169,6 +175,11 @@ def segments(turns: Turns, count: Any, found: dict[str, Any]) -> Any:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             step = state.global_step - WARM
+            if profiled and step == PART * PARTS + PROFILED:
+                torch.cuda.synchronize()
+                self.profiler.stop()
+                write_profile(self.profiler, profiled)
+                turns.pass_on(PARTS - 1)
             if step <= 0 or step % PART or step > PART * PARTS:
                 return
             torch.cuda.synchronize()
@@ -176,7 +187,13 @@ def segments(turns: Turns, count: Any, found: dict[str, Any]) -> Any:
             found["tokens_s"].append((count() - self.tokens) / seconds)
             found["step_ms"].append(seconds / PART * 1e3)
             found["peak"] = torch.cuda.max_memory_allocated() / 2**30
-            turns.pass_on(step // PART - 1)
+            if step == PART * PARTS and profiled:
+                self.profiler = torch.profiler.profile(
+                    activities=[torch.profiler.ProfilerActivity.CUDA]
+                )
+                self.profiler.start()
+            else:
+                turns.pass_on(step // PART - 1)
 
         def on_train_end(
             self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
@@ -228,10 +245,9 @@ def precis(
     run = qlora._run
 
     def with_segments(trainer: Any, resume: Any) -> None:
-        trainer.add_callback(segments(turns, lambda: trainer.meter.read()["tokens"], found))
-        found["profile"] = str(out) if os.environ.get("PROFILE") == turns.me else None
-        if found["profile"]:
-            profile_step(trainer, out)
+        wanted = out if os.environ.get("PROFILE") == turns.me else None
+        tokens = lambda: trainer.meter.read()["tokens"]  # noqa: E731
+        trainer.add_callback(segments(turns, tokens, found, wanted))
         run(trainer, resume)
 
     os.environ["PRECIS_CHILD_FOLDER"] = str(out)  # notes and progress lines are kept there
@@ -250,42 +266,42 @@ def precis(
     return found
 
 
-def profile_step(trainer: Any, out: Path) -> None:
-    """The kernels of one forward and backward pass, before training; largest first."""
-    import torch
-    from torch.profiler import ProfilerActivity, profile
-
-    rows = [trainer.train_dataset[i] for i in range(trainer.args.train_batch_size)]
-    batch = trainer.data_collator(rows)
-    batch = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-    trainer.model.train()
-    for _ in range(2):
-        trainer.fast(batch).backward()
-    torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:
-        started = time.monotonic()
-        trainer.fast(batch).backward()
-        torch.cuda.synchronize()
-        wall = (time.monotonic() - started) * 1e3
-    trainer.model.zero_grad(set_to_none=True)
-    kernels = [
-        (e.self_device_time_total / 1e3, e.count, e.key)
-        for e in seen.key_averages()
-        if e.device_type == torch.autograd.DeviceType.CUDA
+def write_profile(profiler: Any, folder: Path) -> None:
+    """Where the milliseconds of the profiled steps went: kernels by name, and gaps between them."""
+    trace = folder / "trace.json"
+    profiler.export_chrome_trace(str(trace))
+    events = json.loads(trace.read_text())["traceEvents"]
+    on_gpu = ("kernel", "gpu_memcpy", "gpu_memset")
+    seen = sorted(
+        (e["ts"], e["ts"] + e["dur"], e["name"]) for e in events if e.get("cat") in on_gpu
+    )
+    sums: dict[str, list[float]] = {}
+    gaps, end, before = [], seen[0][0], ""
+    for start, stop, name in seen:
+        sums.setdefault(name, []).append(stop - start)
+        if start > end:
+            gaps.append((start - end, before, name))
+        if stop > end:
+            end, before = stop, name
+    total, idle = (end - seen[0][0]) / 1e3, sum(gap[0] for gap in gaps) / 1e3
+    lines = [
+        f"{PROFILED} steps: {total:.1f} ms from the first kernel to the last, {idle:.1f} ms idle in "
+        f"{len(gaps)} gaps, {sum(g[0] for g in gaps if g[0] > 100) / 1e3:.1f} of it in gaps over 0.1 ms"
     ]
-    kernels.sort(reverse=True)
-    lines = [f"wall {wall:.1f} ms under the profiler, kernels {sum(k[0] for k in kernels):.1f} ms"]
-    lines += [
-        f"{ms:9.2f} ms {count:6d} x {ms / count * 1e3:8.1f} us  {key[:120]}"
-        for ms, count, key in kernels[:60]
-    ]
-    (out / "profile.txt").write_text("\n".join(lines))
-    print("\n".join(lines[:45]), flush=True)
+    for size, last, following in sorted(gaps, reverse=True)[:10]:
+        lines.append(f"gap {size / 1e3:8.2f} ms between {last[:60]} and {following[:60]}")
+    for name, times in sorted(sums.items(), key=lambda item: -sum(item[1]))[:60]:
+        ms = sum(times) / 1e3
+        lines.append(
+            f"{ms:9.2f} ms {len(times):6d} x {ms / len(times) * 1e3:8.1f} us  {name[:110]}"
+        )
+    (folder / "profile.txt").write_text("\n".join(lines))
+    trace.unlink()
 
 
 def steps() -> dict[str, Any]:
     """Training settings common to all."""
-    total = WARM + PART * PARTS
+    total = WARM + PART * PARTS + PROFILED
     return {"max_steps": total, "logging_steps": total, "save_steps": 10_000, "learning_rate": 2e-4}
 
 
