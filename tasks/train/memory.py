@@ -145,8 +145,8 @@ def named(name: str, shape: Shape, gradient_checkpointing: bool, available: floa
 def leaner(shape: Shape, plan: Plan) -> Plan | None:
     """The next plan to try when the GPU's memory did not hold this one; weights stay as they are."""
     if plan.recomputed < shape.layers:
-        more = max(1, (shape.layers - plan.recomputed) // 2)
-        return replace(plan, selective=True, recomputed=plan.recomputed + more)
+        left = (shape.layers - plan.recomputed) // 2
+        return replace(plan, selective=True, recomputed=shape.layers - (left if left > 2 else 0))
     return None if plan.on_host else replace(plan, on_host=True)
 
 
@@ -172,7 +172,7 @@ def shape_of(
     layer, hidden, count = core.layers[0], core.config.hidden_size, len(core.layers)
     every = [one for group in pattern for one in group]
     embedding = core.get_input_embeddings().weight
-    tied = head.weight.data_ptr() == embedding.data_ptr()
+    tied = head.weight is embedding
     both = [embedding] if tied else [embedding, head.weight]
     norms = sum(_is_norm(module, hidden) for module in layer.modules())
     attention = next((group[0].into for group in pattern if len(group) == 1), hidden)
