@@ -198,7 +198,7 @@ _backward_op = operation(
 )
 
 
-class _Adapted(torch.autograd.Function):
+class _Adapted(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, scale: float, counts: tuple[int, int, int], *tensors: Tensor

@@ -27,7 +27,7 @@ def token_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Ten
     return found
 
 
-class _TokenLoss(torch.autograd.Function):
+class _TokenLoss(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor

@@ -210,7 +210,7 @@ _backward_op = operation(
 )
 
 
-class _Attend(torch.autograd.Function):
+class _Attend(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(
         ctx: Any,
@@ -311,14 +311,12 @@ def _rows_out(
     query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scale: float, behind: int
 ) -> Tensor:
     q, k, v = _same_heads(query, key, value)
-    rows = [
-        scaled_dot_product_attention(
-            *(x[start:end].transpose(0, 1)[None] for x in (q, k, v)),
-            attn_mask=_seen(end - start, behind, q.device),
-            scale=scale,
-        )[0].transpose(0, 1)
-        for start, end in _rows(bounds)
-    ]
+    rows = []
+    for start, end in _rows(bounds):
+        a, b, c = (x[start:end].transpose(0, 1)[None] for x in (q, k, v))
+        mask = _seen(end - start, behind, q.device)
+        found = scaled_dot_product_attention(a, b, c, attn_mask=mask, scale=scale)
+        rows.append(found[0].transpose(0, 1))
     return torch.cat(rows).contiguous()
 
 

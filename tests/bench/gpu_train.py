@@ -518,30 +518,16 @@ def check(folder: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parents[1]))
     import tiny
     from peft import get_peft_model
-    from transformers import AutoModelForCausalLM, PhiConfig, PhiForCausalLM
+    from transformers import AutoModelForCausalLM
 
     from tasks import loading
     from tasks.train import attention, fast, memory, qlora, varlen
     from tasks.train.trainer import completion_loss
 
-    phi = folder / "phi"
-    phi.mkdir(parents=True)
-    tiny.make_tokenizer(phi)
-    config = PhiConfig(
-        vocab_size=512,
-        hidden_size=320,
-        intermediate_size=640,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=512,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-        resid_pdrop=0.0,
-    )
-    torch.manual_seed(0)
-    PhiForCausalLM(config).to(torch.bfloat16).save_pretrained(phi)
-    bases = {"llama": tiny.make_tiny_base(folder / "llama", hidden=256, tied=False), "phi": phi}
+    bases = {
+        "llama": tiny.make_tiny_base(folder / "llama", hidden=256, tied=False),
+        "phi": _small_phi(folder / "phi", tiny),
+    }
     rows = tiny.write_rows(folder / "rows.jsonl", tiny.make_rows(40))
     least = memory.Plan(selective=True, recomputed=2, on_host=True)
     variants = [
@@ -600,6 +586,29 @@ def check(folder: Path) -> None:
                 f"compiled {trainer.fast.compiled if plan else '-'}",
                 flush=True,
             )
+
+
+def _small_phi(folder: Path, tiny: Any) -> Path:
+    import torch
+    from transformers import PhiConfig, PhiForCausalLM
+
+    folder.mkdir(parents=True)
+    tiny.make_tokenizer(folder)
+    config = PhiConfig(
+        vocab_size=512,
+        hidden_size=320,
+        intermediate_size=640,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        resid_pdrop=0.0,
+    )
+    torch.manual_seed(0)
+    PhiForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder
 
 
 def _gradients(model: Any) -> dict[str, Any]:
