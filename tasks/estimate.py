@@ -24,6 +24,7 @@ NF4_BYTES = 0.516  # 4 bits and, doubly quantized, 0.127 bits of scale a weight
 # Kept for the backward pass, in bytes a token: about 34 a hidden unit and layer in 16 bits, the
 # MLP's wider part included; logits and their gradient in float32.
 ACTIVATION_BYTES, LOGIT_BYTES = 34, 12
+LEAN = {"auto", "full", "least"}  # training.memory that computes all layers again where it must
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,14 @@ def _training_bytes(recipe: Recipe, config: dict[str, Any], parameters: int, lin
     vocabulary = int(config.get("vocab_size", 0))
     tokens = recipe.training.per_device_train_batch_size * recipe.training.max_length
     kept = 2 * hidden * layers + ACTIVATION_BYTES * hidden
-    if not recipe.training.gradient_checkpointing:
+    logits = LOGIT_BYTES * vocabulary
+    if device.compute() == "cuda" and recipe.training.memory in LEAN:
+        logits = 0  # in chunks of a constant size
+    elif not recipe.training.gradient_checkpointing:
         kept = ACTIVATION_BYTES * hidden * layers
     # An adapter parameter costs its value, gradient and two moments, in float32.
     adapter = 16 * recipe.adapter.r * 2 * hidden * 7 * layers
-    return int(weights + adapter + tokens * (kept + LOGIT_BYTES * vocabulary))
+    return int(weights + adapter + tokens * (kept + logits))
 
 
 def _adapter_parameters(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> int:

@@ -199,7 +199,7 @@ def _run(trainer: Any, resume: Path | None) -> None:
             raise TrainingError(
                 "the GPU's memory does not hold this training step; lower "
                 "training.per_device_train_batch_size or training.max_length, or set "
-                f"training.gradient_checkpointing: true ({error})"
+                f"training.memory: least ({error})"
             ) from error
     step, steps = trainer.state.global_step, trainer.state.max_steps
     if trainer.watch.cancelled and step < steps:

@@ -6,7 +6,8 @@ ROWS is DialogSum's train.jsonl, TOKENIZER a folder with a tokenizer of at most 
 models are random weights of a known model's shape, made under OUT/models. Each variant is a process
 of its own. Those of one group are loaded together and take turns, so that their timed parts are
 interleaved; a variant that fails prints its traceback and the others go on. GROUPS below says what
-there is. Needs no Prefect; trl, and unsloth for its variants (UNSLOTH_SITE: where its packages are).
+there is; `check` compares gradients with plain PEFT's. PROFILE names a variant of precis whose steps
+are profiled. Needs no Prefect; trl, and unsloth for its variants (UNSLOTH_SITE: where its packages are).
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ GROUPS = {
     "memory": ["selective", "full"],
     "small": ["small-least", "small-full", "bill-full", "bill-auto"],
     "phi": ["phi-auto", "phi-nf4", "phi-trl"],
+    "together": ["auto", "trl", "bill-full", "phi-auto", "small-least"],  # 127 GiB
 }
 
 

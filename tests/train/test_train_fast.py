@@ -175,6 +175,21 @@ def test_training_goes_as_on_the_plain_path(
         assert ours == pytest.approx(theirs, rel=1e-4)
 
 
+def test_a_resumed_run_ends_with_the_same_weights(bases: dict[str, Path], tmp_path: Path) -> None:
+    """From a checkpoint of this path, with the embedding on the host."""
+    more = {"training": STEPS | {"max_steps": 4, "save_steps": 2, "max_length": 200}}
+    ends = []
+    for folder, checkpoint in (("whole", None), ("resumed", "whole/job/checkpoints/checkpoint-2")):
+        trainer, recipe = trainer_over(bases["llama"], tmp_path / folder, **more)
+        set_up(trainer, recipe, ALL_AGAIN)
+        trainer.train(resume_from_checkpoint=str(tmp_path / checkpoint) if checkpoint else None)
+        named = trainer.model.named_parameters()
+        ends.append({n: p.detach().clone() for n, p in named if p.requires_grad})
+    assert {p.dtype for p in ends[0].values()} == {torch.float32}
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, rtol=1e-4, atol=1e-6)
+
+
 def test_what_cannot_be_compiled_runs_as_it_is_and_says_so(
     bases: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
