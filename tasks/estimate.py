@@ -28,6 +28,7 @@ FOUR_BIT_BYTES = 0.516  # 4 bits and, doubly quantized, 0.127 bits of scale a we
 KEPT_BYTES = {"cuda": (30, 10), "cpu": (36, 20)}
 LOGIT_BYTES = 12  # a token and vocabulary entry: logits, their float32 copy and its gradient
 CUDA_BYTES = GIB // 2  # a process's context, kernels and what its allocator leaves unused
+LEAN = {"auto", "full", "least"}  # training.memory that computes all layers again where it must
 CARD = 15 * GIB  # what a card sold with 16 GB has for a process (a T4: 15,360 MiB)
 
 
@@ -151,8 +152,11 @@ def _training_bytes(
     depth, hidden = int(config.get("num_hidden_layers", 0)), int(config.get("hidden_size", 0))
     mlp = int(config.get("intermediate_size") or 4 * hidden)
     layer = KEPT_BYTES[where][0] * hidden + KEPT_BYTES[where][1] * mlp
-    kept = layer + width * hidden * depth if training.gradient_checkpointing else layer * depth
-    kept += LOGIT_BYTES * int(config.get("vocab_size", 0))
+    # On a GPU the leanest of training.memory's plans is what must fit; logits come in chunks there.
+    lean = where == "cuda" and training.memory in LEAN
+    again = training.gradient_checkpointing or lean
+    kept = layer + width * hidden * depth if again else layer * depth
+    kept += 0 if lean else LOGIT_BYTES * int(config.get("vocab_size", 0))
     return int(weights + adapter + tokens * kept) + (CUDA_BYTES if where == "cuda" else 0)
 
 

@@ -278,6 +278,15 @@ class Training(Settings):
     weight_decay: float = Field(0.0, ge=0, title="Weight decay")
     max_grad_norm: float = Field(1.0, gt=0, title="Gradient clipping")
     gradient_checkpointing: bool = Field(False, title="Checkpoint activations")
+    # The function is the same in all of them, so what fits is chosen and not asked for.
+    memory: Literal["auto", "resident", "none", "selective", "full", "least", "plain"] = Field(
+        "auto",
+        title="Memory on a GPU",
+        description="auto: the fastest way that fits the free memory. resident: NF4 weights "
+        "dequantized once, nothing computed again; none: weights as loaded, nothing computed again; "
+        "selective: norms and activations computed again; full: all layers; least: all layers, with "
+        "their inputs and the embedding in host memory. plain: TRL's own path.",
+    )
     save_steps: int = Field(50, gt=0, title="Steps between checkpoints")
     logging_steps: int = Field(5, gt=0, title="Steps between log lines")
     seed: int = Field(0, ge=0, lt=2**32, title="Seed")

@@ -63,6 +63,20 @@ def settle(model: Any, dtype: torch.dtype) -> None:
             model.set_submodule(name, _in_full(layer))
 
 
+def dequantize_once(model: Any) -> None:
+    """Replace layers of 4 bits by plain ones with the rounded weights that they compute with.
+
+    The same function, without dequantizing in every pass: 2 bytes a weight instead of about half.
+    """
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, Linear4bit):
+            weight = dequantize_4bit(layer.weight, layer.weight.quant_state)
+            model.set_submodule(name, _plain(layer, weight))
+
+
 class Int8Linear(torch.nn.Linear):  # type: ignore[misc]
     """A frozen linear layer whose weights rest in int8, a scale a row; made of bitsandbytes' layer.
 
@@ -122,7 +136,12 @@ def _in_full(layer: Any) -> torch.nn.Linear:
     shape = layer.weight.quant_state.shape
     flat = copy.copy(layer.weight.quant_state)
     flat.shape = torch.Size([1, shape.numel()])
-    plain = torch.nn.Linear(*reversed(shape), bias=layer.bias is not None, device="meta")
-    plain.weight = torch.nn.Parameter(dequantize_4bit(layer.weight, flat).reshape(shape))
+    return _plain(layer, dequantize_4bit(layer.weight, flat).reshape(shape))
+
+
+def _plain(layer: Any, weight: torch.Tensor) -> torch.nn.Linear:
+    """A frozen torch Linear with this weight [out_features, in_features] and the layer's bias."""
+    plain = torch.nn.Linear(*reversed(weight.shape), bias=layer.bias is not None, device="meta")
+    plain.weight = torch.nn.Parameter(weight, requires_grad=False)
     plain.bias = layer.bias
     return plain.requires_grad_(False)

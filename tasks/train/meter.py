@@ -31,7 +31,8 @@ class Meter:
     def count(self, batch: dict[str, Any]) -> None:
         """Count a micro-batch's tokens, on its device: nothing waits for a GPU here."""
         mask = batch.get("attention_mask")
-        self._tokens = self._tokens + (batch["input_ids"].numel() if mask is None else mask.sum())
+        tokens = batch.get("real_tokens", batch["input_ids"].numel())
+        self._tokens = self._tokens + (tokens if mask is None else mask.sum())
         self._completion_tokens = self._completion_tokens + (batch["labels"] != -100).sum()
 
     def read(self) -> dict[str, float]:

@@ -23,7 +23,13 @@ from tasks.recipe import Recipe
 from tasks.records import read_rows
 from tasks.train import checkpoints, result, store
 
-HARMLESS = {"save_steps", "logging_steps", "timeout_hours", "checkpoint_store"}  # not the weights
+HARMLESS = {
+    "save_steps",
+    "logging_steps",
+    "timeout_hours",
+    "checkpoint_store",
+    "memory",
+}  # not weights
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
 
 
@@ -53,7 +59,7 @@ def train(rows: str, base: str, recipe: dict[str, Any], folder: str) -> dict[str
     answer = {
         "adapter": str(adapter),
         "digest": digest.of_folder(adapter),
-        "metrics": result.metrics(trainer) | facts,
+        "metrics": result.metrics(trainer) | facts | (trainer.fast.facts() if trainer.fast else {}),
         "job": digest.of_value(job),
     }
     checkpoints.finish(Path(folder), answer)
@@ -88,19 +94,17 @@ def _build(
     from datasets import Dataset
     from transformers import AutoTokenizer
 
-    from tasks.train import attention
+    from tasks.train import fast
     from tasks.train.meter import Meter
     from tasks.train.trainer import AdapterTrainer
 
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     examples = encode_for(read_rows(rows), tokenizer, recipe, base)
-    packing = recipe.training.packing
-    ours = attention.implementation(package.config_of(base)) if packing else None
-    model = loading.load_base(base, recipe.base.quantization, loading.compute_dtype(), ours)
+    model, chosen = _base_model(base, recipe)
     try:
         trainer = AdapterTrainer(
             model=model,
-            args=_arguments(recipe, folder / "checkpoints"),
+            args=_arguments(recipe, folder / "checkpoints", fast=chosen is not None),
             train_dataset=Dataset.from_dict(
                 {"input_ids": examples.input_ids, "labels": examples.labels}
             ),
@@ -111,7 +115,39 @@ def _build(
         )
     except ValueError as error:
         raise TrainingError(f"the recipe does not fit this base model: {error}") from error
+    if chosen and not fast.set_up(trainer, chosen):
+        _take_plain_path(trainer.model, base, recipe)
+        trainer.args.gradient_checkpointing = recipe.training.gradient_checkpointing
     return trainer, {"rows": len(examples.input_ids), "truncated_rows": examples.truncated}
+
+
+def _base_model(base: Path, recipe: Recipe) -> tuple[Any, Any]:
+    """The base as it is trained, and how (fast.choose): None on a CPU, or for TRL's own path."""
+    from tasks import rounding
+    from tasks.train import attention, fast, varlen
+
+    dtype, cuda = loading.compute_dtype(), loading.device() != "cpu"
+    config = package.config_of(base)
+    plain = attention.implementation(config) if recipe.training.packing else None
+    # Scores that are capped, or shapes that no test has shown, are for the plain path.
+    serves = cuda and plain is not None and not config.get("attn_logit_softcapping")
+    model = loading.load_base(
+        base, recipe.base.quantization, dtype, varlen.register() if serves else plain
+    )
+    chosen = fast.choose(model, recipe) if serves else None
+    if chosen and chosen[0].resident:
+        rounding.dequantize_once(model)
+    elif serves and not chosen:
+        _take_plain_path(model, base, recipe)
+    return model, chosen
+
+
+def _take_plain_path(model: Any, base: Path, recipe: Recipe) -> None:
+    from tasks.summarizer import served_attention
+    from tasks.train import attention
+
+    plain = attention.implementation(package.config_of(base)) if recipe.training.packing else None
+    model.set_attn_implementation(plain or served_attention(base) or "sdpa")
 
 
 def _lora(recipe: Recipe) -> Any:
@@ -129,14 +165,21 @@ def _lora(recipe: Recipe) -> Any:
     )
 
 
-def _arguments(recipe: Recipe, checkpoint_folder: Path) -> Any:
+def _arguments(recipe: Recipe, checkpoint_folder: Path, fast: bool) -> Any:
     import torch
     from trl import SFTConfig
 
     dtype, cuda = loading.compute_dtype(), torch.cuda.is_available()
+    values = recipe.training.model_dump(exclude={"timeout_hours", "checkpoint_store", "memory"})
+    if fast:  # its plan says which layers are computed again
+        values["gradient_checkpointing"] = False
+    if fast and dtype == torch.bfloat16 and values["optim"] == "adamw_torch":
+        values["optim"] = "adamw_torch_fused"  # the same update in one kernel, without copies
     return SFTConfig(
         output_dir=str(checkpoint_folder),
-        **recipe.training.model_dump(exclude={"timeout_hours", "checkpoint_store"}),
+        **values,
+        # Or each batch waits until the GPU has done the one before.
+        accelerator_config={"non_blocking": cuda},
         data_seed=recipe.training.seed,
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,
@@ -165,7 +208,7 @@ def _run(trainer: Any, resume: Path | None) -> None:
             raise TrainingError(
                 "the GPU's memory does not hold this training step; lower "
                 "training.per_device_train_batch_size or training.max_length, or set "
-                f"training.gradient_checkpointing: true ({error})"
+                f"training.memory: least ({error})"
             ) from error
     step, steps = trainer.state.global_step, trainer.state.max_steps
     if trainer.watch.cancelled and step < steps:

@@ -19,7 +19,13 @@ from tasks.train import store
 
 WATCHED = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_gib")
 WAIT_SECONDS = 300.0  # for a dead run's trainer, which may still be writing its checkpoint
-HARMLESS = {"save_steps", "logging_steps", "timeout_hours", "checkpoint_store"}  # not the weights
+HARMLESS = {
+    "save_steps",
+    "logging_steps",
+    "timeout_hours",
+    "checkpoint_store",
+    "memory",
+}  # not weights
 
 
 @task(name="train", **STEP)
