@@ -184,7 +184,7 @@ def shape_of(
         other_bytes=sum(x.numel() * x.element_size() for x in both),
         embedding_bytes=0 if tied else embedding.numel() * embedding.element_size(),
         adapter=rank * sum(one.into + one.out for one in every if one.adapted) * count,
-        optimizer_bytes=OPTIMIZER_BYTES[optimizer],
+        optimizer_bytes=OPTIMIZER_BYTES.get(optimizer, 8),
         hidden=hidden,
         kept=norms * hidden + sum(group[0].into for group in pattern) + written + small,
         kept_selective=norms * hidden + attention + written + small,

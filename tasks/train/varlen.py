@@ -9,18 +9,16 @@ each batch.
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
+from tasks.train import rowwise
 from tasks.train.operation import operation
 
 NAME = "precis_steady_rows"
 FLASH, EFFICIENT, BY_ROW = "flash", "efficient", "by row"
-CAUSAL = 1  # the efficient kernel's mask: causal from the top left of each row
 WIDEST_FLASH_HEAD = 256
 
 
@@ -58,6 +56,8 @@ def steady_rows(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each row of one packed sequence, in transformers' form.
@@ -67,8 +67,8 @@ def steady_rows(
     the longest row and how many rows there are; `rows_kernel` is what `kernel_for` said. Returns
     [1, tokens, heads, width].
     """
-    if dropout:
-        raise ValueError("attention dropout is not served here")
+    if dropout or softcap or s_aux is not None:
+        raise ValueError("attention with dropout, a soft cap or sinks is not served here")
     width = query.shape[-1]
     q, k, v = (x[0].transpose(0, 1).to(value.dtype).contiguous() for x in (query, key, value))
     found: Tensor = _Attend.apply(
@@ -101,10 +101,9 @@ def _forward(
     """
     size, bounds = _real(bounds, sizes)
     if kernel == BY_ROW:
-        return [_rows_out(query, key, value, bounds, scale, behind), _no_sums(query)]
+        return [rowwise.rows_out(query, key, value, bounds, scale, behind), _no_sums(query)]
     if kernel == EFFICIENT:
-        q, k, v = _same_heads(query, key, value)
-        return [_efficient(q, k, v, bounds, size, scale, False)[0][0], _no_sums(query)]
+        return [rowwise.efficient_out(query, key, value, bounds, size, scale), _no_sums(query)]
     out, sums, *_ = torch.ops.aten._flash_attention_forward(
         query,
         key,
@@ -153,9 +152,9 @@ def _backward(
     """[gradients of query, key and value]."""
     size, bounds = _real(bounds, sizes)
     if kernel == BY_ROW:
-        return _rows_back(grad, query, key, value, bounds, scale, behind)
+        return rowwise.rows_back(grad, query, key, value, bounds, scale, behind)
     if kernel == EFFICIENT:
-        return _efficient_back(grad, query, key, value, bounds, size, scale)
+        return rowwise.efficient_back(grad, query, key, value, bounds, size, scale)
     nothing = torch.zeros(2, dtype=torch.uint64, device=query.device)  # dropout's state: none
     return list(
         torch.ops.aten._flash_attention_backward(
@@ -242,109 +241,3 @@ def _real(bounds: Tensor, sizes: Tensor) -> tuple[int, Tensor]:
 
 def _no_sums(query: Tensor) -> Tensor:
     return query.new_empty(0, dtype=torch.float32)
-
-
-def _same_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each key's and value's head once for every query head that it serves."""
-    groups = query.shape[1] // key.shape[1]
-    if groups == 1:
-        return query, key, value
-    return query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-
-
-def _fewer_heads(grad: Tensor, heads: int) -> Tensor:
-    """What `_same_heads` does to a key, backwards."""
-    if grad.shape[1] == heads:
-        return grad
-    return grad.unflatten(1, (heads, -1)).sum(2)
-
-
-def _efficient(
-    q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, size: int, scale: float, sums: bool
-) -> Any:
-    return torch.ops.aten._efficient_attention_forward(
-        q[None], k[None], v[None], None, bounds, bounds, size, size, 0.0, CAUSAL, sums, scale=scale
-    )
-
-
-def _efficient_back(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bounds: Tensor,
-    size: int,
-    scale: float,
-) -> list[Tensor]:
-    q, k, v = _same_heads(query, key, value)
-    # Its sums have a shape that depends on the batch, so they are not kept but computed again.
-    out, sums, seed, offset, *_ = _efficient(q, k, v, bounds, size, scale, True)
-    found = torch.ops.aten._efficient_attention_backward(
-        grad.contiguous()[None],
-        q[None],
-        k[None],
-        v[None],
-        None,
-        out,
-        bounds,
-        bounds,
-        size,
-        size,
-        sums,
-        0.0,
-        seed,
-        offset,
-        CAUSAL,
-        False,
-        scale=scale,
-    )
-    dq, dk, dv = (x[0] for x in found[:3])
-    heads = key.shape[1]
-    return [x.contiguous() for x in (dq, _fewer_heads(dk, heads), _fewer_heads(dv, heads))]
-
-
-def _rows(bounds: Tensor) -> list[tuple[int, int]]:
-    return [(start, end) for start, end in itertools.pairwise(bounds.tolist()) if end > start]
-
-
-def _rows_out(
-    query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scale: float, behind: int
-) -> Tensor:
-    q, k, v = _same_heads(query, key, value)
-    rows = []
-    for start, end in _rows(bounds):
-        a, b, c = (x[start:end].transpose(0, 1)[None] for x in (q, k, v))
-        mask = _seen(end - start, behind, q.device)
-        found = scaled_dot_product_attention(a, b, c, attn_mask=mask, scale=scale)
-        rows.append(found[0].transpose(0, 1))
-    return torch.cat(rows).contiguous()
-
-
-def _rows_back(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bounds: Tensor,
-    scale: float,
-    behind: int,
-) -> list[Tensor]:
-    """By the formulas: below autograd, where a custom operation runs, nothing is recorded."""
-    q, k, v = _same_heads(query, key, value)
-    found = [torch.empty_like(x) for x in (q, k, v)]
-    for start, end in _rows(bounds):
-        a, b, c, d = (x[start:end].transpose(0, 1).float() for x in (q, k, v, grad))
-        scores = (a @ b.mT * scale).masked_fill(~_seen(end - start, behind, q.device), -torch.inf)
-        share = scores.softmax(-1)
-        felt = d @ c.mT
-        pull = share * (felt - (felt * share).sum(-1, keepdim=True)) * scale
-        for into, part in zip(found, (pull @ b, pull.mT @ a, share.mT @ d), strict=True):
-            into[start:end] = part.transpose(0, 1).to(into.dtype)
-    heads = key.shape[1]
-    dq, dk, dv = found
-    return [dq, *(_fewer_heads(x, heads).contiguous() for x in (dk, dv))]
-
-
-def _seen(length: int, behind: int, device: torch.device) -> Tensor:
-    mask = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-    return mask if behind < 0 else mask.triu(-behind)

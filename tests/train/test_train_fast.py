@@ -11,7 +11,7 @@ import tiny
 import torch
 
 from tasks.errors import TrainingError
-from tasks.train import fast, memory, qlora, varlen
+from tasks.train import fast, memory, qlora, rehearsal, varlen
 from tasks.train.memory import Plan
 from tasks.train.trainer import completion_loss
 
@@ -268,7 +268,7 @@ def test_when_memory_runs_out_more_is_computed_again(
     """The rehearsal finds the plan that fits, and says which; without any, what to lower."""
     trainer, recipe = trainer_over(bases["llama"], tmp_path)
     monkeypatch.setattr(fast, "Fast", Full)
-    monkeypatch.setattr(fast, "_compile", lambda *_: None)
+    monkeypatch.setattr(rehearsal, "compile_layers", lambda *_: None)
     with caplog.at_level(logging.WARNING):
         assert set_up(trainer, recipe, Plan())
     assert trainer.fast.plan == Plan(selective=True, recomputed=2)
@@ -277,7 +277,7 @@ def test_when_memory_runs_out_more_is_computed_again(
     with pytest.raises(
         TrainingError, match=r"not hold one training step.*per_device_train_batch_size"
     ):
-        fast._rehearse(trainer.fast, trainer)
+        rehearsal.rehearse(trainer.fast, trainer)
 
 
 def test_the_choice_is_part_of_the_metrics(bases: dict[str, Path], tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -45,11 +47,11 @@ def test_it_is_masked_attention(window: int | None, kv_heads: int) -> None:
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
-def test_attention_dropout_is_refused() -> None:
-    """It would be left out without a word."""
+@pytest.mark.parametrize("setting", [{"dropout": 0.1}, {"softcap": 50.0}, {"s_aux": torch.ones(2)}])
+def test_what_it_does_not_do_is_refused(setting: dict[str, Any]) -> None:
+    """Dropout, soft caps and sinks would be left out without a word."""
     x = torch.randn(1, 2, 4, 8)
-    with pytest.raises(ValueError, match="dropout"):
-        varlen.steady_rows(
-            None, x, x, x, None, cu_seq_lens_q=torch.tensor([0, 4]), max_length_q=torch.tensor([4, 1]),
-            rows_kernel=varlen.BY_ROW, dropout=0.1,
-        )  # fmt: skip
+    bounds, sizes = torch.tensor([0, 4], dtype=torch.int32), torch.tensor([4, 1])
+    given = {"cu_seq_lens_q": bounds, "max_length_q": sizes, "rows_kernel": varlen.BY_ROW}
+    with pytest.raises(ValueError, match="is not served here"):
+        varlen.steady_rows(None, x, x, x, None, **given, **setting)

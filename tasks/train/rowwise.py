@@ -1,0 +1,132 @@
+"""Attention over packed rows without flash kernels: torch's memory-efficient one, or row by row.
+
+All tensors are [tokens, heads, width]; `bounds` are those of the rows alone. Both are called below
+autograd, inside an operation, so their gradients are taken here.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+CAUSAL = 1  # the efficient kernel's mask: causal from the top left of each row
+
+
+def _same_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each key's and value's head once for every query head that it serves."""
+    groups = query.shape[1] // key.shape[1]
+    if groups == 1:
+        return query, key, value
+    return query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+
+
+def _fewer_heads(grad: Tensor, heads: int) -> Tensor:
+    """What `_same_heads` does to a key, backwards."""
+    if grad.shape[1] == heads:
+        return grad
+    return grad.unflatten(1, (heads, -1)).sum(2)
+
+
+def efficient_out(
+    query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, size: int, scale: float
+) -> Tensor:
+    """The memory-efficient kernel; `size` is the longest row's length."""
+    found: Tensor = _efficient(*_same_heads(query, key, value), bounds, size, scale, False)[0][0]
+    return found
+
+
+def _efficient(
+    q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, size: int, scale: float, sums: bool
+) -> Any:
+    return torch.ops.aten._efficient_attention_forward(
+        q[None], k[None], v[None], None, bounds, bounds, size, size, 0.0, CAUSAL, sums, scale=scale
+    )
+
+
+def efficient_back(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bounds: Tensor,
+    size: int,
+    scale: float,
+) -> list[Tensor]:
+    """Its gradients of query, key and value."""
+    q, k, v = _same_heads(query, key, value)
+    # Its sums have a shape that depends on the batch, so they are not kept but computed again.
+    out, sums, seed, offset, *_ = _efficient(q, k, v, bounds, size, scale, True)
+    found = torch.ops.aten._efficient_attention_backward(
+        grad.contiguous()[None],
+        q[None],
+        k[None],
+        v[None],
+        None,
+        out,
+        bounds,
+        bounds,
+        size,
+        size,
+        sums,
+        0.0,
+        seed,
+        offset,
+        CAUSAL,
+        False,
+        scale=scale,
+    )
+    dq, dk, dv = (x[0] for x in found[:3])
+    heads = key.shape[1]
+    return [x.contiguous() for x in (dq, _fewer_heads(dk, heads), _fewer_heads(dv, heads))]
+
+
+def _rows(bounds: Tensor) -> list[tuple[int, int]]:
+    return [(start, end) for start, end in itertools.pairwise(bounds.tolist()) if end > start]
+
+
+def rows_out(
+    query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scale: float, behind: int
+) -> Tensor:
+    """Row by row; a token sees at most `behind` before it (-1: all)."""
+    q, k, v = _same_heads(query, key, value)
+    rows = []
+    for start, end in _rows(bounds):
+        a, b, c = (x[start:end].transpose(0, 1)[None] for x in (q, k, v))
+        mask = _seen(end - start, behind, q.device)
+        found = scaled_dot_product_attention(a, b, c, attn_mask=mask, scale=scale)
+        rows.append(found[0].transpose(0, 1))
+    return torch.cat(rows).contiguous()
+
+
+def rows_back(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bounds: Tensor,
+    scale: float,
+    behind: int,
+) -> list[Tensor]:
+    """By the formulas: below autograd, where a custom operation runs, nothing is recorded."""
+    q, k, v = _same_heads(query, key, value)
+    found = [torch.empty_like(x) for x in (q, k, v)]
+    for start, end in _rows(bounds):
+        a, b, c, d = (x[start:end].transpose(0, 1).float() for x in (q, k, v, grad))
+        scores = (a @ b.mT * scale).masked_fill(~_seen(end - start, behind, q.device), -torch.inf)
+        share = scores.softmax(-1)
+        felt = d @ c.mT
+        pull = share * (felt - (felt * share).sum(-1, keepdim=True)) * scale
+        for into, part in zip(found, (pull @ b, pull.mT @ a, share.mT @ d), strict=True):
+            into[start:end] = part.transpose(0, 1).to(into.dtype)
+    heads = key.shape[1]
+    dq, dk, dv = found
+    return [dq, *(_fewer_heads(x, heads).contiguous() for x in (dk, dv))]
+
+
+def _seen(length: int, behind: int, device: torch.device) -> Tensor:
+    mask = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    return mask if behind < 0 else mask.triu(-behind)
