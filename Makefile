@@ -21,7 +21,7 @@ demo: setup  ## train, judge and register a summarizer, then turn a weaker one a
 	@echo; $(BIN)/precis history demo
 
 test: setup  ## what a contributor runs; 12 minutes at most on 2 cores
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-all: setup  ## what needs S3, crashes, clean environments; 35 minutes at most
 	$(BIN)/python -m pytest -q -m "full and not long" -n 2 --dist loadfile

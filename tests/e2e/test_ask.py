@@ -24,6 +24,7 @@ from tasks.recipe import Base
 from tasks.register import claims, served
 from tasks.summarizer import Generator, SummarizerSettings
 
+pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 DEMO = ROOT / "deployments/demo/base"  # untrained in this, but it writes words
 DIALOGUE = "Ann: Shall we meet at noon?\nBob: I have a class then. At two?\nAnn: Two it is."
 SUMMARIZER = SummarizerSettings("Summarize:\n{document}\nSummary: ", 900, "tail", 20, 4)

@@ -14,7 +14,8 @@ from stack import PRECIS, Stack
 from tasks.chat_templates import LLAMA_2
 from tasks.summarizer import Generator
 
-pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
+# test_known_recipes.py runs the recipes on the same data.
+pytestmark = [pytest.mark.full, pytest.mark.long, pytest.mark.timeout(900)]
 SETS = {"guanaco": "guanaco/train.jsonl", "medquad": "medquad/medquad_3k.jsonl"}
 
 
