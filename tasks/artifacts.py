@@ -9,10 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-import mlflow
-from mlflow.exceptions import MlflowException
-from mlflow.utils.uri import append_to_uri_path
-
 from tasks import digest
 from tasks.errors import RegistryError
 
@@ -32,6 +28,8 @@ def fetch(uri: str) -> Path:
     Copies of models are kept (they never change), others until `forget` or `forget_copies`: what a
     process has checked is what it goes on with. Raises RegistryError when it is not there.
     """
+    from mlflow.exceptions import MlflowException  # late: a step's own process does without MLflow
+
     try:
         location = _location(uri)
         if local := _local_path(location):
@@ -63,6 +61,9 @@ def package(path: str, model_digest: str) -> Path:
 
 def _location(uri: str) -> str:
     """Where the store keeps an artifact."""
+    import mlflow
+    from mlflow.utils.uri import append_to_uri_path
+
     if uri.startswith("runs:/"):
         run_id, _, path = uri.removeprefix("runs:/").partition("/")
         return str(append_to_uri_path(_root(run_id), path))
@@ -72,10 +73,14 @@ def _location(uri: str) -> str:
 
 def know_root(info: Any) -> None:
     """Note where a run's artifacts lie, from its RunInfo: fixed when the run was made."""
+    import mlflow
+
     _roots[mlflow.get_tracking_uri(), info.run_id] = info.artifact_uri
 
 
 def _root(run_id: str) -> str:
+    import mlflow
+
     known = (mlflow.get_tracking_uri(), run_id)
     if known not in _roots:
         know_root(mlflow.MlflowClient().get_run(run_id).info)
@@ -88,6 +93,8 @@ def _local_path(location: str) -> Path | None:
 
 
 def _download(uri: str, location: str) -> Path:
+    import mlflow
+
     forever = uri.startswith("models:/")
     target = (work_folder() / "fetched" if forever else _copies()) / digest.of_value(uri)[:16]
     if forever and target.is_dir():

@@ -19,6 +19,8 @@ from typing import Any
 from tasks import digest
 
 MARKER = "complete.json"
+# Training settings that no weight depends on: another value of one is still the same job.
+HARMLESS = {"save_steps", "logging_steps", "timeout_hours", "checkpoint_store", "memory"}
 
 
 def prepare(folder: Path, job: dict[str, Any]) -> Path | None:

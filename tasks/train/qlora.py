@@ -23,13 +23,6 @@ from tasks.recipe import Recipe
 from tasks.records import read_rows
 from tasks.train import checkpoints, result, store
 
-HARMLESS = {
-    "save_steps",
-    "logging_steps",
-    "timeout_hours",
-    "checkpoint_store",
-    "memory",
-}  # not weights
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
 
 
@@ -73,7 +66,7 @@ def _job(rows: Path, base: Path, recipe: Recipe) -> dict[str, Any]:
         "base": digest.of_folder(base),
         "quantization": recipe.base.quantization,
         "adapter": recipe.adapter.model_dump(mode="json"),
-        "training": recipe.training.model_dump(mode="json", exclude=HARMLESS),
+        "training": recipe.training.model_dump(mode="json", exclude=checkpoints.HARMLESS),
         "settings": json.loads(json.dumps(asdict(package.settings_for(recipe, base)))),
         **package.limits(recipe),
         "dtype": str(loading.compute_dtype()),

@@ -15,17 +15,10 @@ from tasks.policy import STEP
 from tasks.progress import Progress
 from tasks.recipe import Recipe
 from tasks.records import AdapterRef, BaseRef, DatasetRef
-from tasks.train import store
+from tasks.train import checkpoints, store
 
 WATCHED = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_gib")
 WAIT_SECONDS = 300.0  # for a dead run's trainer, which may still be writing its checkpoint
-HARMLESS = {
-    "save_steps",
-    "logging_steps",
-    "timeout_hours",
-    "checkpoint_store",
-    "memory",
-}  # not weights
 
 
 @task(name="train", **STEP)
@@ -65,7 +58,7 @@ def step_key(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> str:
         base=base.digest,
         quantization=recipe.base.quantization,
         adapter=recipe.adapter.model_dump(mode="json"),
-        training=recipe.training.model_dump(mode="json", exclude=HARMLESS),
+        training=recipe.training.model_dump(mode="json", exclude=checkpoints.HARMLESS),
         settings=repr(package.settings_for(recipe, Path(base.path))),
         **package.limits(recipe),
     )

@@ -271,3 +271,5 @@ def test_check_says_offline_what_is_missing(name: str, tmp_path: Path) -> None:
     assert recipe["base"]["model"] in done.stderr + done.stdout
     if not recipe["data"]["train"].startswith("hub:"):
         assert "data.train" in done.stderr + done.stdout
+    elif "revision" not in recipe["data"]:
+        assert "data.revision" in done.stderr + done.stdout
