@@ -48,7 +48,7 @@ def run_check(recipe: Recipe, deployment: str) -> Checked:
     try:
         rows, sources = new_rows(recipe, seen(recipe.name))
     finally:
-        artifacts.forget_copies()
+        artifacts.forget_old()
     least = recipe.data.min_new_rows
     if rows < least:
         said = f"{recipe.name}: {rows} new rows of the {least} that start a retrain"

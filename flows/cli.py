@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from flows.outcome import Outcome
 
 QUIET = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # an embedded run sends nothing anywhere
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # the zombie automation allows for four of these
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # an embedded run sends nothing anywhere
 }
 
 
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     from flows import recipes
 
     recipe = recipes.load(Path(arguments.recipe), arguments.set)
-    with _prefect(arguments):
+    with _prefect(arguments, heartbeats=False):  # it has its own: flows/heartbeat.py
         from flows.retrain import retrain
 
         state = cast("State[Outcome]", retrain(recipe, return_state=True))
@@ -163,8 +163,8 @@ def up(arguments: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _prefect(arguments: argparse.Namespace) -> Iterator[None]:
-    """A Prefect API to run a flow against, and its log as a user wants it."""
+def _prefect(arguments: argparse.Namespace, heartbeats: bool = True) -> Iterator[None]:
+    """A Prefect API to run a flow against, its log as a user wants it, Prefect's heartbeats if need be."""
     from flows import embedded
 
     if not arguments.debug:
@@ -174,8 +174,11 @@ def _prefect(arguments: argparse.Namespace) -> Iterator[None]:
             import flows.retrain  # noqa: F401 - takes seconds, as does the server's start
         ready()
         from prefect import tags
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-        with tags("precis"):  # as deployed runs are: automations know ours by it
+        silent = {} if heartbeats else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+        # Tagged as deployed runs are: automations know ours by it.
+        with temporary_settings(silent), tags("precis"):
             yield
 
 
@@ -312,7 +315,3 @@ def _verb(
     )
     one.set_defaults(verb=verb)
     return one
-
-
-if __name__ == "__main__":
-    sys.exit(main())

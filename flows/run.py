@@ -11,7 +11,7 @@ from prefect.artifacts import create_link_artifact
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_UI_URL
 
-from flows import embedded, sweep
+from flows import embedded, heartbeat, sweep
 from flows.manifest import manifest
 from tasks import artifacts, slots, tracking
 from tasks.recipe import Recipe
@@ -34,7 +34,7 @@ def one_retrain_at_a_time(name: str, if_busy: str) -> Iterator[None]:
     if embedded.is_embedded():
         yield
         return
-    with slots.sole_retrain(name, wait=if_busy == "wait"):
+    with heartbeat.beating(), slots.sole_retrain(name, wait=if_busy == "wait"):
         yield
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlparse
+from typing import Any, TypeVar
+from urllib.parse import quote, unquote, urlparse
 
 from tasks import digest
 from tasks.errors import RegistryError
 
+T = TypeVar("T")
 EMBEDDED_STORE = Path("mlruns")
+KEPT_DAYS = 30  # a copy that no run has used since: longer than between two scheduled retrainings
 _roots: dict[tuple[str, str], str] = {}  # where runs keep their artifacts, by store and run id
 _copied: dict[str, Path] = {}  # what this process has of a remote store's artifacts, by URI
 
@@ -25,20 +30,26 @@ def work_folder() -> Path:
 def fetch(uri: str) -> Path:
     """A `runs:/` or `models:/m-...` artifact on this machine: in place on a local store, else a copy.
 
-    Copies of models are kept (they never change), others until `forget` or `forget_copies`: what a
-    process has checked is what it goes on with. Raises RegistryError when it is not there.
+    A copy is kept for later runs, which check its digest as they would the original's (and fetch it
+    anew where it is another): what a process has checked is what it goes on with. Raises RegistryError
+    when it is not there.
     """
     from mlflow.exceptions import MlflowException  # late: a step's own process does without MLflow
 
     try:
-        location = _location(uri)
-        if local := _local_path(location):
-            if not local.exists():
-                raise RegistryError(f"artifact {uri} is gone from {local}")
-            return local
-        if uri not in _copied or not _copied[uri].exists():
-            _copied[uri] = _download(uri, location)
-        return _copied[uri]
+        if uri in _copied and _copied[uri].exists():
+            return _copied[uri]
+        kept = _kept(uri)
+        if not kept.exists():
+            location = _location(uri)
+            if local := _local_path(location):
+                if not local.exists():
+                    raise RegistryError(f"artifact {uri} is gone from {local}")
+                return local
+            _download(location, kept)
+        os.utime(kept)  # in use
+        _copied[uri] = kept
+        return kept
     except (MlflowException, OSError) as error:
         raise RegistryError(f"artifact {uri} cannot be read: {error}") from error
 
@@ -92,27 +103,27 @@ def _local_path(location: str) -> Path | None:
     return Path(unquote(parts.path)) if parts.scheme in ("", "file") else None
 
 
-def _download(uri: str, location: str) -> Path:
+def _download(location: str, target: Path) -> None:
     import mlflow
 
-    forever = uri.startswith("models:/")
-    target = (work_folder() / "fetched" if forever else _copies()) / digest.of_value(uri)[:16]
-    if forever and target.is_dir():
-        return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as partial:
-        found = Path(mlflow.artifacts.download_artifacts(artifact_uri=location, dst_path=partial))
-        if target.exists():  # forgotten since: it was stored anew
-            shutil.rmtree(target) if target.is_dir() else target.unlink()
-        if found == Path(partial):
-            shutil.copytree(partial, target)
-        else:
+        into = Path(partial) / "new"
+        into.mkdir()
+        found = Path(mlflow.artifacts.download_artifacts(artifact_uri=location, dst_path=into))
+        try:
             found.rename(target)
-    return target
+        except OSError:
+            if not target.exists():  # else another process was first, with the same
+                raise
 
 
-def _copies() -> Path:
-    return work_folder() / "fetched" / f"process-{os.getpid()}"
+def _kept(uri: str) -> Path:
+    """Where this machine keeps, or would keep, its copy: a name that says which store's and whose."""
+    import mlflow
+
+    store = digest.of_value(mlflow.get_tracking_uri())[:8]
+    return work_folder() / "fetched" / f"{store}-{quote(uri, safe='')}"
 
 
 def remember(uri: str, path: Path) -> None:
@@ -122,15 +133,49 @@ def remember(uri: str, path: Path) -> None:
 
 def forget(uri: str) -> None:
     """Fetch `uri`, and all below and above it, anew when it is next asked for: it is being stored."""
-    for known in list(_copied):
-        if f"{known}/".startswith(f"{uri}/") or f"{uri}/".startswith(f"{known}/"):
-            del _copied[known]
+
+    def touched(known: str) -> bool:
+        return f"{known}/".startswith(f"{uri}/") or f"{uri}/".startswith(f"{known}/")
+
+    for known in filter(touched, list(_copied)):
+        del _copied[known]
+    here = _kept(uri)
+    store = here.name.partition("-")[0]
+    for path in here.parent.glob(f"{store}-*"):  # an earlier try of this run may have fetched them
+        if touched(unquote(path.name.partition("-")[2])):
+            _remove(path)
 
 
-def forget_copies() -> None:
-    """Remove this process's copies of runs' artifacts."""
-    _copied.clear()
-    shutil.rmtree(_copies(), ignore_errors=True)
+def intact(reference: T, check: Callable[[T], bool]) -> bool:
+    """Whether what a reference names is what it was, by `check`, which looks at what `fetch` gives.
+
+    A kept copy that is not may be of what was there before a retry stored it anew: it is then fetched.
+    """
+    return check(reference) or (_forget_kept(getattr(reference, "uri", "")) and check(reference))
+
+
+def _forget_kept(uri: str) -> bool:
+    """Remove the kept copy; whether there was one."""
+    if _copied.pop(uri, None) is None or not _kept(uri).exists():
+        return False
+    _remove(_kept(uri))
+    return True
+
+
+def forget_old() -> None:
+    """Remove copies that no run has asked for in KEPT_DAYS."""
+    oldest = time.time() - KEPT_DAYS * 86400
+    for path in (work_folder() / "fetched").glob("*"):
+        with contextlib.suppress(FileNotFoundError):  # another process was first
+            if path.stat().st_mtime < oldest:
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def readable(reference: Any) -> bool:

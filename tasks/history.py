@@ -7,6 +7,7 @@ another; whether a promotion took effect is read from the registry, the one plac
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -75,12 +76,12 @@ def count_look(run: Any, model_digest: str, rows_digest: str) -> int:
     By rows, not by the seal: another prompt or token limit is one more try on the same rows.
     """
     run.write(tags={LOOK_MODEL: model_digest, LOOK_ROWS: rows_digest})
-    seen = _runs(run.client, run.experiment_id, f"tags.`{LOOK_ROWS}` = '{rows_digest}'")
+    seen = runs(run.client, run.experiment_id, f"tags.`{LOOK_ROWS}` = '{rows_digest}'")
     return len({found.data.tags[LOOK_MODEL] for found in seen} | {model_digest})
 
 
-def write_decision(run: Any, recipe: Recipe, decision: Decision) -> None:
-    """Write a gate's decision into the history, before it is acted on."""
+def of_decision(run: Any, recipe: Recipe, decision: Decision) -> dict[str, str]:
+    """The tag that puts a gate's decision into the history; to be written before it is acted on."""
     primary = decision.metrics[recipe.gate.metric]
     record = HistoryRecord(
         kind="promotion" if decision.verdict == "PROMOTE" else "refusal",
@@ -99,12 +100,16 @@ def write_decision(run: Any, recipe: Recipe, decision: Decision) -> None:
         model_digest=decision.challenger_digest,
         mlflow_run_id=run.id,
     )
-    write(run, record)
+    return _tag(record)
 
 
 def write(run: Any, record: HistoryRecord) -> None:
     """Write a record as its run's tag."""
-    run.tag(RECORD, json.dumps(asdict(record)))
+    run.write(tags=_tag(record))
+
+
+def _tag(record: HistoryRecord) -> dict[str, str]:
+    return {RECORD: json.dumps(asdict(record))}
 
 
 def read(client: Any, name: str, versions: dict[str, int]) -> list[HistoryRecord]:
@@ -112,7 +117,7 @@ def read(client: Any, name: str, versions: dict[str, int]) -> list[HistoryRecord
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         return []
-    found = _runs(client, experiment.experiment_id, f"tags.`{RECORD}` != ''")
+    found = runs(client, experiment.experiment_id, f"tags.`{RECORD}` != ''")
     records = [from_json(HistoryRecord, run.data.tags[RECORD]) for run in found]
     filled = [
         replace(record, version=versions.get(record.mlflow_run_id, _own_version(record)))
@@ -131,12 +136,12 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _runs(client: Any, experiment_id: str, where: str) -> list[Any]:
-    found: list[Any] = []
+def runs(client: Any, experiment_id: str, where: str, page_size: int = 1000) -> Iterator[Any]:
+    """MLflow runs by a search, newest first, page by page as they are asked for."""
     token = None
     while True:
-        page = client.search_runs([experiment_id], where, page_token=token)
-        found += page
+        page = client.search_runs([experiment_id], where, max_results=page_size, page_token=token)
+        yield from page
         token = page.token
         if not token:
-            return found
+            return

@@ -8,6 +8,7 @@ so any machine that reads the same MLflow finds them.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -24,13 +25,15 @@ import mlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from tasks import artifacts, digest
+from tasks import artifacts, digest, history
 from tasks.errors import RegistryError
 from tasks.records import from_json, to_json
 
 T = TypeVar("T")
 SQLITE = "sqlite:///"
-STEP_TAG = "precis.step.{}.{}"  # step and key; the value is the result
+STEPS = "precis.step."
+PAGE = 5  # runs: the newest, as a rule, has what is asked for, and each comes with all its tags
+STEP_TAG = STEPS + "{}.{}"  # step and key; the value is the result
 SHARED_LOGIC = (
     *("summarizer", "package", "context", "views", "examples", "loading", "rounding", "table"),
     *("records", "metrics"),
@@ -91,11 +94,13 @@ def connect() -> Any:
         if uri.startswith(SQLITE):
             Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
         mlflow.set_tracking_uri(uri)
-        mlflow.set_registry_uri(os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+        registry = os.environ.get("MLFLOW_REGISTRY_URI") or uri
+        mlflow.set_registry_uri(registry)
         client = mlflow.MlflowClient()
         with _impatient():
             client.search_experiments(max_results=1)
-            client.search_registered_models(max_results=1)
+            if registry != uri:
+                client.search_registered_models(max_results=1)
     except Exception as error:
         if not isinstance(
             error, (MlflowException, OSError, ImportError, ValueError, *_sql_errors())
@@ -138,8 +143,11 @@ class Run:
     client: Any
     id: str
     experiment_id: str
+    own: dict[str, str]  # the tags that this process gave it when it began
+    taken_up: bool  # whether an earlier try of the same flow run made it
     skipped: list[str] = field(default_factory=list)
     recalled: dict[str, str] = field(default_factory=dict)  # tags that go with the next write
+    seen: dict[str, str] = field(default_factory=dict)  # steps' tags of the runs already read
 
     def write(
         self,
@@ -204,14 +212,29 @@ class Run:
         `shown`: what the step is called in `skipped`, if not by its name.
         """
         tag = STEP_TAG.format(step, key[:32])
-        for found in self.client.search_runs([self.experiment_id], f"tags.`{tag}` != ''"):
-            artifacts.know_root(found.info)
-            result = from_json(kind, found.data.tags[tag])
-            if intact(result):
+        for recorded in self._recorded(tag):
+            result = from_json(kind, recorded)
+            if artifacts.intact(result, intact):
                 self.skipped.append(shown or step)
                 self.recalled[tag] = to_json(result)
                 return result
         return None
+
+    def _recorded(self, tag: str) -> Iterator[str]:
+        """What runs recorded under a step's tag, as a rule without asking.
+
+        A run has the tags of all steps it did or recalled: whoever did one did most of the others.
+        """
+        known = self.seen.get(tag)
+        if known is not None:
+            yield known
+        where = f"tags.`{tag}` != ''"
+        for found in history.runs(self.client, self.experiment_id, where, PAGE):
+            artifacts.know_root(found.info)
+            tags = found.data.tags
+            self.seen = {k: v for k, v in tags.items() if k.startswith(STEPS)} | self.seen
+            if tags[tag] != known:
+                yield tags[tag]
 
     def record(
         self, step: str, key: str, result: Any, metrics: dict[str, float] | None = None
@@ -225,8 +248,12 @@ def step_key(step: str, **inputs: Any) -> str:
     here = Path(__file__).parent
     shared = [here / f"{name}.py" for name in SHARED_LOGIC]
     code = digest.of_files(here, [*sorted((here / step).rglob("*.py")), *shared])
-    versions = {name: metadata.version(name) for name in LIBRARIES}
-    return digest.of_value({"step": step, "code": code, "versions": versions, "inputs": inputs})
+    return digest.of_value({"step": step, "code": code, "versions": _versions(), "inputs": inputs})
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in LIBRARIES}
 
 
 def run_url(run: Run) -> str | None:
@@ -265,7 +292,7 @@ def run_for(name: str, flow_run_id: str, tags: dict[str, str]) -> Iterator[Run]:
         info = client.create_run(experiment_id, tags=own | tags).info
         artifacts.know_root(info)
         run_id = info.run_id
-    token = _current.set(Run(client, run_id, experiment_id))
+    token = _current.set(Run(client, run_id, experiment_id, tags, taken_up=bool(found)))
     status = "KILLED"
     try:
         yield (run := _current.get())
@@ -277,7 +304,7 @@ def run_for(name: str, flow_run_id: str, tags: dict[str, str]) -> Iterator[Run]:
         _note(client, run_id, error)
         raise
     finally:
-        artifacts.forget_copies()
+        artifacts.forget_old()
         client.set_terminated(run_id, status=status)
         _current.reset(token)
 

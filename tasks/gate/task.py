@@ -51,10 +51,10 @@ def gate(
     )
     scores = {"challenger": challenger, "opponent": opponent, "base": base, "lead3": lead3}
     _store(run, decision, recipe.gate, scores)
-    history.write_decision(run, recipe, decision)
     primary = decision.metrics[recipe.gate.metric]
+    verdict = {"precis.verdict": decision.verdict}  # to filter and sort runs by, in MLflow's UI
     run.write(
-        tags={"precis.verdict": decision.verdict},  # to filter and sort runs by, in MLflow's UI
+        tags=verdict | history.of_decision(run, recipe, decision),
         metrics={"gate/gain": primary.gain, "gate/low": primary.low, "gate/high": primary.high},
     )
     for reason in decision.reasons:

@@ -121,7 +121,7 @@ def dataset_of(client: Any, run_id: str) -> DatasetRef:
     prefix = tracking.STEP_TAG.format("ingest", "")
     known = [from_json(DatasetRef, tags[name]) for name in tags if name.startswith(prefix)]
     for dataset in known:  # several, if the data changed between two tries of one run
-        if _intact(dataset):
+        if artifacts.intact(dataset, _intact):
             return dataset
     what = "are gone, or were changed" if known else "were never stored"
     raise RegistryError(

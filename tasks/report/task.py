@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,13 @@ from tasks.report.plots import plots
 from tasks.table import read_table
 
 CURVE = ("loss", "learning_rate")
+
+
+def get_ready() -> None:
+    """Import what draws, beside the steps before: half a second for which no run need wait."""
+    threading.Thread(
+        target=importlib.import_module, args=("matplotlib.backends.backend_agg",)
+    ).start()
 
 
 @task(name="report", **STEP)
@@ -105,10 +114,9 @@ def _cost(adapter: AdapterRef) -> dict[str, float | str]:
 
 
 def _links(run: tracking.Run) -> dict[str, str]:
-    found = run.client.get_run(run.id).data.tags
     links = {
         "MLflow run": tracking.run_url(run),
-        "Prefect flow run": found.get("precis.prefect_url"),
+        "Prefect flow run": run.own.get("precis.prefect_url"),
     }
     return {title: link for title, link in links.items() if link}
 

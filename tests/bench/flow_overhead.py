@@ -86,6 +86,7 @@ def counted(said: str, *words: str) -> int:
                 return work(*args, **kwargs)
             finally:
                 spent += time.monotonic() - begun
+                Path(said).write_text(str(spent))
 
         return done
 
@@ -95,11 +96,9 @@ def counted(said: str, *words: str) -> int:
     plots.plots = timing(plots.plots)
     page.render_html = timing(page.render_html)
     markdown.render_markdown = timing(markdown.render_markdown)
-    from flows.cli import main as precis
+    from flows.command import console
 
-    status = precis(words)
-    Path(said).write_text(str(spent))
-    return status
+    return console(words)
 
 
 def deployed(servers: Servers) -> tuple[float, float]:
