@@ -44,27 +44,23 @@ CAUSAL = 1  # the memory-efficient kernel's mask
 
 def refusal(model: Any, config: Any) -> str | None:
     """Why this model's summaries cannot be written here, or None. `config`: what `generate` would use."""
-    shape = model.config.get_text_config()
+    shape, where = model.config.get_text_config(), model.device.type
     ropes = {getattr(part, "rope_type", "default") for part in model.modules()}
-    layers = getattr(shape, "layer_types", None) or ["full_attention"]
-    sliding = getattr(shape, "sliding_window", None) is not None and not hasattr(shape, "layer_types")
-    if shape.model_type not in TESTED:
-        return f"it was not tried with {shape.model_type} models"
-    if sliding or set(layers) != {"full_attention"}:
-        return "the model's attention slides over a window"
-    if getattr(shape, "attn_logit_softcapping", None):
-        return "the model caps its attention scores"
-    if not ropes <= ROPES:
-        return f"the model's angles depend on the text's length ({', '.join(ropes - ROPES)} RoPE)"
-    if "offloaded" in str(config.cache_implementation):
-        return "keys and values are offloaded"
-    if changed := model._get_logits_processor(config, input_ids_seq_length=1):
-        return f"the base's generation_config changes scores ({type(changed[0]).__name__})"
-    if model.device.type == "cuda" and not util.find_spec("triton"):
-        return "Triton is not installed"
-    if model.device.type not in {"cpu", "cuda"}:
-        return f"it was not tried on {model.device.type}"
-    return None
+    layers = getattr(shape, "layer_types", None)
+    window = getattr(shape, "sliding_window", None) is not None
+    slides = window if layers is None else set(layers) != {"full_attention"}
+    changed = [type(one).__name__ for one in model._get_logits_processor(config, 1)]
+    reasons = [
+        (shape.model_type not in TESTED, f"it was not tried with {shape.model_type} models"),
+        (slides, "the model's attention slides over a window"),
+        (getattr(shape, "attn_logit_softcapping", None), "the model caps its attention scores"),
+        (ropes - ROPES, f"angles depend on the text's length ({', '.join(ropes - ROPES)} RoPE)"),
+        ("offloaded" in str(config.cache_implementation), "keys and values are offloaded"),
+        (changed, f"the base's generation_config changes scores ({', '.join(changed)})"),
+        (where not in {"cpu", "cuda"}, f"it was not tried on {where}"),
+        (where == "cuda" and not util.find_spec("triton"), "Triton is not installed"),
+    ]
+    return next((reason for holds, reason in reasons if holds), None)
 
 
 class Decoder:
@@ -137,7 +133,9 @@ class Decoder:
             if count and tokens + len(prompts[i]) > self.chunk:
                 break
             tokens, count = tokens + len(prompts[i]), count + 1
-        if count < min(ROWS, len(waiting)) and count == len(free):  # more would fit, had they a slot
+        if count < min(ROWS, len(waiting)) and count == len(
+            free
+        ):  # more would fit, had they a slot
             few = tokens < FULL * self.chunk and 2 * len(free) < self.usable
             if self.static and busy and few:
                 return []
@@ -149,7 +147,9 @@ class Decoder:
         """Where in the cache each slot begins that these prompts need and memory has room for."""
         config = self.model.config.get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        width = (
+            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        )
         layers, size = config.num_hidden_layers, self.model.dtype.itemsize
         ends = list(itertools.accumulate(widths[: self.slots]))
         most = ends[-1]
@@ -205,7 +205,9 @@ class Decoder:
     def _take(self, made: dict[str, list[int]]) -> None:
         """Put a packed step's inputs where the step looks for them: always the same place on a GPU."""
         kinds = {"bounds": torch.int32}
-        found = {name: torch.tensor(v, dtype=kinds.get(name, torch.long)) for name, v in made.items()}
+        found = {
+            name: torch.tensor(v, dtype=kinds.get(name, torch.long)) for name, v in made.items()
+        }
         if not self.static:
             self.inputs = found
             return
@@ -329,18 +331,19 @@ class Decoder:
     @contextmanager
     def _attending(self) -> Iterator[None]:
         """The model with attention by slots; on a GPU each norm is one kernel instead of eight."""
-        before = self.model.config._attn_implementation
-        norms = [m for m in self.model.modules() if type(m).__name__.endswith("RMSNorm")]
-        norms = [m for m in norms if hasattr(m, "variance_epsilon")]
-        self.model.set_attn_implementation(NAME)
-        for norm in norms if self.device.type == "cuda" else ():
+        config, norms = self.model.config, []
+        if self.device.type == "cuda":
+            norms = [m for m in self.model.modules() if type(m).__name__.endswith("RMSNorm")]
+            norms = [m for m in norms if hasattr(m, "variance_epsilon")]
+        before, config._attn_implementation = config._attn_implementation, NAME
+        for norm in norms:
             norm.__dict__["forward"] = functools.partial(_norm, norm)
         try:
             yield
         finally:
             for norm in norms:
                 norm.__dict__.pop("forward", None)
-            self.model.set_attn_implementation(before)
+            config._attn_implementation = before
 
     # --- Attention --------------------------------------------------------------------------------
 

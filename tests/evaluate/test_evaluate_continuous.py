@@ -14,7 +14,7 @@ import torch
 
 from tasks import continuous, package
 from tasks.recipe import Base
-from tasks.summarizer import DECODER_FILE, Generator, Summary, SummarizerSettings
+from tasks.summarizer import DECODER_FILE, Generator, SummarizerSettings, Summary
 
 SETTINGS = SummarizerSettings(
     "Summarize:\n{document}\nSummary: ", 200, "tail", 24, 3, decoding="continuous"
@@ -74,3 +74,104 @@ def test_every_token_is_that_of_unbatched_generate(model_type: str, tmp_path: Pa
 
 def test_the_types_that_are_known_are_those_tested() -> None:
     assert set(WHOLE) == continuous.TESTED
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Heads in groups."""
+    return shapes.make_base(tmp_path_factory.mktemp("llama"), "llama")
+
+
+@pytest.fixture
+def generator(llama: Path, tmp_path: Path) -> Generator:
+    return Generator(packaged(llama, tmp_path / "package"), "cpu")
+
+
+def test_steps_of_one_shape_write_the_same(generator: Generator) -> None:
+    """As on a GPU: packed steps filled up, slots that have ended kept along, a look every few tokens."""
+    decoder = generator.decoder()
+    decoder.static, decoder.chunk = True, 256
+    assert continuously(generator) == unbatched(generator, DOCUMENTS)
+    shape = decoder.inputs["ids"].shape
+    assert continuously(generator, ["y", LONG]) == unbatched(generator, ["y", LONG])
+    assert decoder.inputs["ids"].shape == shape == (256,)
+
+
+def test_whatever_ends_a_summary_ends_it(generator: Generator) -> None:
+    """Several end tokens, one of them as the first (an empty summary), stop strings, the token limit."""
+    [known] = unbatched(generator, DOCUMENTS[:1])
+    ids = dict(generator.decoder().write([generator.tokenizer(d)["input_ids"] for d in DOCUMENTS]))
+    generator.settings = replace(SETTINGS, stop=(known.text[6:9], "never written"))
+    prompts = [generator.tokenizer(f"Summarize:\n{d}\nSummary: ")["input_ids"] for d in DOCUMENTS]
+    first = dict(generator.decoder().write([p[:200] for p in prompts]))
+    generator.ends = [2, first[1][0], ids[2][5]]
+    generator._decoder = None
+    found = continuously(generator)
+    assert found == unbatched(generator, DOCUMENTS)
+    assert {summary.finished for summary in found} == {True, False}
+    assert found[1].text == ""
+    assert found[1].output_tokens == 0
+    assert any(summary.text == known.text[:6].strip() for summary in found)
+
+
+def test_parts_of_long_documents_are_written_too(generator: Generator) -> None:
+    """map_reduce gives the same either way."""
+    generator.settings = replace(SETTINGS, summarize="map_reduce", max_source_tokens=60)
+    found = continuously(generator)
+    generator.settings = replace(generator.settings, decoding="generate")
+    assert found == [replace(summary, batch=0) for summary in generator.summarize(DOCUMENTS)]
+    assert max(summary.parts for summary in found) > 1
+
+
+@pytest.mark.parametrize("rope", ["ntk", "linear", "yarn", "dynamic"])
+def test_scaled_positions(rope: Any, llama: Path, tmp_path: Path) -> None:
+    """Angles that depend on the position alone are kept to; dynamic ones are left to generate."""
+    ref = package.find_base(Base(model=str(llama), context_tokens=1024, rope=rope))
+    made = package.package_base(ref, SETTINGS, tmp_path / "package")
+    generator = Generator(Path(made.path), "cpu")
+    if rope == "dynamic":
+        assert generator.decoder() is None
+        assert "dynamic" in str(generator.refusal)
+        return
+    assert continuously(generator, DOCUMENTS[:3]) == unbatched(generator, DOCUMENTS[:3])
+
+
+@pytest.mark.parametrize(
+    ("model_type", "why"),
+    [("gemma2", "gemma2"), ("mistral", "window"), ("qwen2", "window"), ("gemma", "not tried")],
+)
+def test_what_is_not_known_is_left_to_generate(model_type: str, why: str, tmp_path: Path) -> None:
+    """Windows, caps, types that were not tried: summaries come from generate, and it is said why."""
+    base = shapes.make_base(tmp_path / "base", model_type)
+    generator = Generator(packaged(base, tmp_path / "package"), "cpu")
+    assert generator.decoder() is None
+    assert why in str(generator.refusal)
+    assert len(generator.summarize(DOCUMENTS[:2])) == 2
+
+
+def test_a_base_that_penalizes_repetition_is_left_to_generate(generator: Generator) -> None:
+    """What generate takes from the base's generation_config is not taken here."""
+    generator.model.generation_config.repetition_penalty = 1.3
+    assert generator.decoder() is None
+    assert "RepetitionPenalty" in str(generator.refusal)
+
+
+def test_the_decoder_travels_where_it_is_used(llama: Path, tmp_path: Path) -> None:
+    """A package holds its own copy, and that copy runs; other packages hold none."""
+    plain = packaged(llama, tmp_path / "plain", replace(SETTINGS, decoding="generate"))
+    assert not (plain / DECODER_FILE).exists()
+    assert Generator(plain, "cpu").decoder() is None
+    made = packaged(llama, tmp_path / "package")
+    code = (made / DECODER_FILE).read_text()
+    (made / DECODER_FILE).write_text(code.replace('NAME = "precis_slots"', "NAME = 1 / 0"))
+    with pytest.raises(ZeroDivisionError):
+        Generator(made, "cpu").summarize(["x"])
+
+
+def test_a_call_given_up_leaves_the_decoder_whole(generator: Generator) -> None:
+    """Summaries that nobody waits for are forgotten, and the next call is served."""
+    plan = {0: [0, 1, 2], 1: [3, 4, 5]}
+    left = generator.summarize_batches(DOCUMENTS, plan)
+    next(left)
+    left.close()  # type: ignore[attr-defined]
+    assert continuously(generator, DOCUMENTS[:2]) == unbatched(generator, DOCUMENTS[:2])

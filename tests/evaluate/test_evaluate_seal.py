@@ -109,6 +109,13 @@ def test_batch_size_is_not_sealed() -> None:
     )
 
 
+def test_decoding_is_sealed_where_it_is_not_generate() -> None:
+    """Seals from before there was a choice stay; in 16 bits the other may write other summaries."""
+    before = evaluation_digest("rows", SETTINGS)
+    assert evaluation_digest("rows", replace(SETTINGS, decoding="generate")) == before
+    assert evaluation_digest("rows", replace(SETTINGS, decoding="continuous")) != before
+
+
 @pytest.mark.parametrize("name", ["rouge.py", "scoring.py", "porter.py"])
 def test_metric_code_is_sealed(name: str, tmp_path: Path) -> None:
     """An edit of any of the metric's files, were it a comment, is another evaluation."""
