@@ -14,7 +14,7 @@ import torch
 
 from tasks import continuous, package
 from tasks.recipe import Base
-from tasks.summarizer import DECODER_FILE, Generator, SummarizerSettings, Summary
+from tasks.summarizer import DECODER_FILE, Generator, SummarizerSettings, Summary, encode
 
 SETTINGS = SummarizerSettings(
     "Summarize:\n{document}\nSummary: ", 200, "tail", 24, 3, decoding="continuous"
@@ -97,21 +97,28 @@ def test_steps_of_one_shape_write_the_same(generator: Generator) -> None:
     assert decoder.inputs["ids"].shape == shape == (256,)
 
 
-def test_whatever_ends_a_summary_ends_it(generator: Generator) -> None:
-    """Several end tokens, one of them as the first (an empty summary), stop strings, the token limit."""
-    [known] = unbatched(generator, DOCUMENTS[:1])
-    ids = dict(generator.decoder().write([generator.tokenizer(d)["input_ids"] for d in DOCUMENTS]))
-    generator.settings = replace(SETTINGS, stop=(known.text[6:9], "never written"))
-    prompts = [generator.tokenizer(f"Summarize:\n{d}\nSummary: ")["input_ids"] for d in DOCUMENTS]
-    first = dict(generator.decoder().write([p[:200] for p in prompts]))
-    generator.ends = [2, first[1][0], ids[2][5]]
+def test_stop_strings_end_a_summary(generator: Generator) -> None:
+    """After the very token that generate stops at."""
+    known = unbatched(generator, DOCUMENTS)[0].text
+    stop = known[6:9]
+    generator.settings = replace(SETTINGS, stop=(stop, "never written"))
+    found = continuously(generator)
+    assert found == unbatched(generator, DOCUMENTS)
+    assert found[0].text == known[: known.index(stop)].strip()
+    assert found[0].finished
+    assert found[0].output_tokens < SETTINGS.max_new_tokens
+
+
+def test_any_of_several_end_tokens_ends_a_summary(generator: Generator) -> None:
+    """One of them comes first and leaves it empty; others are written up to the token limit."""
+    prompts = [encode(generator.tokenizer, text, SETTINGS) for text in DOCUMENTS]
+    ids = dict(generator.decoder().write(prompts))
+    generator.ends = [2, ids[1][0], ids[2][5]]
     generator._decoder = None
     found = continuously(generator)
     assert found == unbatched(generator, DOCUMENTS)
+    assert (found[1].text, found[1].output_tokens, found[1].finished) == ("", 0, True)
     assert {summary.finished for summary in found} == {True, False}
-    assert found[1].text == ""
-    assert found[1].output_tokens == 0
-    assert any(summary.text == known.text[:6].strip() for summary in found)
 
 
 def test_parts_of_long_documents_are_written_too(generator: Generator) -> None:
