@@ -82,7 +82,7 @@ class Decoder:
         self.chunk = max(CHUNK, -(-longest // 256) * 256)
         ends = config.eos_token_id if config.eos_token_id is not None else []
         self.ends = torch.tensor([ends] if isinstance(ends, int) else ends, device=self.device)
-        self.stopping = None
+        self.stopping: Any = None
         if config.stop_strings:
             self.stopping = StopStringCriteria(tokenizer, config.stop_strings)
         self._state()
@@ -175,7 +175,7 @@ class Decoder:
 
     def _most_tokens(self, bytes_per_token: int) -> int:
         """How many tokens' keys and values the GPU could hold, those that it holds already included."""
-        free, _ = torch.cuda.mem_get_info(self.device)
+        free: int = torch.cuda.mem_get_info(self.device)[0]
         free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
         return max((free - RESERVE_BYTES) // bytes_per_token, 0) + max(self.trash, 0)
 
@@ -355,8 +355,9 @@ class Decoder:
         values.index_copy_(1, self.write_at, value[0])
         flat = query[0].transpose(0, 1).to(value.dtype)
         if self.reading:
-            new = (x[0].transpose(0, 1).to(value.dtype) for x in (key, value))
-            return within_rows(flat, *new, self.inputs["bounds"], scale, self.chunk)
+            new_key, new_value = (x[0].transpose(0, 1).to(value.dtype) for x in (key, value))
+            bounds = self.inputs["bounds"]
+            return within_rows(flat, new_key, new_value, bounds, scale, self.chunk)
         look = by_kernel if query.is_cuda else one_by_one
         return look(flat, keys, values, self.read_from, self.read_length, scale)
 
@@ -410,10 +411,11 @@ def within_rows(
         )[0]
         return found
     q, k, v = (x.contiguous()[None] for x in _same_heads(query, key, value))
-    made = torch.ops.aten._efficient_attention_forward(
+    batch = torch.ops.aten._efficient_attention_forward(
         q, k, v, None, bounds, bounds, longest, longest, 0.0, CAUSAL, False, scale=scale
     )[0]
-    return made[0]  # type: ignore[no-any-return]
+    out: Tensor = batch[0]
+    return out
 
 
 def one_by_one(

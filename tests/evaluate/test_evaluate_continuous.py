@@ -12,7 +12,7 @@ import shapes
 import tiny
 import torch
 
-from tasks import continuous, package
+from tasks import child, continuous, package
 from tasks.recipe import Base
 from tasks.summarizer import DECODER_FILE, Generator, SummarizerSettings, Summary, encode
 
@@ -182,3 +182,18 @@ def test_a_call_given_up_leaves_the_decoder_whole(generator: Generator) -> None:
     next(left)
     left.close()  # type: ignore[attr-defined]
     assert continuously(generator, DOCUMENTS[:2]) == unbatched(generator, DOCUMENTS[:2])
+
+
+@pytest.mark.full
+def test_the_served_model_writes_continuously_too(llama: Path, tmp_path: Path) -> None:
+    """By MLflow, where this project cannot be imported; its generate, which would fail, is not asked."""
+    from tasks.register import served
+
+    made = packaged(llama, tmp_path / "package")
+    expected = [summary.text for summary in Generator(made, "cpu").summarize(DOCUMENTS[:4])]
+    code, before = (made / "summarizer.py").read_text(), "        prompts = [encode("
+    assert before in code
+    (made / "summarizer.py").write_text(code.replace(before, f"        raise OSError\n{before}"))
+    served.lay_out(made, tmp_path / "served")
+    call = {"uri": str(tmp_path / "served"), "documents": DOCUMENTS[:4]}
+    assert child.run("tasks.register.clean:predict", call, tmp_path / "child") == expected

@@ -32,6 +32,7 @@ CHANGES: dict[str, Any] = {
     "format": "chat",
     "system": "Be brief.",
     "chat_template": "{{ messages }}",
+    "decoding": "continuous",  # in 16 bits it may write other summaries
 }
 
 
@@ -107,13 +108,6 @@ def test_batch_size_is_not_sealed() -> None:
     assert evaluation_digest("rows", SETTINGS) == evaluation_digest(
         "rows", replace(SETTINGS, batch_size=1, kv_cache="offloaded")
     )
-
-
-def test_decoding_is_sealed_where_it_is_not_generate() -> None:
-    """Seals from before there was a choice stay; in 16 bits the other may write other summaries."""
-    before = evaluation_digest("rows", SETTINGS)
-    assert evaluation_digest("rows", replace(SETTINGS, decoding="generate")) == before
-    assert evaluation_digest("rows", replace(SETTINGS, decoding="continuous")) != before
 
 
 @pytest.mark.parametrize("name", ["rouge.py", "scoring.py", "porter.py"])
