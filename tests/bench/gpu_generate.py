@@ -309,7 +309,7 @@ def check(folder: Path, rows: Path, size: int, more: str) -> dict[str, Any]:
     from tasks.summarizer import Generator, SummarizerSettings
 
     Generator._dtype = lambda self: torch.float32  # type: ignore[method-assign]
-    documents = [row.document for row in tiny.make_rows(30)]
+    documents = [row.document for row in tiny.make_rows(4 if TINY else 30)]
     documents = [text * (1 + i % 4) for i, text in enumerate(documents)]
     lines, same = [], True
     for kind in ("llama", "phi", "qwen3"):
