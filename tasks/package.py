@@ -178,6 +178,7 @@ def settings_for(recipe: Recipe, base: Path) -> SummarizerSettings:
         batch_size=1 if recipe.base.rope == "dynamic" else recipe.evaluation.batch_size,
         stop=recipe.evaluation.stop,
         kv_cache=recipe.evaluation.kv_cache,
+        decoding=recipe.evaluation.decoding,
         summarize=recipe.prompt.summarize,
         format=recipe.prompt.format,
         system=recipe.prompt.system,
@@ -191,14 +192,18 @@ def add_summarizer(package: Path, settings: SummarizerSettings) -> None:
     A chat template also goes where transformers and other servers look for one.
     """
     # What stands there may be a link to the base's own, if that is a package itself.
-    for name in (summarizer.SETTINGS_FILE, summarizer.CODE_FILE):
+    for name in (summarizer.SETTINGS_FILE, summarizer.CODE_FILE, summarizer.DECODER_FILE):
         (package / name).unlink(missing_ok=True)
     settings.save(package)
     if settings.chat_template is not None:
         file = package / chat_templates.FILE
         file.unlink(missing_ok=True)
         file.write_text(settings.chat_template, encoding="utf-8")
-    shutil.copyfile(summarizer.__file__, package / summarizer.CODE_FILE)
+    code = Path(summarizer.__file__)
+    shutil.copyfile(code, package / summarizer.CODE_FILE)
+    if settings.decoding == "continuous":
+        decoder = code.with_name(summarizer.DECODER_FILE)
+        shutil.copyfile(decoder, package / summarizer.DECODER_FILE)
 
 
 def package_base(base: BaseRef, settings: SummarizerSettings, folder: Path) -> ModelRef:

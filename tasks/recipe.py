@@ -334,6 +334,22 @@ class Evaluation(Settings):
         description="Where those of the text under way rest, in evaluation and serving. offloaded: in "
         "main memory, but for the layer at work; slower, and long documents fit a small GPU.",
     )
+    # generate stays until the other was measured on a GPU.
+    decoding: Literal["generate", "continuous"] = Field(
+        "generate",
+        title="Decoding",
+        description="How documents are written together. generate: batch by batch, each padded to its "
+        "longest, by transformers. continuous: who ends makes room for the next, and a GPU runs recorded "
+        "steps; batch_size is then how many are under way, 128 or 256 on a large GPU. Models that it "
+        "does not know are written by generate.",
+    )
+    devices: int = Field(
+        1,
+        gt=0,
+        title="Devices",
+        description="Batches are dealt out to so many processes on this machine, each with a GPU of its "
+        "own where there are GPUs. Summaries keep their order and, batch for batch, what they are.",
+    )
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (),
         title="Stop strings",

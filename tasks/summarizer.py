@@ -5,12 +5,13 @@ travels inside every package, so what was judged is what is served. It imports t
 and MLflow's own loader, and nothing of this project.
 
 A package is a folder in Hugging Face format with two files more: `summarizer.json` (the settings
-below) and this file.
+below) and this file; with a third, `continuous.py`, where the settings ask for that decoding.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import queue
 import re
@@ -25,6 +26,7 @@ from typing import Any
 
 SETTINGS_FILE = "summarizer.json"
 CODE_FILE = "summarizer.py"
+DECODER_FILE = "continuous.py"  # beside it where decoding is continuous
 # Where a part of a document may end, best first: a paragraph, a sentence, a word.
 BREAKS = (r"\S(?=[^\S\n]*\n[^\S\n]*\n)", r"[.!?][\"'\u2019\u201d)\]]*(?=\s)", r"\S(?=\s)")
 JOIN = "\n\n"  # between summaries of parts: paragraphs, at which they can be parted again
@@ -51,6 +53,7 @@ class SummarizerSettings:
     format: str = "template"  # chat: documents are user messages, written by chat_template
     system: str | None = None  # the system message of conversations without one of their own
     chat_template: str | None = None  # Jinja
+    decoding: str = "generate"  # how a batch is written: transformers' generate, or continuous
 
     def save(self, package: Path) -> None:
         """Write `summarizer.json` into a package."""
@@ -142,6 +145,15 @@ def encode(tokenizer: Any, document: Document, settings: SummarizerSettings) -> 
         return _ids(tokenizer, text)
     ids: list[int] = tokenizer(text)["input_ids"]
     return ids
+
+
+@functools.lru_cache(maxsize=2048)
+def _known(tokenizer: Any, document: str, settings: SummarizerSettings) -> tuple[list[int], int]:
+    """`encode`, and what `fit` cut. Asked three times of each document; a tenth of a GPU's time."""
+    text, cut = fit(tokenizer, document, settings)
+    if settings.format == "chat":
+        return _ids(tokenizer, text), cut
+    return tokenizer(text)["input_ids"], cut
 
 
 def encode_completion(tokenizer: Any, summary: str) -> list[int]:
@@ -409,6 +421,9 @@ class Generator:
         )
         self.model = model.to(self.device).eval()
         forget_lengths(self.model)
+        self.package = package
+        self.refusal: str | None = None  # why continuous decoding is not used though it is wanted
+        self._decoder: tuple[SummarizerSettings, Any] | None = None
 
     def _dtype(self) -> Any:
         import torch
@@ -432,23 +447,94 @@ class Generator:
     def summarize(self, documents: list[str]) -> list[Summary]:
         """Summaries of the documents, in their order."""
         found: dict[int, Summary] = {}
-        for number, batch in enumerate(self.batches(documents)):
-            texts = [documents[i] for i in batch]
-            found |= dict(zip(batch, self.summarize_batch(texts, number), strict=True))
+        plan = dict(enumerate(self.batches(documents)))
+        written = self.summarize_batches(documents, plan)
+        for batch, summaries in zip(plan.values(), written, strict=True):
+            found |= dict(zip(batch, summaries, strict=True))
         return [found[i] for i in range(len(documents))]
 
     def _prompt_tokens(self, document: str) -> int:
         if self.settings.summarize == "map_reduce":
             return whole_length(self.tokenizer, document, self.settings)
-        return len(encode(self.tokenizer, document, self.settings))
+        return len(self._prompt(document)[0])
+
+    def _prompt(self, document: Document) -> tuple[list[int], int]:
+        """A document's prompt ids, and how many of its tokens were cut."""
+        if isinstance(document, str):
+            return _known(self.tokenizer, document, self.settings)
+        return encode(self.tokenizer, document, self.settings), fit(
+            self.tokenizer, document, self.settings
+        )[1]
 
     def summarize_batch(self, documents: list[str], batch: int = 0) -> list[Summary]:
         """Summaries of one batch, which depend on no other batch: writing it again is a replay."""
-        condensed = self.condense(documents)
-        written = self._write([text for text, _ in condensed], batch)
+        [written] = self.summarize_batches(documents, {batch: list(range(len(documents)))})
+        return written
+
+    def summarize_batches(
+        self, documents: list[str], batches: dict[int, list[int]]
+    ) -> Iterator[list[Summary]]:
+        """Summaries of each batch in turn: a batch's number, and which of the documents are in it.
+
+        Under continuous decoding later batches are begun while the last of an earlier one are still
+        being written; what is written is the same (see `continuous.py`).
+        """
+        if (decoder := self.decoder()) is None:
+            for number, batch in batches.items():
+                texts = [documents[i] for i in batch]
+                condensed = self.condense(texts)
+                written = self._write([text for text, _ in condensed], number)
+                yield self._completed(texts, condensed, written)
+            return
+        texts = [documents[i] for batch in batches.values() for i in batch]
+        condensed = self.condense(texts)
+        prompts = [self._prompt(text)[0] for text, _ in condensed]
+        ending, ids, first = decoder.write(prompts), dict[int, list[int]](), 0
+        for number, batch in batches.items():
+            mine = range(first, first + len(batch))
+            first += len(batch)
+            while any(i not in ids for i in mine):
+                ids |= [next(ending)]
+            yield self._completed(
+                [texts[i] for i in mine],
+                [condensed[i] for i in mine],
+                [self._summary(ids[i], len(prompts[i]), number) for i in mine],
+            )
+
+    def decoder(self) -> Any:
+        """The continuous decoder, where settings want it and the model is one that it knows.
+
+        None means `generate`; where it was not wanted, `refusal` then says why.
+        """
+        if self.settings.decoding != "continuous":
+            return None
+        if self._decoder is None or self._decoder[0] != self.settings:
+            path = self.package / DECODER_FILE
+            spec = importlib.util.spec_from_file_location("precis_continuous", path)
+            assert spec is not None  # its name ends in .py
+            assert spec.loader is not None
+            code = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(code)
+            # As `generate` does: what ours leaves open is the base's.
+            ours = self._decoding()["generation_config"]
+            config, _ = self.model._prepare_generation_config(ours)
+            self.refusal = code.refusal(self.model, config)
+            made = None
+            if not self.refusal:
+                longest, slots = self.settings.max_source_tokens, self.settings.batch_size
+                made = code.Decoder(
+                    self.model, self.tokenizer, config, slots=slots, longest=longest
+                )
+            self._decoder = self.settings, made
+        return self._decoder[1]
+
+    def _completed(
+        self, documents: list[str], condensed: list[tuple[str, int]], written: list[Summary]
+    ) -> list[Summary]:
+        """What was written of the documents' condensed texts, with what is said of the documents."""
         found = []
         for document, (text, parts), summary in zip(documents, condensed, written, strict=True):
-            cut = fit(self.tokenizer, text, self.settings)[1]
+            cut = self._prompt(text)[1]
             one = replace(summary, cut_tokens=cut, parts=parts)
             if parts > 1:
                 one = replace(one, prompt_tokens=self._prompt_tokens(document))

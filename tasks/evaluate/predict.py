@@ -13,6 +13,7 @@ from typing import Any
 
 from tasks.child import report
 from tasks.errors import EvaluationError
+from tasks.evaluate import shards
 from tasks.evaluate.scores import lead3_predictions, measures, score_texts, scores_of
 from tasks.metrics import NO_LOSS
 from tasks.package import load_code
@@ -25,33 +26,76 @@ LOSS_BATCHES = 8  # between two lines of progress
 
 
 def predict(
-    package: str, rows: str, table: str, device: str | None = None, loss: bool = False
+    package: str,
+    rows: str,
+    table: str,
+    device: str | None = None,
+    loss: bool = False,
+    devices: int = 1,
 ) -> dict[str, Any]:
     """Summarize the rows of a JSONL file with a package and write the predictions table.
 
-    `loss`: also the held-out loss of each row's references, a forward pass more. Returns what was
-    measured: `rows`, `means`, `finished_share`, `empty_share`, `length_ratio`, `seconds` (of
-    generating), `output_tokens`, `loss_cut_rows` (documents cut further than in serving, so that
-    their references fit whole), `device` and `dtype`. Raises EvaluationError when there is nothing to
+    `loss`: also the held-out loss of each row's references, a forward pass more. `devices`: by so many
+    processes, each with a GPU of its own where there are GPUs. Returns what was measured: `rows`,
+    `means`, `finished_share`, `empty_share`, `length_ratio`, `seconds` (of generating),
+    `output_tokens`, `loss_cut_rows` (documents cut further than in serving, so that their references
+    fit whole), `device`, `dtype` and `decoding`. Raises EvaluationError when there is nothing to
     evaluate or any batch fails: nothing is ever scored in its place.
     """
     wanted = _rows(Path(rows))
-    generator = _generator(Path(package), device)
-    started = time.monotonic()
-    outputs = _generate(generator, [row.document for row in wanted])
-    seconds = time.monotonic() - started
-    losses = _losses(generator, wanted) if loss else None
-    values = [found.value for found in losses] if losses is not None else None
-    predictions = score_texts(wanted, outputs, values)
+    if devices == 1:
+        parts = [write(package, rows, device, loss)]
+    else:
+        call = {"package": package, "rows": rows, "device": device, "loss": loss}
+        parts = shards.write(call, devices, len(wanted), Path(table).parent / "parts")
+    outputs = shards.in_order("outputs", parts, len(wanted))
+    losses = shards.in_order("losses", parts, len(wanted)) if loss else None
+    values = [value for value, _ in losses] if losses is not None else None
+    predictions = score_texts(wanted, [Output(**output) for output in outputs], values)
     Path(table).parent.mkdir(parents=True, exist_ok=True)
     write_table(Path(table), predictions)
     return vars(measures(predictions)) | {
-        "seconds": seconds,
-        "output_tokens": sum(output.output_tokens for output in outputs),
-        "loss_cut_rows": sum(found.cut_tokens > 0 for found in losses or ()),
-        "device": str(generator.device),
-        "dtype": str(generator.model.dtype).removeprefix("torch."),
+        "seconds": max(part["seconds"] for part in parts),
+        "output_tokens": sum(output["output_tokens"] for output in outputs),
+        "loss_cut_rows": sum(cut > 0 for _, cut in losses or ()),
+        **{name: parts[0][name] for name in ("device", "dtype", "decoding")},
     }
+
+
+def write(
+    package: str,
+    rows: str,
+    device: str | None = None,
+    loss: bool = False,
+    part: int = 0,
+    parts: int = 1,
+) -> dict[str, Any]:
+    """What a package writes for every `parts`th batch of the rows, from batch `part` on.
+
+    `outputs` and, where they are wanted, `losses` ([nats a token, tokens cut]) by the row's index.
+    Batches are those of one process, so that what is written does not depend on how many there are.
+    """
+    wanted = _rows(Path(rows))
+    generator = _generator(Path(package), device or shards.device(part, parts))
+    started = time.monotonic()
+    outputs = _generate(generator, [row.document for row in wanted], part, parts)
+    seconds = time.monotonic() - started
+    losses = _losses(generator, wanted, part, parts) if loss else {}
+    return {
+        "outputs": {str(i): vars(output) for i, output in outputs.items()},
+        "losses": {str(i): [found.value, found.cut_tokens] for i, found in losses.items()},
+        "seconds": seconds,
+        "device": str(generator.device).partition(":")[0],
+        "dtype": str(generator.model.dtype).removeprefix("torch."),
+        "decoding": _decoding(generator),
+    }
+
+
+def _decoding(generator: Any) -> str:
+    """How it wrote: continuous, or generate, with the reason where the other was wanted."""
+    if getattr(generator.settings, "decoding", "generate") == "generate":  # or an older package
+        return "generate"
+    return f"generate: {generator.refusal}" if generator.refusal else "continuous"
 
 
 def _rows(path: Path) -> list[Row]:
@@ -78,36 +122,51 @@ def _finite(parameter: Any) -> bool:
     return bool(parameter.isfinite().all())
 
 
-def _generate(generator: Any, documents: list[str]) -> list[Output]:
+def _generate(generator: Any, documents: list[str], part: int, parts: int) -> dict[int, Output]:
     with _explained("a document could not be made a prompt"):
         batches = generator.batches(documents)
+    mine = {number: batch for number, batch in enumerate(batches) if number % parts == part}
+    total = sum(map(len, mine.values()))
     found: dict[int, Output] = {}
     tokens, started = 0, time.monotonic()
-    for number, batch in enumerate(batches):
+    written = _written(generator, documents, mine)
+    for number, batch in mine.items():
         with _explained(f"batch {number + 1} of {len(batches)} failed"):
-            summaries = generator.summarize_batch([documents[i] for i in batch], number)
-            outputs = [Output(**vars(summary)) for summary in summaries]
+            outputs = [Output(**vars(summary)) for summary in next(written)]
             found |= dict(zip(batch, outputs, strict=True))
         tokens += sum(output.output_tokens for output in outputs)
         rate = tokens / max(time.monotonic() - started, 1e-9)
-        report(done=len(found), total=len(documents), tokens_per_second=rate)
-    return [found[i] for i in range(len(documents))]
+        report(done=len(found), total=total, tokens_per_second=rate)
+    return found
 
 
-def _losses(generator: Any, rows: Sequence[Row]) -> list[Any]:
-    """The package's own `Loss` of each row. Raises EvaluationError when its code has another, or none."""
+def _written(
+    generator: Any, documents: list[str], batches: dict[int, list[int]]
+) -> Iterator[list[Any]]:
+    """The package's own summaries of each batch in turn; older packages know one batch at a time."""
+    if hasattr(generator, "summarize_batches"):
+        yield from generator.summarize_batches(documents, batches)
+        return
+    for number, batch in batches.items():
+        yield generator.summarize_batch([documents[i] for i in batch], number)
+
+
+def _losses(generator: Any, rows: Sequence[Row], part: int, parts: int) -> dict[int, Any]:
+    """The package's own `Loss` by row. Raises EvaluationError when its code has another, or none."""
     from tasks.summarizer import Generator
 
     if getattr(generator, "loss_definition", None) != Generator.loss_definition:
         raise EvaluationError(NO_LOSS.format("this model's package"))
-    found: list[Any] = []
+    found: dict[int, Any] = {}
     step = LOSS_BATCHES * generator.settings.batch_size
-    for start in range(0, len(rows), step):
-        part = rows[start : start + step]
-        with _explained(f"the loss of rows {start + 1} to {start + len(part)} failed"):
-            losses = generator.losses([r.document for r in part], [r.references for r in part])
-            found += [loss for _, loss in zip(part, losses, strict=True)]
-        report(done=len(found), total=len(rows), what="losses")
+    starts = range(0, len(rows), step)[part::parts]
+    total = sum(len(rows[start : start + step]) for start in starts)
+    for start in starts:
+        some = rows[start : start + step]
+        with _explained(f"the loss of rows {start + 1} to {start + len(some)} failed"):
+            losses = generator.losses([r.document for r in some], [r.references for r in some])
+            found |= dict(zip(range(start, start + len(some)), losses, strict=True))
+        report(done=len(found), total=total, what="losses")
     return found
 
 

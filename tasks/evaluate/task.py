@@ -39,7 +39,7 @@ def evaluate(
         return known
     folder = artifacts.work_folder() / "evaluate" / key[:16]
     table, package_folder = folder / f"{who}.json", artifacts.package(model.path, model.digest)
-    with slots.gpu():
+    with slots.gpu(recipe.evaluation.devices):
         answer = child.run(
             "tasks.evaluate.predict:predict",
             {
@@ -47,6 +47,7 @@ def evaluate(
                 "rows": str(_sealed_rows(dataset)),
                 "table": str(table),
                 "loss": recipe.gate.metric == LOSS,
+                "devices": recipe.evaluation.devices,
             },
             folder,
             on_progress=_Watch(who),
@@ -58,7 +59,19 @@ def evaluate(
             "loss than in serving, so that their references fit the context whole"
         )
     tokenizer = tokenizer_digest(package_folder)
-    return _keep(who, key, table, model.digest, seal, answer["seconds"], tokenizer)
+    return _keep(
+        who, key, table, model.digest, seal, answer["seconds"], tokenizer, _said(who, answer)
+    )
+
+
+def _said(who: str, answer: dict[str, Any]) -> dict[str, float]:
+    """Whether it was written continuously, as a metric; why not, as a warning. Else nothing."""
+    how, _, why = answer["decoding"].partition(": ")
+    if why:
+        get_run_logger().warning(
+            f"{who}: its summaries were written by transformers' generate and not continuously: {why}"
+        )
+    return {"continuous": float(how == "continuous")} if why or how == "continuous" else {}
 
 
 @task(name="lead-3", **STEP)
@@ -92,13 +105,14 @@ def _keep(
     seal: str,
     seconds: float = 0.0,
     tokenizer: str = "",
+    more: dict[str, float] | None = None,
 ) -> Scores:
     run, predictions = tracking.current(), read_table(table)
     uri = run.log_table(table, "predictions")
     found = scores_of(predictions, model_digest, seal, uri, seconds)
     table_digest = digest.of_file(table)
     scores = dataclasses.replace(found, table_digest=table_digest, tokenizer_digest=tokenizer)
-    shown = scores.means | cuts.as_metrics(predictions)
+    shown = scores.means | cuts.as_metrics(predictions) | (more or {})
     run.record("evaluate", key, scores, {f"{who}/{name}": value for name, value in shown.items()})
     return scores
 

@@ -32,6 +32,7 @@ CHANGES: dict[str, Any] = {
     "format": "chat",
     "system": "Be brief.",
     "chat_template": "{{ messages }}",
+    "decoding": "continuous",  # in 16 bits it may write other summaries
 }
 
 
