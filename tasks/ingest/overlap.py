@@ -81,7 +81,7 @@ class Match:
 class OverlapIndex:
     """Evaluation documents, to be asked whether a training document is one of them.
 
-    About 2.5 kB a document of 130 words: its shingles, twice, and a key for each band.
+    About 3 kB a document of 130 words: its shingles, twice, and a key for each band.
     """
 
     def __init__(self, threshold: float) -> None:
