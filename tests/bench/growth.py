@@ -7,8 +7,9 @@
 
 Rows are DialogSum's. Where more are wanted than there are, the same dialogues come again with every
 third word replaced by one of another dialogue: as long, as common words, and no near duplicates.
-Each measurement is a process of its own: wall and processor time of the work, what it imports included, and
-the most that was resident, beside what was resident before the work. Needs ../shared/data and ../shared/models.
+Each measurement is a process of its own: wall and processor time of the work, what it imports included,
+and the most that was resident, beside what was resident before the work. Needs ../shared/data and
+../shared/models.
 """
 
 from __future__ import annotations
@@ -193,9 +194,8 @@ def in_a_process(step: str, path: Path) -> dict[str, float | str]:
 
 def table(scratch: Path, rows: int, steps: list[str]) -> None:
     """All steps at all sizes. What grows is judged by processor time: others may be at work here."""
-    print(
-        f"{'step':10} {'rows':>9} {'wall s':>8} {'cpu s':>8} {'x':>5} {'peak MiB':>9} {'work MiB':>9} {'x':>5}"
-    )
+    head = f"{'step':10} {'rows':>9} {'wall s':>8} {'cpu s':>8} {'x':>5}"
+    print(f"{head} {'peak MiB':>9} {'work MiB':>9} {'x':>5}")
     for times in TIMES:
         write(scratch / f"{times}.jsonl", rows * times)
     for step in steps:
