@@ -32,5 +32,6 @@ check: setup  ## lint, types, the import rule; under a minute
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_house.py
 
-bench: setup  ## side by side, ratios; nothing is asserted
+bench: setup  ## side by side, ratios, growth; nothing is asserted
 	$(BIN)/python tests/bench/rouge_speed.py
+	$(BIN)/python tests/bench/growth.py --rows 500

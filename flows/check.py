@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tasks import artifacts, estimate, fit, package, tracking
+from tasks import artifacts, estimate, fit, forecast, package, tracking
 from tasks.errors import PrecisError
 from tasks.ingest.task import preflight
 from tasks.recipe import Recipe
@@ -34,10 +34,13 @@ def check(recipe: Recipe) -> Checked:
     result = Checked()
     with tempfile.TemporaryDirectory(prefix="precis-check-") as scratch:
         base = _base(recipe, result, Path(scratch))
-        for found, problems in (preflight(recipe, base), training.preflight(recipe)):
+        *data, report = preflight(recipe, base)
+        for found, problems in (data, training.preflight(recipe)):
             result.found += found
             result.problems += problems
-        _registry(recipe, base, result)
+        champion = _registry(recipe, base, result)
+        if base and report and not result.problems:
+            result.found += forecast.lines(forecast.foresee(recipe, base, report), champion)
     return result
 
 
@@ -60,7 +63,8 @@ def _base(recipe: Recipe, result: Checked, scratch: Path) -> Path | None:
     return path
 
 
-def _registry(recipe: Recipe, base: Path | None, result: Checked) -> None:
+def _registry(recipe: Recipe, base: Path | None, result: Checked) -> bool:
+    """Whether there is a champion."""
     try:
         client = tracking.connect()
         champion = standing(client, recipe.name)
@@ -68,6 +72,7 @@ def _registry(recipe: Recipe, base: Path | None, result: Checked) -> None:
             require_comparable(champion, base, recipe)
     except PrecisError as error:
         result.problems.append(str(error))
-        return
+        return False
     who = f"champion v{champion.number}" if champion else "no champion yet: the untuned base"
     result.found.append(f"registry: {tracking.shown_uri()} answers; to beat: {who}")
+    return champion is not None

@@ -14,7 +14,7 @@ from tasks.cuts import Cut, line
 from tasks.gate.task import headline
 from tasks.metrics import LOSS, change, direction
 from tasks.recipe import Recipe
-from tasks.records import Decision, VersionRef
+from tasks.records import Decision, StepCost, VersionRef
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Outcome:
     prefect_flow_run_id: str
     report: str = ""  # runs:/ URI
     cuts: tuple[Cut, ...] = ()  # what did not fit
+    costs: tuple[StepCost, ...] = ()
 
     @classmethod
     def of(
@@ -81,9 +82,11 @@ class Outcome:
             lines.append(f"serve it: MLFLOW_TRACKING_URI={tracking.shown_uri()} {served}")
         return lines
 
-    def with_report(self, uri: str, cuts: Sequence[Cut] = ()) -> Outcome:
-        """The same, with the report's URI, and what did not fit."""
-        return replace(self, report=uri, cuts=tuple(cuts))
+    def with_report(
+        self, uri: str, cuts: Sequence[Cut] = (), costs: Sequence[StepCost] = ()
+    ) -> Outcome:
+        """The same, with the report's URI, what did not fit, and what each step cost."""
+        return replace(self, report=uri, cuts=tuple(cuts), costs=tuple(costs))
 
     def as_json(self) -> str:
         """The `--json` object; README lists its keys."""
@@ -99,6 +102,7 @@ class Outcome:
             "notes": found.notes,
             "looks": found.looks,
             "cuts": [asdict(cut) for cut in self.cuts],
+            "costs": [asdict(cost) for cost in self.costs],
             "mlflow_run_id": self.mlflow_run_id,
             "prefect_flow_run_id": self.prefect_flow_run_id,
             "model_digest": found.challenger_digest,

@@ -64,8 +64,8 @@ def run_retrain(recipe: Recipe) -> Outcome:
         model = merge(adapter, base, dataset, recipe)
         decision, version = contest(model, base, dataset, recipe)
         outcome = Outcome.of(run, recipe, decision, version)
-        page = report(recipe, decision, version, outcome.headline, dataset, adapter, model)
-        outcome = outcome.with_report(page, cuts_of(dataset, adapter))
+        page, costs = report(recipe, decision, version, outcome.headline, dataset, adapter, model)
+        outcome = outcome.with_report(page, cuts_of(dataset, adapter), costs)
         announce(outcome, dataset)
         return outcome
 

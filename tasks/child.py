@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks import errors
+from tasks import errors, used
 
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.1
@@ -56,7 +56,7 @@ def run(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _sole_user(folder, wait_seconds) as lock:
-        for name in ("answer.json", "progress.jsonl"):
+        for name in ("answer.json", "progress.jsonl", used.FILE):
             (folder / name).unlink(missing_ok=True)
         (folder / "call.json").write_text(json.dumps({"target": target, "payload": payload}))
         process = _start(folder, threads, lock)
@@ -201,6 +201,7 @@ def main(folder: Path, parent: int) -> int:
     except errors.PrecisError as error:
         traceback.print_exc()
         answer = {"error": type(error).__name__, "message": str(error)}
+    used.leave(folder)
     partial = folder / "answer.json.partial"
     partial.write_text(json.dumps(answer))
     partial.replace(folder / "answer.json")

@@ -1,14 +1,14 @@
 """What a run will need, from the recipe and the base's file headers alone: memory and disk.
 
-A first estimate, meant to catch runs that cannot fit. Training: weights, adapter, optimizer and what
-autograd keeps of one micro-batch (counted on Llama and Phi shapes with saved_tensors_hooks, which
-tests/test_estimate.py repeats). Evaluation: the merged model's weights and its cache of keys and values.
-Nothing here grows with the square of the context: attention never builds its matrix.
+A first estimate, meant to catch runs that cannot fit. Training on a GPU is what tasks.train.memory says
+of it; on a CPU, or by TRL's own path, weights, adapter, optimizer and what autograd keeps of one
+micro-batch (counted on Llama and Phi shapes with saved_tensors_hooks, which tests/test_estimate.py
+repeats). Evaluation: the merged model's weights and its cache of keys and values. Nothing here grows with
+the square of the context: attention never builds its matrix.
 """
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -16,9 +16,10 @@ from typing import Any
 
 import psutil
 
-from tasks import device, package
+from tasks import device, package, sizes, speed
 from tasks.fit import Layers, tensor_shapes
 from tasks.recipe import Recipe
+from tasks.train import memory
 
 GIB = 2**30
 Shapes = dict[str, tuple[int, ...]]
@@ -28,7 +29,6 @@ FOUR_BIT_BYTES = 0.516  # 4 bits and, doubly quantized, 0.127 bits of scale a we
 KEPT_BYTES = {"cuda": (30, 10), "cpu": (36, 20)}
 LOGIT_BYTES = 12  # a token and vocabulary entry: logits, their float32 copy and its gradient
 CUDA_BYTES = GIB // 2  # a process's context, kernels and what its allocator leaves unused
-LEAN = {"auto", "full", "least"}  # training.memory that computes all layers again where it must
 CARD = 15 * GIB  # what a card sold with 16 GB has for a process (a T4: 15,360 MiB)
 
 
@@ -47,13 +47,17 @@ class Estimate:
     disk_bytes: int
     disk_free_bytes: int
     device: str
+    # How a GPU here trains; None on a CPU, and for TRL's own path.
+    shape: memory.Shape | None = None
+    plan: memory.Plan | None = None
 
     def lines(self) -> list[str]:
         """For a terminal."""
         found = [
             f"base: {self.parameters / 1e6:,.1f} M parameters",
             f"training memory: about {self.training_bytes / GIB:.1f} GiB of "
-            f"{self.memory_bytes / GIB:.1f} GiB on {self.device}",
+            f"{self.memory_bytes / GIB:.1f} GiB on {self.device}"
+            + (f": {self.plan.words(self.shape.layers)}" if self.plan and self.shape else ""),
         ]
         if self.device == "cpu":
             fits = "fits" if self.gpu_training_bytes < CARD else "does not fit"
@@ -109,23 +113,39 @@ def estimate(recipe: Recipe, base: Path, work: Path) -> Estimate:
     shapes, config = tensor_shapes(base), package.config_of(base)
     parameters = sum(map(prod, shapes.values()))
     where, rows = device.compute(), package.context_for(recipe, base)
+    free = _memory_bytes()
+    chosen = _planned(recipe, config, shapes, free) if where == "cuda" else None
     existing = work
     while not existing.exists():
         existing = existing.parent
     return Estimate(
         parameters,
-        _training_bytes(recipe, config, shapes, where, rows),
-        _training_bytes(recipe, config, shapes, "cuda", rows),
+        _training_bytes(recipe, config, shapes, where, rows, free),
+        _training_bytes(recipe, config, shapes, "cuda", rows, CARD),
         _width(where) * parameters + (CUDA_BYTES if where == "cuda" else 0),
         rows * _row_token_bytes(config, _width(where), recipe.evaluation.kv_cache),
         1 if recipe.base.rope == "dynamic" else recipe.evaluation.batch_size,
         rows,
-        _memory_bytes(),
+        free,
         # merged package, its copy in MLflow, checkpoints of the adapter
         2 * 2 * parameters + 3 * 12 * _adapter_parameters(recipe, Layers.of(shapes)),
         psutil.disk_usage(str(existing)).free,
         where,
+        *(chosen or (None, None)),
     )
+
+
+def _planned(
+    recipe: Recipe, config: dict[str, Any], shapes: Shapes, free: int
+) -> tuple[memory.Shape, memory.Plan] | None:
+    """How training will go on a GPU with so much free memory, where tasks.train.memory knows it."""
+    if not sizes.on_fast_path(recipe, config):
+        return None
+    shape, training = sizes.shape_of(recipe, config, shapes), recipe.training
+    if shape is None:
+        return None
+    available = free - CUDA_BYTES
+    return shape, memory.named(training.memory, shape, training.gradient_checkpointing, available)
 
 
 def _width(where: str) -> int:
@@ -134,8 +154,10 @@ def _width(where: str) -> int:
 
 
 def _training_bytes(
-    recipe: Recipe, config: dict[str, Any], shapes: Shapes, where: str, rows: int
+    recipe: Recipe, config: dict[str, Any], shapes: Shapes, where: str, rows: int, free: int
 ) -> int:
+    if where == "cuda" and (chosen := _planned(recipe, config, shapes, free)):
+        return int(memory.peak_bytes(*chosen)) + CUDA_BYTES
     width, training, layers = _width(where), recipe.training, Layers.of(shapes)
     linear = layers.inner.values()
     weights: float = (sum(map(prod, shapes.values())) - sum(map(prod, linear))) * width
@@ -152,11 +174,9 @@ def _training_bytes(
     depth, hidden = int(config.get("num_hidden_layers", 0)), int(config.get("hidden_size", 0))
     mlp = int(config.get("intermediate_size") or 4 * hidden)
     layer = KEPT_BYTES[where][0] * hidden + KEPT_BYTES[where][1] * mlp
-    # On a GPU the leanest of training.memory's plans is what must fit; logits come in chunks there.
-    lean = where == "cuda" and training.memory in LEAN
-    again = training.gradient_checkpointing or lean
+    again = training.gradient_checkpointing
     kept = layer + width * hidden * depth if again else layer * depth
-    kept += 0 if lean else LOGIT_BYTES * int(config.get("vocab_size", 0))
+    kept += LOGIT_BYTES * int(config.get("vocab_size", 0))
     return int(weights + adapter + tokens * kept) + (CUDA_BYTES if where == "cuda" else 0)
 
 
@@ -197,10 +217,4 @@ def _dora_bytes(recipe: Recipe, layers: Layers, wide: int) -> int:
 def _memory_bytes() -> int:
     if device.compute() == "cpu":
         return int(psutil.virtual_memory().available)
-    asked = subprocess.run(
-        ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return int(asked.stdout.split()[0]) * 2**20
+    return speed.card().free_bytes

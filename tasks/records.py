@@ -189,6 +189,23 @@ class VersionRef:
     digest: str
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a step takes, foreseen or measured. None: not known."""
+
+    seconds: float | None = None
+    memory_gib: float | None = None  # of its process: on the GPU if it uses one, else resident
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """A step as it was foreseen and as it was; a recalled step was not measured."""
+
+    step: str
+    foreseen: Cost
+    measured: Cost
+
+
 def to_json(record: Any) -> str:
     """A record as JSON; floats keep every digit."""
     return TypeAdapter(type(record)).dump_json(record).decode()

@@ -143,7 +143,6 @@ class Run:
     client: Any
     id: str
     experiment_id: str
-    own: dict[str, str]  # the tags that this process gave it when it began
     taken_up: bool  # whether an earlier try of the same flow run made it
     skipped: list[str] = field(default_factory=list)
     recalled: dict[str, str] = field(default_factory=dict)  # tags that go with the next write
@@ -292,7 +291,7 @@ def run_for(name: str, flow_run_id: str, tags: dict[str, str]) -> Iterator[Run]:
         info = client.create_run(experiment_id, tags=own | tags).info
         artifacts.know_root(info)
         run_id = info.run_id
-    token = _current.set(Run(client, run_id, experiment_id, tags, taken_up=bool(found)))
+    token = _current.set(Run(client, run_id, experiment_id, taken_up=bool(found)))
     status = "KILLED"
     try:
         yield (run := _current.get())

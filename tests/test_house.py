@@ -27,6 +27,7 @@ PURE = {
     "summarizer",
     "package",
     "child",
+    "used",
     "table",
     "metrics",
     "cuts",
@@ -43,6 +44,7 @@ POLICY = PURE | {
     "progress",
     "device",
     "estimate",
+    "forecast",
     "slots",
     "attached",
 }

@@ -10,7 +10,7 @@ from typing import Any
 from prefect import task
 from prefect.logging import get_run_logger
 
-from tasks import artifacts, child, cuts, device, digest, package, slots, tracking
+from tasks import artifacts, child, cuts, device, digest, package, slots, tracking, used
 from tasks.errors import EvaluationError
 from tasks.evaluate.predict import lead3_predictions, scores_of
 from tasks.evaluate.seal import evaluation_digest
@@ -18,10 +18,11 @@ from tasks.metrics import LOSS
 from tasks.policy import STEP
 from tasks.progress import Progress
 from tasks.recipe import Recipe
-from tasks.records import BaseRef, DatasetRef, ModelRef, Scores, read_rows
+from tasks.records import BaseRef, Cost, DatasetRef, ModelRef, Scores, read_rows
 from tasks.table import read_table, write_table
 from tasks.tokenizer import tokenizer_digest
 
+NOT_KNOWN = Cost()
 WAIT_SECONDS = 3600.0  # for another run that is judging the same model
 
 
@@ -59,9 +60,8 @@ def evaluate(
             "loss than in serving, so that their references fit the context whole"
         )
     tokenizer = tokenizer_digest(package_folder)
-    return _keep(
-        who, key, table, model.digest, seal, answer["seconds"], tokenizer, _said(who, answer)
-    )
+    said, cost = _said(who, answer), used.by_child(folder)
+    return _keep(who, key, table, model.digest, seal, answer["seconds"], tokenizer, said, cost)
 
 
 def _said(who: str, answer: dict[str, Any]) -> dict[str, float]:
@@ -106,6 +106,7 @@ def _keep(
     seconds: float = 0.0,
     tokenizer: str = "",
     more: dict[str, float] | None = None,
+    cost: Cost = NOT_KNOWN,
 ) -> Scores:
     run, predictions = tracking.current(), read_table(table)
     uri = run.log_table(table, "predictions")
@@ -113,7 +114,8 @@ def _keep(
     table_digest = digest.of_file(table)
     scores = dataclasses.replace(found, table_digest=table_digest, tokenizer_digest=tokenizer)
     shown = scores.means | cuts.as_metrics(predictions) | (more or {})
-    run.record("evaluate", key, scores, {f"{who}/{name}": value for name, value in shown.items()})
+    metrics = {f"{who}/{name}": value for name, value in shown.items()}
+    run.record("evaluate", key, scores, metrics | used.as_metrics(who, cost))
     return scores
 
 

@@ -10,7 +10,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
-from tasks import artifacts, digest, history, tracking
+from tasks import artifacts, digest, history, tracking, used
 from tasks.errors import EvaluationError
 from tasks.gate.decay import Decay, decay_headline, decay_markdown, decide_decay
 from tasks.gate.decide import decide
@@ -34,7 +34,7 @@ def gate(
     recipe: Recipe,
 ) -> Decision:
     """Promote, reject or inconclusive: the challenger against the champion, or else the base."""
-    run = tracking.current()
+    run, watch = tracking.current(), used.Watch()
     # The look is on record before the verdict is known: a run killed on a bad verdict has looked.
     looks = history.count_look(run, challenger.model_digest, rows_digest)
     decision = decide(
@@ -55,7 +55,8 @@ def gate(
     verdict = {"precis.verdict": decision.verdict}  # to filter and sort runs by, in MLflow's UI
     run.write(
         tags=verdict | history.of_decision(run, recipe, decision),
-        metrics={"gate/gain": primary.gain, "gate/low": primary.low, "gate/high": primary.high},
+        metrics={"gate/gain": primary.gain, "gate/low": primary.low, "gate/high": primary.high}
+        | used.as_metrics("gate", watch.cost()),
     )
     for reason in decision.reasons:
         get_run_logger().info(f"{decision.verdict}: {reason}")

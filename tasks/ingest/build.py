@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -132,27 +133,30 @@ def _drop_overlap(index: OverlapIndex, evaluation: Path, train: Path, kept_rows:
     for _, row in canonical(evaluation):
         index.add(row.source, row.id, row.document)
     overlap = Overlap(evaluation_documents=len(index))
-    kept = []
-    documents = set()
+    kept = bytearray()
+    documents = array("Q")  # numbers, not texts: there may be millions
     with kept_rows.open("wb") as out:
         for line, row in canonical(train):
             dropped = _overlap_of(index, row, overlap)
             kept.append(not dropped)
             if not dropped:
-                documents.add(row.source)
+                documents.append(int(row.source, 16))
                 out.write(line)
-    overlap.kept, overlap.train_documents = np.array(kept, dtype=bool), len(documents)
+    overlap.kept = np.frombuffer(kept, dtype=bool)
+    overlap.train_documents = len(np.unique(np.array(documents, dtype=np.uint64)))
     return overlap
 
 
 def _overlap_of(index: OverlapIndex, row: Row, overlap: Overlap) -> bool:
     same = index.exact(row.source)
-    near = None if same else index.near(row.document)
+    # Which one it is like is shown of the first few alone.
+    shown = len(overlap.examples) < OVERLAP_EXAMPLES
+    near = None if same else index.near(row.document, any_will_do=not shown)
     if not same and not near:
         return False
     overlap.exact += bool(same)
     overlap.near += bool(near)
-    if len(overlap.examples) < OVERLAP_EXAMPLES:
+    if shown:
         found = {"evaluation": same, "jaccard": 1.0}
         if near:
             found = {"evaluation": near.id, "jaccard": round(near.jaccard, 4)}

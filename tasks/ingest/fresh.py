@@ -78,7 +78,7 @@ def _drop_seen(
         for line, row in canonical(rows):
             if index.exact(row.source):
                 exact += 1
-            elif index.near(row.document):
+            elif index.near(row.document, any_will_do=True):
                 near += 1
             else:
                 kept += 1

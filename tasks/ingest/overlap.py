@@ -45,7 +45,7 @@ def shingles(document: str) -> NDArray[np.uint64]:
     mixed = np.zeros(count, dtype=np.uint64)
     for place, factor in enumerate(_FACTORS):  # arithmetic modulo 2**64, odd factors: order counts
         mixed += hashes[place : place + count] * np.uint64(factor)
-    return np.unique(mixed)
+    return _distinct(mixed)
 
 
 def jaccard(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> float:
@@ -79,18 +79,22 @@ class Match:
 
 
 class OverlapIndex:
-    """Evaluation documents, to be asked whether a training document is one of them."""
+    """Evaluation documents, to be asked whether a training document is one of them.
+
+    About 3 kB a document of 130 words: its shingles, twice, and a key for each band.
+    """
 
     def __init__(self, threshold: float) -> None:
-        from datasketch import MinHash, MinHashLSH
+        from datasketch import MinHash
 
         self.threshold = threshold
-        self._lsh = MinHashLSH(num_perm=PERMUTATIONS, params=bands(threshold))
+        self.bands, self.band_rows = bands(threshold)
         self._blank = MinHash(num_perm=PERMUTATIONS, hashfunc=_low_bits)
         self._by_source: dict[str, int] = {}
         self._ids: list[str] = []
         self._shingles: list[NDArray[np.uint64]] = []
-        self._all: NDArray[np.uint64] | None = None
+        self._keys: list[NDArray[np.uint64]] = []
+        self._tables: _Tables | None = None
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -99,44 +103,88 @@ class OverlapIndex:
         """Take in an evaluation row; a source that is there already changes nothing."""
         if source in self._by_source:
             return
-        number = len(self._ids)
-        self._by_source[source] = number
+        self._by_source[source] = len(self._ids)
         self._ids.append(id_)
         found = shingles(document)
         self._shingles.append(found)
-        self._lsh.insert(number, self._minhash(found), check_duplication=False)
-        self._all = None
+        self._keys.append(self._keys_of(found))
+        self._tables = None
 
     def exact(self, source: str) -> str | None:
         """The id of the evaluation row with this very document."""
         number = self._by_source.get(source)
         return None if number is None else self._ids[number]
 
-    def near(self, document: str) -> Match | None:
-        """The most similar evaluation row at or over the threshold."""
-        found = shingles(document)
+    def near(self, document: str, any_will_do: bool = False) -> Match | None:
+        """The most similar evaluation row at or over the threshold, or whichever is met first.
+
+        Where many documents are near duplicates of each other, looking for the most similar one
+        takes time in the square of their number.
+        """
+        if not self._ids:
+            return None
+        tables, found = self._ready(), shingles(document)
         # A set at least t-similar to one of them shares at least t of itself with their union:
         # almost no document does, and the others need no MinHash.
-        if not self._shared(found) >= self.threshold * len(found):
+        if not tables.shared(found) >= self.threshold * len(found):
             return None
-        proposed = sorted(self._lsh.query(self._minhash(found)))
-        matches = [Match(self._ids[n], jaccard(found, self._shingles[n])) for n in proposed]
-        near = [match for match in matches if match.jaccard >= self.threshold]
-        return max(near, key=lambda match: match.jaccard, default=None)
+        best = None
+        for number in tables.proposed(self._keys_of(found)):
+            match = Match(self._ids[number], jaccard(found, self._shingles[number]))
+            if match.jaccard >= self.threshold and (not best or match.jaccard > best.jaccard):
+                best = match
+                if any_will_do:
+                    break
+        return best
 
-    def _shared(self, found: NDArray[np.uint64]) -> int:
-        if self._all is None:
-            self._all = np.unique(np.concatenate([np.empty(0, np.uint64), *self._shingles]))
-        if not len(self._all):
-            return 0
-        at = np.minimum(np.searchsorted(self._all, found), len(self._all) - 1)
-        return int(np.count_nonzero(self._all[at] == found))
+    def _ready(self) -> _Tables:
+        if self._tables is None:
+            self._tables = _Tables.of(self._shingles, self._keys)
+        return self._tables
 
-    def _minhash(self, found: NDArray[np.uint64]) -> object:
+    def _keys_of(self, found: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """For each band one number that stands for its hashes, and for which band it is."""
         minhash = self._blank.copy()
         for start in range(0, len(found), BLOCK):
             minhash.update_batch(found[start : start + BLOCK].tolist())
-        return minhash
+        used = minhash.hashvalues[: self.bands * self.band_rows].reshape(self.bands, -1)
+        keys = np.arange(self.bands, dtype=np.uint64)
+        for row in used.astype(np.uint64).T:  # arithmetic modulo 2**64
+            keys = (keys + row) * np.uint64(_FACTORS[0])
+        return keys
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """What is searched: arrays, since dictionaries would take forty times the memory."""
+
+    shingles: NDArray[np.uint64]  # of all documents, distinct, sorted
+    keys: NDArray[np.uint64]  # of all bands and documents, sorted
+    documents: NDArray[np.uint32]  # whose key each is
+
+    @classmethod
+    def of(cls, shingle_sets: list[NDArray[np.uint64]], keys: list[NDArray[np.uint64]]) -> _Tables:
+        every = np.concatenate(keys)
+        order = np.argsort(every, kind="stable")
+        documents = (order // len(keys[0])).astype(np.uint32)
+        return cls(_distinct(np.concatenate(shingle_sets)), every[order], documents)
+
+    def shared(self, found: NDArray[np.uint64]) -> int:
+        """How many of these shingles any document has."""
+        at = np.minimum(np.searchsorted(self.shingles, found), len(self.shingles) - 1)
+        return int(np.count_nonzero(self.shingles[at] == found))
+
+    def proposed(self, keys: NDArray[np.uint64]) -> list[int]:
+        """Documents that agree in a band, in the order in which they came."""
+        first, last = (np.searchsorted(self.keys, keys, side) for side in ("left", "right"))
+        parts = [self.documents[a:b] for a, b in zip(first, last, strict=True)]
+        return [int(number) for number in np.unique(np.concatenate(parts))]
+
+
+def _distinct(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The distinct values, sorted. Sorts `values` in place: np.unique hashes, at 50 bytes a value."""
+    values.sort()
+    return values[np.concatenate(([True], values[1:] != values[:-1]))]
 
 
 def _low_bits(value: int) -> int:

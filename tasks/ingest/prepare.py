@@ -18,7 +18,7 @@ from tasks.records import DatasetRef
 if TYPE_CHECKING:
     from tasks.summarizer import SummarizerSettings
 
-__all__ = ["prepare", "problems", "source_digest"]
+__all__ = ["look", "prepare", "problems", "source_digest"]
 REPORT = "report.json"
 
 
@@ -50,13 +50,13 @@ def prepare(
     return _reference(folder, built)
 
 
-def problems(
+def look(
     data: Data,
     prompt: Prompt,
     settings: SummarizerSettings | None = None,
     tokenizer_folder: Path | None = None,
-) -> tuple[list[str], dict[str, int]]:
-    """What would stop `prepare`, and row counts once rows could be read; nothing is kept.
+) -> Built:
+    """What would stop `prepare`, row counts once rows could be read, and the report; nothing is kept.
 
     Counts are train_rows, evaluation_rows, rejected, duplicates and overlap. Reads everything.
     Without settings and tokenizer (a base that was not found) nothing is measured in tokens, and
@@ -67,9 +67,19 @@ def problems(
             meter = None
             if settings is not None and tokenizer_folder is not None:
                 meter = meter_for(tokenizer_folder, settings, prompt)
-            built = build(data, meter, Path(scratch), Path(scratch))
+            return build(data, meter, Path(scratch), Path(scratch))
         except PrecisError as error:
-            return str(error).splitlines(), {}
+            return Built(str(error).splitlines())
+
+
+def problems(
+    data: Data,
+    prompt: Prompt,
+    settings: SummarizerSettings | None = None,
+    tokenizer_folder: Path | None = None,
+) -> tuple[list[str], dict[str, int]]:
+    """The problems and counts of `look`."""
+    built = look(data, prompt, settings, tokenizer_folder)
     return built.problems, built.counts
 
 

@@ -16,6 +16,7 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 SAMPLE_ROWS = 100  # rows looked at to learn a JSON file's columns
 PARQUET_BATCH = 256
+PARQUET_BUFFER = 1 << 20  # bytes of a column read at once: else a whole row group's, however large
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -96,7 +97,7 @@ def _parquet(file: SourceFile) -> Any:
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.ParquetFile(file.path)
+        return pyarrow.parquet.ParquetFile(file.path, buffer_size=PARQUET_BUFFER)
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(

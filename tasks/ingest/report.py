@@ -81,10 +81,17 @@ def _split(
     cuts = _numbers(side.cuts)[kept]
     long = cuts[cuts > 0]
     mean = round(float(long.mean()), 1) if len(long) else 0.0
-    summaries = _numbers(side.summaries)[np.repeat(kept, _numbers(side.references))]
+    prompts, references = _numbers(side.prompts), _numbers(side.references)
+    summaries = _numbers(side.summaries)[np.repeat(kept, references)]
+    fitting = np.minimum(prompts, settings.max_source_tokens)
     return report | {
-        "prompt_tokens": distribution(_numbers(side.prompts)[kept]),
+        "prompt_tokens": distribution(prompts[kept]),
         "summary_tokens": distribution(summaries),
+        "sequences": {  # each reference after its prompt, and an end-of-text
+            "count": len(summaries),
+            "tokens": int((fitting * references)[kept].sum() + summaries.sum()) + len(summaries),
+            "completion_tokens": int(summaries.sum()) + len(summaries),
+        },
         "truncated_prompts": _over(cuts, 0, report["rows"])
         | {"limit": settings.max_source_tokens, "tokens_cut": distribution(long) | {"mean": mean}},
         "summaries_over_max_new_tokens": _over(summaries, settings.max_new_tokens, len(summaries))

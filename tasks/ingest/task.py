@@ -11,11 +11,11 @@ from mlflow.exceptions import MlflowException
 from prefect import task
 from prefect.logging import get_run_logger
 
-from tasks import artifacts, digest, package, tracking
+from tasks import artifacts, digest, package, tracking, used
 from tasks.errors import RecipeError, RegistryError
 from tasks.ingest.fresh import KEY, prepare_fresh
 from tasks.ingest.newer import count_new
-from tasks.ingest.prepare import REPORT, prepare, problems, source_digest
+from tasks.ingest.prepare import REPORT, look, prepare, source_digest
 from tasks.ingest.sources import held
 from tasks.policy import STEP
 from tasks.recipe import Base, Recipe
@@ -48,9 +48,11 @@ def ingest(recipe: Recipe, base: BaseRef) -> DatasetRef:
         return known
     # A folder of this run alone: two runs over the same data would write into each other's files.
     folder = artifacts.work_folder() / "data" / run.id
+    watch = used.Watch()
     made = prepare(recipe.data, recipe.prompt, settings, Path(base.path), folder)
+    cost = used.as_metrics("ingest", watch.cost())
     dataset = dataclasses.replace(made, uri=run.log_folder(folder, "dataset"))
-    run.record("ingest", key, dataset)
+    run.record("ingest", key, dataset, cost)
     get_run_logger().info(
         f"{dataset.train_rows} training rows, {dataset.evaluation_rows} evaluation rows, "
         f"{dataset.rejected} rejected"
@@ -162,9 +164,12 @@ def _cuts(report: dict[str, Any]) -> list[str]:
     return said
 
 
-def preflight(recipe: Recipe, base: Path | None) -> tuple[list[str], list[str]]:
-    """What `precis check` says of the data: facts, and problems that would stop a run."""
+def preflight(recipe: Recipe, base: Path | None) -> tuple[list[str], list[str], dict[str, Any]]:
+    """What `precis check` says of the data: facts, problems that would stop a run, and the data report.
+
+    The report is empty where there are problems.
+    """
     settings = package.settings_for(recipe, base) if base else None
-    found, counts = problems(recipe.data, recipe.prompt, settings, base)
-    facts = [f"data: {', '.join(f'{n} {name}' for name, n in counts.items())}"] if counts else []
-    return facts, found
+    found = look(recipe.data, recipe.prompt, settings, base)
+    said = ", ".join(f"{n} {name}" for name, n in found.counts.items())
+    return [f"data: {said}"] if said else [], found.problems, found.report

@@ -7,10 +7,10 @@ from pathlib import Path
 from prefect import task
 from prefect.logging import get_run_logger
 
-from tasks import artifacts, child, digest, package, slots, tracking
+from tasks import artifacts, child, digest, package, slots, tracking, used
 from tasks.policy import STEP
 from tasks.recipe import Recipe
-from tasks.records import AdapterRef, BaseRef, DatasetRef, Drift, ModelRef
+from tasks.records import AdapterRef, BaseRef, Cost, DatasetRef, Drift, ModelRef
 
 
 @task(name="merge", **STEP)
@@ -35,6 +35,11 @@ def merge(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Recip
     drift = Drift(**answer["drift"])
     model = ModelRef(answer["path"], answer["digest"], base.digest, adapter.digest, drift)
     metrics = {"merge/kl": drift.kl, "merge/top1_agreement": drift.top1_agreement}
+    whole = used.by_child(work)
+    rest = None if whole.seconds is None else whole.seconds - answer["seconds"]
+    metrics |= used.as_metrics("merge", Cost(answer["seconds"], whole.memory_gib))
+    # With the start of the process that does both.
+    metrics |= used.as_metrics("drift", Cost(rest))
     run.record("merge", key, model, metrics)
     get_run_logger().info(
         f"merged: KL to the adapter {drift.kl:.1e} nats, top-1 agreement {drift.top1_agreement:.3f}"

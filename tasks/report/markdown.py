@@ -34,6 +34,7 @@ def render_markdown(data: ReportData, plots: Sequence[Plot]) -> str:
             *_examples("Biggest wins", wins(ordered), data),
             *_examples("Biggest losses", losses(ordered), data),
             *_cuts(data),
+            *_steps(data),
             *_facts("Cost", data.cost),
             *_facts("Training", data.training_metrics),
             *_facts("Data", _top_numbers(data.data_report)),
@@ -76,6 +77,23 @@ def _cuts(data: ReportData) -> list[str]:
         return []
     rows = [[one.text(), one.done] for one in data.cuts]
     return ["## What did not fit", _table(["", ""], rows)]
+
+
+def _steps(data: ReportData) -> list[str]:
+    if not data.steps:
+        return []
+    head = ["step", "time foreseen", "measured", "memory foreseen", "measured"]
+    rows = [
+        [
+            one.step,
+            words.duration(one.foreseen.seconds),
+            words.duration(one.measured.seconds),
+            words.gib(one.foreseen.memory_gib),
+            words.gib(one.measured.memory_gib),
+        ]
+        for one in data.steps
+    ]
+    return ["## Foreseen and measured", _table(head, rows, right=len(head) - 1)]
 
 
 def _image(plot: Plot) -> str:

@@ -31,7 +31,8 @@ def render_html(data: ReportData, plots: Sequence[Plot]) -> str:
     )
     filters = (words.score, words.gain, words.label, words.value, words.levels)
     named = (words.guardrail, words.metric, words.kind, words.moved, words.moves)
-    house.filters |= {function.__name__: function for function in (*filters, *named)}
+    used = (words.duration, words.gib)
+    house.filters |= {function.__name__: function for function in (*filters, *named, *used)}
     house.tests["link"] = words.is_link
     ordered = examples(data.challenger, data.opponent, data.metric)
     return house.get_template("report.html").render(

@@ -13,10 +13,10 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
-from tasks import artifacts, cuts, device, tracking
+from tasks import artifacts, cuts, device, forecast, tracking
 from tasks.policy import STEP
 from tasks.recipe import Recipe
-from tasks.records import AdapterRef, DatasetRef, Decision, ModelRef, VersionRef
+from tasks.records import AdapterRef, DatasetRef, Decision, ModelRef, StepCost, VersionRef
 from tasks.report.data import ReportData
 from tasks.report.markdown import render_markdown
 from tasks.report.page import render_html
@@ -42,10 +42,13 @@ def report(
     dataset: DatasetRef,
     adapter: AdapterRef,
     model: ModelRef,
-) -> str:
-    """Render and store the report; returns its `runs:/` URI."""
+) -> tuple[str, list[StepCost]]:
+    """Render and store the report; returns its `runs:/` URI, and what each step cost."""
     run = tracking.current()
-    gate = _gate(run)
+    gate, known = _gate(run), run.client.get_run(run.id).data
+    steps = forecast.compared(known.tags, known.metrics)
+    if decision.opponent != "champion":
+        steps = [one for one in steps if one.step != forecast.NAMES["champion"]]
     data = ReportData(
         name=recipe.name,
         version=version.version if version else None,
@@ -59,7 +62,8 @@ def report(
         data_report=_data_report(dataset),
         cuts=cuts_of(dataset, adapter, decision.opponent),
         cost=_cost(adapter),
-        links=_links(run),
+        steps=steps,
+        links=_links(run, known.tags),
         digests=_digests(run, dataset, adapter, model, decision),
     )
     path = artifacts.work_folder() / "runs" / run.id / "report.html"
@@ -69,7 +73,7 @@ def report(
     create_markdown_artifact(render_markdown(data, drawn), key="report", description=said)
     uri = run.log_file(path)
     get_run_logger().info(f"report: {uri}")
-    return uri
+    return uri, steps
 
 
 def cuts_of(
@@ -113,10 +117,10 @@ def _cost(adapter: AdapterRef) -> dict[str, float | str]:
     return {"device": device.compute(), **cost}
 
 
-def _links(run: tracking.Run) -> dict[str, str]:
+def _links(run: tracking.Run, tags: dict[str, str]) -> dict[str, str]:
     links = {
         "MLflow run": tracking.run_url(run),
-        "Prefect flow run": run.own.get("precis.prefect_url"),
+        "Prefect flow run": tags.get("precis.prefect_url"),
     }
     return {title: link for title, link in links.items() if link}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from tasks import used
 from tasks.metrics import DIRECTION, LOSS, UNIT, change
 from tasks.records import MetricResult
 
@@ -77,6 +78,16 @@ def value(found: object) -> str:
     if isinstance(found, float):
         return f"{found:,.0f}" if abs(found) >= 10_000 else f"{found:.4g}"
     return cut(str(found), 300)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person says them; a dash for what was not measured."""
+    return used.duration(seconds)
+
+
+def gib(found: float | None) -> str:
+    """Memory in GiB; a dash where it is not known."""
+    return "-" if found is None else f"{found:.2f} GiB"
 
 
 def cut(text: str, most: int) -> str:

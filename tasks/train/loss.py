@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from tasks.examples import IGNORED
+from tasks.train.memory import CHUNK_LOGITS
 
-CHUNK_LOGITS = 2**24  # of one chunk: 64 MiB in float32
 HALF_SCALE = 1024.0  # float16's smallest steps are near a rare word's probability
 
 

@@ -23,6 +23,7 @@ SELECTIVE_SHARE = 0.015
 OFFLOADED_SHARE = 0.05
 USABLE = 0.9  # of free memory: the rest goes to fragments, workspaces and other libraries
 WORKSPACE = 0.15 * GIB  # cuBLAS', and small things
+CHUNK_LOGITS = 2**24  # of a chunk of the loss: 64 MiB in float32
 OPTIMIZER_BYTES = {  # of states on the GPU, an adapter parameter; paged states may be on the host
     "adamw_torch": 8,
     "adamw_torch_fused": 8,
@@ -105,7 +106,7 @@ def relative_time(shape: Shape, plan: Plan) -> float:
     passes = 4 + 2 * again + 2 * selective
     found = shape.tokens * passes
     if shape.quantized and not plan.resident:
-        found += DEQUANTIZED_TOKENS * (4 + 2 * again) / 2
+        found += DEQUANTIZED_TOKENS * (4 + 2 * again)
     return found * (1 + OFFLOADED_SHARE if plan.on_host else 1)
 
 
@@ -164,26 +165,58 @@ def shape_of(
 ) -> Shape:
     """The sizes of a loaded model; `pattern` has its linear layers by common input, as called.
 
-    `core` is the model without its head. Of groups with one member the first is taken to read what
-    attention gives, and all to write to the residual stream, which is kept as the next input.
+    `core` is the model without its head.
     """
-    from tasks.train.loss import CHUNK_LOGITS
-
-    layer, hidden, count = core.layers[0], core.config.hidden_size, len(core.layers)
-    every = [one for group in pattern for one in group]
+    layer, hidden = core.layers[0], core.config.hidden_size
     embedding = core.get_input_embeddings().weight
     tied = head.weight is embedding
     both = [embedding] if tied else [embedding, head.weight]
-    norms = sum(_is_norm(module, hidden) for module in layer.modules())
-    attention = next((group[0].into for group in pattern if len(group) == 1), hidden)
-    written = sum(one.out for group in pattern if len(group) > 1 for one in group)
-    small = 2 * rank * len(pattern) + 2 * core.config.num_attention_heads
-    return Shape(
-        layers=count,
-        linear=sum(one.into * one.out for one in every) * count,
+    return shape_from(
+        pattern,
+        layers=len(core.layers),
+        hidden=hidden,
+        heads=core.config.num_attention_heads,
+        norms=sum(_is_norm(module, hidden) for module in layer.modules()),
         other_bytes=sum(x.numel() * x.element_size() for x in both),
         embedding_bytes=0 if tied else embedding.numel() * embedding.element_size(),
-        adapter=rank * sum(one.into + one.out for one in every if one.adapted) * count,
+        element_bytes=embedding.element_size(),
+        quantized=any(type(module).__name__ == "Linear4bit" for module in layer.modules()),
+        rank=rank,
+        optimizer=optimizer,
+        tokens=tokens,
+    )
+
+
+def shape_from(
+    pattern: list[list[Linear]],
+    *,
+    layers: int,
+    hidden: int,
+    heads: int,
+    norms: int,
+    other_bytes: int,
+    embedding_bytes: int,
+    element_bytes: int,
+    quantized: bool,
+    rank: int,
+    optimizer: str,
+    tokens: int,
+) -> Shape:
+    """The sizes from what is known of a model without loading it; `norms` of a layer.
+
+    Of groups with one member the first is taken to read what attention gives, and all to write to the
+    residual stream, which is kept as the next input.
+    """
+    every = [one for group in pattern for one in group]
+    attention = next((group[0].into for group in pattern if len(group) == 1), hidden)
+    written = sum(one.out for group in pattern if len(group) > 1 for one in group)
+    small = 2 * rank * len(pattern) + 2 * heads
+    return Shape(
+        layers=layers,
+        linear=sum(one.into * one.out for one in every) * layers,
+        other_bytes=other_bytes,
+        embedding_bytes=embedding_bytes,
+        adapter=rank * sum(one.into + one.out for one in every if one.adapted) * layers,
         optimizer_bytes=OPTIMIZER_BYTES.get(optimizer, 8),
         hidden=hidden,
         kept=norms * hidden + sum(group[0].into for group in pattern) + written + small,
@@ -192,8 +225,8 @@ def shape_of(
         busy=3 * max(one.into for one in every) + 2 * hidden,
         tokens=tokens,
         loss_bytes=12 * CHUNK_LOGITS,
-        element_bytes=embedding.element_size(),
-        quantized=any(type(module).__name__ == "Linear4bit" for module in layer.modules()),
+        element_bytes=element_bytes,
+        quantized=quantized,
     )
 
 

@@ -9,12 +9,12 @@ from typing import Any
 from prefect import task
 from prefect.logging import get_run_logger
 
-from tasks import artifacts, child, digest, package, slots, tracking
+from tasks import artifacts, child, digest, forecast, package, slots, tracking, used
 from tasks.errors import TrainingError
 from tasks.policy import STEP
 from tasks.progress import Progress
 from tasks.recipe import Recipe
-from tasks.records import AdapterRef, BaseRef, DatasetRef
+from tasks.records import AdapterRef, BaseRef, Cost, DatasetRef
 from tasks.train import checkpoints, store
 
 WATCHED = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_gib")
@@ -27,6 +27,9 @@ def train(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> AdapterRef:
     run, key = tracking.current(), step_key(dataset, base, recipe)
     if known := run.recall("train", key, AdapterRef, _intact):
         return known
+    # The first moment at which the rows are known; a run that recalls its training is not foretold.
+    report = artifacts.fetch(dataset.uri) / "report.json"
+    forecast.note(run, recipe, Path(base.path), report)
     with slots.gpu():
         answer = child.run(
             "tasks.train.qlora:train",
@@ -44,7 +47,7 @@ def train(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> AdapterRef:
     uri = run.log_folder(Path(answer["adapter"]), "adapter")
     adapter = AdapterRef(uri, answer["digest"], base.digest, answer["metrics"])
     metrics = {f"train/{name}": value for name, value in adapter.metrics.items()}
-    run.record("train", key, adapter, metrics)
+    run.record("train", key, adapter, metrics | used.as_metrics("train", _cost(key, adapter)))
     if recipe.training.checkpoint_store:
         _forget(recipe.training.checkpoint_store, answer["job"])
     return adapter
@@ -72,6 +75,13 @@ def preflight(recipe: Recipe) -> tuple[list[str], list[str]]:
         return [store.look(recipe.training.checkpoint_store)], []
     except TrainingError as error:
         return [], [str(error)]
+
+
+def _cost(key: str, adapter: AdapterRef) -> Cost:
+    """What training took: all of its parts together, if it went on from a checkpoint."""
+    last = used.by_child(artifacts.work_folder() / "train" / key[:16])
+    seconds = max(last.seconds or 0.0, adapter.metrics["seconds"])
+    return Cost(seconds, adapter.metrics["peak_memory_gib"])
 
 
 def _forget(place: str, job: str) -> None:

@@ -65,6 +65,17 @@ def test_a_better_challenger_is_registered(first: dict[str, Any]) -> None:
     assert first["skipped"] == []
 
 
+def test_each_step_was_foreseen_and_measured(first: dict[str, Any], again: dict[str, Any]) -> None:
+    """Time of each, memory of each process; of what was recalled nothing is claimed."""
+    costs = {one["step"]: (one["foreseen"], one["measured"]) for one in first["costs"]}
+    processes = {"ingest", "train", "merge", "evaluate challenger", "evaluate base", "gate"}
+    assert set(costs) == processes | {"drift check"}
+    for step, both in costs.items():
+        assert all(cost["seconds"] > 0 for cost in both), step
+        assert all((cost["memory_gib"] is None) == (step not in processes) for cost in both), step
+    assert [one["step"] for one in again["costs"]] == ["gate"]
+
+
 def test_an_unchanged_rerun_does_nothing_again_and_says_so(
     first: dict[str, Any], again: dict[str, Any], stack: Stack
 ) -> None:
