@@ -35,13 +35,13 @@ PURE = {
     "s3",
     "asking",
     "chat_templates",
+    "device",
 }
 POLICY = PURE | {
     "artifacts",
     "tracking",
     "policy",
     "progress",
-    "device",
     "estimate",
     "slots",
     "attached",
