@@ -28,7 +28,8 @@ def begin(describe: Callable[[], dict[str, Any]], folder: Path, place: str | Non
     """Make the folder that job's, and find what there is of it here and in the store at `place`."""
     from tasks.train import team
 
-    kept, found = None, None
+    kept: store.Store | None = None
+    found: Start | None = None
     if team.rank() == 0:
         job = describe()
         resume = checkpoints.prepare(folder, job)
@@ -36,7 +37,8 @@ def begin(describe: Callable[[], dict[str, Any]], folder: Path, place: str | Non
         if not answer and (kept := store.open_store(place, job)):
             resume = kept.newest(folder / "checkpoints", resume)
         found = Start(digest.of_value(job), answer, resume)
-    return replace(team.share(found), kept=kept)
+    known: Start = team.share(found)
+    return replace(known, kept=kept)
 
 
 def end(

@@ -63,11 +63,12 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def __init__(self, meter: Meter) -> None:
         self.meter = meter
         self.cancelled = False
+        self._asked = False
         self._last = meter.read()
 
     def cancel(self, *_: Any) -> None:
         """Stop after the step under way, with a checkpoint. A signal handler."""
-        self.cancelled = True
+        self._asked = True
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Set the clock."""
@@ -78,7 +79,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Save before a cancelled run ends; log whatever is saved."""
-        self.cancelled = team.any_of(self.cancelled)  # all end after the same step
+        # All end after the same step. What is asked while they agree on it is heard after the next.
+        self.cancelled = team.any_of(self._asked)
         if self.cancelled:
             control.should_save = control.should_training_stop = True
         if control.should_save:

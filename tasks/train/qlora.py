@@ -38,7 +38,7 @@ def train(rows: str, base: str, recipe: dict[str, Any], folder: str) -> dict[str
     With training.devices above 1 each device gets a process; ChildFailed says which of them ended
     without an answer, and where its log is.
     """
-    call = {"rows": rows, "base": base, "recipe": recipe, "folder": folder}
+    call: dict[str, Any] = {"rows": rows, "base": base, "recipe": recipe, "folder": folder}
     training = Recipe.model_validate(recipe).training
     if launch.wanted(training):
         return launch.train(call, training, Path(folder))

@@ -23,6 +23,9 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
     those of one process with as many times the accumulation.
     """
 
+    train_dataset: Any
+    data_collator: Any
+
     def __init__(self, *args: Any, meter: Meter, store: Store | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.meter = meter
