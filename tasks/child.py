@@ -182,7 +182,8 @@ def _answer(process: subprocess.Popen[bytes], folder: Path, target: str) -> Any:
     raise errors.ChildFailed(f"{target} ended by {how}{hint}; {folder / 'log.txt'} ends:\n{tail}")
 
 
-def _die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
+    """Have this process sent TERM when that one, which started it, is gone."""
     # Linux only; elsewhere a child of a killed parent ends when its step does.
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -192,7 +193,7 @@ def _die_with_parent(parent: int) -> None:
 
 def main(folder: Path, parent: int) -> int:
     """The child's side: read the call, make it, write the answer atomically."""
-    _die_with_parent(parent)
+    die_with_parent(parent)
     call = json.loads((folder / "call.json").read_text())
     module, function = call["target"].split(":")
     try:

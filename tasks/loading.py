@@ -13,12 +13,14 @@ from typing import Any
 from tasks import summarizer
 
 
-def one_gpu() -> None:
-    """Show this process its first GPU alone; transformers would spread over all in one process.
+def one_gpu(place: int = 0) -> None:
+    """Show this process one GPU alone: of those that it may see, the one at `place`.
 
-    To be called before torch looks for GPUs.
+    transformers would spread over all in one process, and put a context on each of them when it
+    stores the state of their random numbers. To be called before torch looks for GPUs.
     """
-    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", str(place)).split(",")
+    os.environ["CUDA_VISIBLE_DEVICES"] = shown[min(place, len(shown) - 1)]
 
 
 def device() -> str:

@@ -262,6 +262,22 @@ class Training(Settings):
         2, gt=0, title="Micro-batch", description="Packed sequences a device and step."
     )
     gradient_accumulation_steps: int = Field(1, gt=0, title="Gradient accumulation")
+    # No "auto": how many there are would change the global batch, and with it the weights.
+    devices: int = Field(
+        1,
+        gt=0,
+        title="Devices",
+        description="GPUs of a machine that train together, each with the whole model and rows of its "
+        "own. A step learns micro-batch x accumulation x devices x machines sequences, as in "
+        "transformers: with twice the devices, half the accumulation is the same step.",
+    )
+    nodes: int = Field(
+        1,
+        gt=0,
+        title="Machines",
+        description="Machines with that many devices each. Where they meet is torchrun's to know: its "
+        "variables PET_RDZV_ENDPOINT or PET_MASTER_ADDR (docs/devices.md).",
+    )
     max_length: int = Field(
         1024, gt=0, title="Sequence length (tokens)", description="Rows are packed up to this."
     )

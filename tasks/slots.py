@@ -85,13 +85,19 @@ def _acquire(limit: str, count: int, wait: bool) -> UUID:
     return lease
 
 
-def _take(limit: str, count: int) -> UUID | None:
+def _take(limit: str, slots: int) -> UUID | None:
     """A lease on the slots; None when they are taken."""
     with get_client(sync_client=True) as client:
         try:
-            client.read_global_concurrency_limit_by_name(limit)
+            most = client.read_global_concurrency_limit_by_name(limit).limit
+            if slots > most:
+                raise PrecisError(
+                    f"{slots} slots of {limit!r} are wanted (training.devices), and it has {most}: it "
+                    f"would be waited for forever; raise it (prefect gcl update {limit} --limit "
+                    f"{slots}), or train on fewer devices"
+                )
             answer = client.increment_concurrency_slots_with_lease(
-                [limit], count, "concurrency", LEASE_SECONDS
+                [limit], slots, "concurrency", LEASE_SECONDS
             )
         except ObjectNotFound:
             raise PrecisError(

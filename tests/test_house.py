@@ -36,13 +36,13 @@ PURE = {
     "s3",
     "asking",
     "chat_templates",
+    "device",
 }
 POLICY = PURE | {
     "artifacts",
     "tracking",
     "policy",
     "progress",
-    "device",
     "estimate",
     "forecast",
     "slots",

@@ -17,10 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from tasks import digest
+from tasks.recipe import Training
 
 MARKER = "complete.json"
 # Training settings that no weight depends on: another value of one is still the same job.
 HARMLESS = {"save_steps", "logging_steps", "timeout_hours", "checkpoint_store", "memory"}
+
+
+def deciding(training: Training) -> dict[str, Any]:
+    """The training settings that weights depend on, JSON-able: for a job's and a step's key."""
+    found = training.model_dump(mode="json", exclude=HARMLESS)
+    # One device's keys are what they were before there could be several.
+    return {k: v for k, v in found.items() if k not in ("devices", "nodes") or v != 1}
 
 
 def prepare(folder: Path, job: dict[str, Any]) -> Path | None:

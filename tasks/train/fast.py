@@ -18,7 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tasks import loading
 from tasks.examples import IGNORED
-from tasks.train import calls, groups, linear, loss, memory, nf4, rehearsal
+from tasks.train import calls, groups, linear, loss, memory, nf4, rehearsal, team
 from tasks.train.rehearsal import say
 from tasks.train.steady import Steady, most_rows
 
@@ -90,7 +90,7 @@ def choose(model: Any, recipe: Any) -> tuple[memory.Plan, memory.Shape] | None:
         return None
     training = recipe.training
     free, _ = torch.cuda.mem_get_info()
-    available = free + torch.cuda.memory_reserved()
+    available = team.least(free + torch.cuda.memory_reserved())  # the same plan on all devices
     plan = memory.named(training.memory, shape, training.gradient_checkpointing, available)
     need = memory.peak_bytes(shape, plan) / memory.GIB
     say(

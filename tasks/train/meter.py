@@ -13,15 +13,17 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from tasks import child
 from tasks.errors import TrainingError
+from tasks.train import team
 
 
 class Meter:
-    """Seconds and tokens of a job; `before`: what its earlier processes used."""
+    """Seconds and tokens of a job, all its devices together; `before`: what it used before."""
 
     def __init__(self, before: dict[str, float]) -> None:
         self._seconds = before.get("seconds", 0.0)
-        self._tokens: Any = int(before.get("tokens", 0))
-        self._completion_tokens: Any = int(before.get("completion_tokens", 0))
+        self._before = [int(before.get(name, 0)) for name in ("tokens", "completion_tokens")]
+        self._tokens: Any = 0
+        self._completion_tokens: Any = 0
         self._started = time.monotonic()
 
     def start(self) -> None:
@@ -30,17 +32,20 @@ class Meter:
 
     def count(self, batch: dict[str, Any]) -> None:
         """Count a micro-batch's tokens, on its device: nothing waits for a GPU here."""
-        mask = batch.get("attention_mask")
-        tokens = batch.get("real_tokens", batch["input_ids"].numel())
-        self._tokens = self._tokens + (tokens if mask is None else mask.sum())
+        mask, tokens = batch.get("attention_mask"), batch.get("real_tokens")
+        if tokens is None:
+            tokens = batch["input_ids"].numel() if mask is None else mask.sum()
+        self._tokens = self._tokens + tokens
         self._completion_tokens = self._completion_tokens + (batch["labels"] != -100).sum()
 
     def read(self) -> dict[str, float]:
-        """Seconds, tokens (padding excluded) and completion tokens so far."""
+        """Seconds, tokens (padding excluded) and completion tokens so far; the whole team asks."""
+        used = team.totals([int(self._tokens), int(self._completion_tokens)])
+        tokens, completion = (a + b for a, b in zip(self._before, used, strict=True))
         return {
             "seconds": self._seconds + time.monotonic() - self._started,
-            "tokens": int(self._tokens),
-            "completion_tokens": int(self._completion_tokens),
+            "tokens": tokens,
+            "completion_tokens": completion,
         }
 
 
@@ -58,11 +63,12 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def __init__(self, meter: Meter) -> None:
         self.meter = meter
         self.cancelled = False
+        self._asked = False
         self._last = meter.read()
 
     def cancel(self, *_: Any) -> None:
         """Stop after the step under way, with a checkpoint. A signal handler."""
-        self.cancelled = True
+        self._asked = True
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Set the clock."""
@@ -73,6 +79,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Save before a cancelled run ends; log whatever is saved."""
+        # All end after the same step. What is asked while they agree on it is heard after the next.
+        self.cancelled = team.any_of(self._asked)
         if self.cancelled:
             control.should_save = control.should_training_stop = True
         if control.should_save:

@@ -21,8 +21,9 @@ from tasks.errors import TrainingError
 from tasks.examples import encode_for
 from tasks.recipe import Recipe
 from tasks.records import read_rows
-from tasks.train import checkpoints, result, store
+from tasks.train import checkpoints, job, launch, result, store
 
+NOT_TRAINER_S = {"timeout_hours", "checkpoint_store", "memory", "devices", "nodes"}
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
 
 
@@ -33,30 +34,31 @@ def train(rows: str, base: str, recipe: dict[str, Any], folder: str) -> dict[str
     in the store, which stay there}; a job that ended in `folder` before is not trained again. Raises
     DataError without rows, TrainingError when the loss is not finite, memory runs out, the recipe
     does not fit the model, the checkpoint store cannot be used, or the run is cancelled (SIGTERM).
+
+    With training.devices above 1 each device gets a process; ChildFailed says which of them ended
+    without an answer, and where its log is.
     """
+    call: dict[str, Any] = {"rows": rows, "base": base, "recipe": recipe, "folder": folder}
+    training = Recipe.model_validate(recipe).training
+    if launch.wanted(training):
+        return launch.train(call, training, Path(folder))
     loading.one_gpu()
+    return train_here(**call)
+
+
+def train_here(rows: str, base: str, recipe: dict[str, Any], folder: str) -> dict[str, Any]:
+    """`train` in this process, alone or in a team (tasks.train.team) that all call it."""
     plan = Recipe.model_validate(recipe)
     if problems := fit.problems(plan, Path(base)):
         raise TrainingError.of(["the recipe does not fit this base model:", *problems])
-    job = _job(Path(rows), Path(base), plan)
-    resume = checkpoints.prepare(Path(folder), job)
-    if answer := checkpoints.finished(Path(folder)):
-        return answer
-    kept = store.open_store(plan.training.checkpoint_store, job)
-    if kept:
-        resume = kept.newest(Path(folder) / "checkpoints", resume)
-    trainer, facts = _build(Path(rows), Path(base), plan, Path(folder), resume, kept)
-    _run(trainer, resume)
-    adapter = Path(folder) / "adapter"
-    result.save_adapter(trainer.model, plan.base.model, adapter)
-    answer = {
-        "adapter": str(adapter),
-        "digest": digest.of_folder(adapter),
-        "metrics": result.metrics(trainer) | facts | (trainer.fast.facts() if trainer.fast else {}),
-        "job": digest.of_value(job),
-    }
-    checkpoints.finish(Path(folder), answer)
-    return answer
+    data, model, place = Path(rows), Path(base), Path(folder)
+    start = job.begin(lambda: _job(data, model, plan), place, plan.training.checkpoint_store)
+    if start.answer:
+        return start.answer
+    trainer, facts = _build(data, model, plan, place, start.resume, start.kept)
+    _run(trainer, start.resume)
+    metrics = result.metrics(trainer) | facts | (trainer.fast.facts() if trainer.fast else {})
+    return job.end(trainer.model, plan.base.model, place, metrics, start.key)
 
 
 def _job(rows: Path, base: Path, recipe: Recipe) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def _job(rows: Path, base: Path, recipe: Recipe) -> dict[str, Any]:
         "base": digest.of_folder(base),
         "quantization": recipe.base.quantization,
         "adapter": recipe.adapter.model_dump(mode="json"),
-        "training": recipe.training.model_dump(mode="json", exclude=checkpoints.HARMLESS),
+        "training": checkpoints.deciding(recipe.training),
         "settings": json.loads(json.dumps(asdict(package.settings_for(recipe, base)))),
         **package.limits(recipe),
         "dtype": str(loading.compute_dtype()),
@@ -116,6 +118,8 @@ def _build(
 
 def _base_model(base: Path, recipe: Recipe) -> tuple[Any, Any]:
     """The base as it is trained, and how (fast.choose): None on a CPU, or for TRL's own path."""
+    import torch
+
     from tasks import rounding
     from tasks.train import attention, fast, varlen
 
@@ -124,9 +128,16 @@ def _base_model(base: Path, recipe: Recipe) -> tuple[Any, Any]:
     plain = attention.implementation(config) if recipe.training.packing else None
     # Scores that are capped, or shapes that no test has shown, are for the plain path.
     serves = cuda and plain is not None and not config.get("attn_logit_softcapping")
-    model = loading.load_base(
-        base, recipe.base.quantization, dtype, varlen.register() if serves else plain
-    )
+    try:
+        model = loading.load_base(
+            base, recipe.base.quantization, dtype, varlen.register() if serves else plain
+        )
+    except torch.cuda.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the base model does not fit one GPU, and each of training.devices holds the whole of it; "
+            "set base.quantization: nf4, name a smaller base.model, or train on GPUs with more memory "
+            f"(weights are not split over GPUs: docs/devices.md) ({error})"
+        ) from error
     chosen = fast.choose(model, recipe) if serves else None
     if chosen and chosen[0].resident:
         rounding.dequantize_once(model)
@@ -163,7 +174,7 @@ def _arguments(recipe: Recipe, checkpoint_folder: Path, fast: bool) -> Any:
     from trl import SFTConfig
 
     dtype, cuda = loading.compute_dtype(), torch.cuda.is_available()
-    values = recipe.training.model_dump(exclude={"timeout_hours", "checkpoint_store", "memory"})
+    values = recipe.training.model_dump(exclude=NOT_TRAINER_S)
     if fast:  # its plan says which layers are computed again
         values["gradient_checkpointing"] = False
     if fast and dtype == torch.bfloat16 and values["optim"] == "adamw_torch":
@@ -191,6 +202,8 @@ def _arguments(recipe: Recipe, checkpoint_folder: Path, fast: bool) -> Any:
 def _run(trainer: Any, resume: Path | None) -> None:
     import torch
 
+    from tasks.train import team
+
     if resume:
         step = resume.name.rpartition("-")[2]
         child.report(kind="note", text=f"training goes on from step {step}", failed=False)
@@ -204,6 +217,7 @@ def _run(trainer: Any, resume: Path | None) -> None:
                 f"training.memory: least ({error})"
             ) from error
     step, steps = trainer.state.global_step, trainer.state.max_steps
+    team.wait()  # or torchrun ends the first one while it puts the checkpoint into the store
     if trainer.watch.cancelled and step < steps:
         raise TrainingError(
             f"training was cancelled at step {step} of {steps}; the same recipe goes on from there"

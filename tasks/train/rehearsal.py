@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 
 from tasks import child
 from tasks.errors import TrainingError
-from tasks.train import calls, memory
+from tasks.train import calls, memory, team
 from tasks.train.host import OnHost
 
 
@@ -58,26 +58,32 @@ def compile_layers(fast: Any, trainer: Any, compiler: str) -> None:
 
 
 def rehearse(fast: Any, trainer: Any) -> None:
-    """One batch forward and backward: finds out whether the plan fits, and takes leaner ones."""
+    """One batch forward and backward: finds out whether the plan fits, and takes leaner ones.
+
+    Where it does not fit one device of several, it is left by all.
+    """
     while True:
         _apply(fast, trainer)
+        ran_out = ""
         try:
             with torch.random.fork_rng(), _training(trainer.model):
                 (fast(_batch(trainer)) * 0.0).backward()
+        except torch.cuda.OutOfMemoryError as error:
+            ran_out = str(error) or type(error).__name__
+        if not team.any_of(bool(ran_out)):
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()  # what is reported is training's own
             return
-        except torch.cuda.OutOfMemoryError as error:
-            plan = memory.leaner(fast.shape, fast.plan)
-            if plan is None:
-                raise _does_not_fit(error) from error
-            say(f"memory ran out; now {plan.words(fast.shape.layers)}", warn=True)
-            fast.plan = plan
+        plan = memory.leaner(fast.shape, fast.plan)
+        if plan is None:
+            raise _does_not_fit(ran_out or "of another device")
+        say(f"memory ran out; now {plan.words(fast.shape.layers)}", warn=True)
+        fast.plan = plan
         gc.collect()  # a checkpoint that was left in the middle leaves its hooks until then
         torch.cuda.empty_cache()
 
 
-def _does_not_fit(error: BaseException) -> TrainingError:
+def _does_not_fit(error: object) -> TrainingError:
     return TrainingError(
         "the GPU's memory does not hold one training step even with all layers computed again; lower "
         f"training.per_device_train_batch_size or training.max_length ({error})"

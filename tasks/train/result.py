@@ -39,7 +39,11 @@ def save_adapter(model: Any, base_name: str, folder: Path) -> None:
 
 
 def metrics(trainer: Any) -> dict[str, float]:
-    """Loss, steps, time, tokens and memory of a run that ended; resumed parts count together."""
+    """Loss, steps, time, tokens and memory of a run that ended; resumed parts count together.
+
+    To be called by the whole team: tokens are its sum, memory the most that one of it held.
+    """
+    from tasks.train import team
     from tasks.train.meter import peak_memory_gib
 
     logs = [line for line in trainer.state.log_history if "loss" in line]
@@ -56,7 +60,7 @@ def metrics(trainer: Any) -> dict[str, float]:
         "epochs": trainer.state.epoch,
         "tokens_per_second": used["tokens"] / used["seconds"],
         "seconds_per_step": used["seconds"] / max(step, 1),
-        "peak_memory_gib": peak_memory_gib(),
+        "peak_memory_gib": team.most(peak_memory_gib()),
         "trainable_parameters": sum(
             p.numel() for p in trainer.model.parameters() if p.requires_grad
         ),

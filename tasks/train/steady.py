@@ -64,7 +64,7 @@ class Steady:
             "learned": torch.nn.functional.pad(labels[at + 1], (0, spare), value=IGNORED),
             "longest": max(int(batch["max_length_q"]), missing),
             "row_count": len(bounds) - (missing == 0),
-            "real_tokens": used,
+            "real_tokens": batch.get("real_tokens", used),
         }
         if self.embed is not None:
             found["inputs_embeds"] = self.embed(ids)[None]

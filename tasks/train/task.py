@@ -15,7 +15,7 @@ from tasks.policy import STEP
 from tasks.progress import Progress
 from tasks.recipe import Recipe
 from tasks.records import AdapterRef, BaseRef, Cost, DatasetRef
-from tasks.train import checkpoints, store
+from tasks.train import checkpoints, launch, store
 
 WATCHED = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_gib")
 WAIT_SECONDS = 300.0  # for a dead run's trainer, which may still be writing its checkpoint
@@ -30,7 +30,7 @@ def train(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> AdapterRef:
     # The first moment at which the rows are known; a run that recalls its training is not foretold.
     report = artifacts.fetch(dataset.uri) / "report.json"
     forecast.note(run, recipe, Path(base.path), report)
-    with slots.gpu():
+    with slots.gpu(recipe.training.devices):
         answer = child.run(
             "tasks.train.qlora:train",
             {
@@ -61,20 +61,21 @@ def step_key(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> str:
         base=base.digest,
         quantization=recipe.base.quantization,
         adapter=recipe.adapter.model_dump(mode="json"),
-        training=recipe.training.model_dump(mode="json", exclude=checkpoints.HARMLESS),
+        training=checkpoints.deciding(recipe.training),
         settings=repr(package.settings_for(recipe, Path(base.path))),
         **package.limits(recipe),
     )
 
 
 def preflight(recipe: Recipe) -> tuple[list[str], list[str]]:
-    """What is known of training's checkpoint store before a run, and what would stop it."""
-    if not recipe.training.checkpoint_store:
-        return [], []
-    try:
-        return [store.look(recipe.training.checkpoint_store)], []
-    except TrainingError as error:
-        return [], [str(error)]
+    """What is known of training's devices and checkpoint store before a run; what would stop it."""
+    found, problems = launch.facts(recipe.training), launch.problems(recipe.training)
+    if recipe.training.checkpoint_store:
+        try:
+            found.append(store.look(recipe.training.checkpoint_store))
+        except TrainingError as error:
+            problems.append(str(error))
+    return found, problems
 
 
 def _cost(key: str, adapter: AdapterRef) -> Cost:

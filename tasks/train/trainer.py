@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer with five changes, each for a reason given where it stands."""
+"""TRL's SFTTrainer with six changes, each for a reason given where it stands."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from torch.nn.functional import cross_entropy
 from trl import SFTTrainer
 
 from tasks.examples import IGNORED
-from tasks.train import checkpoints
+from tasks.train import checkpoints, shares, team
 from tasks.train.fast import Fast
 from tasks.train.meter import Meter, Watch
 from tasks.train.store import Store
 
 
 class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
-    """Trains an adapter on pre-tokenized rows, with whole checkpoints and a meter.
+    """Trains an adapter on pre-tokenized rows, with whole checkpoints and a meter; alone or in a team.
 
-    With a `store`, each checkpoint is put there too before the next step begins.
+    With a `store`, each checkpoint is put there too before the next step begins. A team's steps are
+    those of one process with as many times the accumulation.
     """
+
+    train_dataset: Any
+    data_collator: Any
 
     def __init__(self, *args: Any, meter: Meter, store: Store | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -35,6 +39,50 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         for parameter in self.model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
+        self.rounds: shares.Rounds | None = None
+        if team.size() > 1:
+            self._share_out()
+
+    def _share_out(self) -> None:
+        """Take a share of the rows, and the first one's adapter."""
+        round_rows = self.args.train_batch_size * team.size()
+        self.rounds = shares.Rounds(len(self.train_dataset), round_rows, self.args.data_seed)
+        pad = self.processing_class.pad_token_id or 0
+        self.train_dataset = shares.with_nothing(self.train_dataset, pad)
+        self.data_collator = shares.Present(self.data_collator)
+        team.align(self._trained())
+
+    def _trained(self) -> list[torch.Tensor]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.rounds is not None:
+            return self.rounds
+        return super()._get_train_sampler(train_dataset)
+
+    def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> None:
+        # accelerate's sharded loader forgets the epoch where it skips the batches of a resumed one.
+        if self.rounds is not None:
+            self.rounds.set_epoch(epoch)
+        super()._run_epoch(*args, epoch=epoch, **kwargs)
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        if team.size() > 1:
+            # As accelerate prepares a model that it does not wrap: gradients are summed below.
+            self.accelerator.prepare_model(self.model, evaluation_mode=True)
+            self.model._is_accelerate_prepared = True
+        return super()._prepare_for_training(*args, **kwargs)
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """A micro-batch forward and backward; with a step's last one, gradients become the team's."""
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if team.size() == 1:
+            return loss
+        if self.accelerator.sync_gradients:
+            team.sum_gradients(self._trained())
+        return loss * team.size()  # what is logged is the mean over the team
 
     def compute_loss(
         self,
@@ -43,12 +91,15 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Mean negative log-likelihood a completion token."""
+        """Mean negative log-likelihood a completion token: this process' part of the team's."""
         self.meter.count(inputs)
         if self.fast:
             return self.fast(inputs, num_items_in_batch)
+        inputs.pop("real_tokens", None)
         if inputs["input_ids"].is_cuda:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            # TRL has gradients averaged, not summed, so it multiplies.
+            whole = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return whole / team.size() if team.size() > 1 else whole
         return completion_loss(model, inputs, num_items_in_batch)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -66,9 +117,11 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         # Past SFTTrainer, which adds a model card; then mark what is whole.
         super(SFTTrainer, self)._save_checkpoint(model, trial)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        checkpoints.mark_complete(folder, self.meter.read())
-        if self.store and self.is_world_process_zero():
-            self.store.keep(folder)
+        used = self.meter.read()  # of the whole team: all of it has written what it has to write
+        if team.rank() == 0:
+            checkpoints.mark_complete(folder, used)
+            if self.store:
+                self.store.keep(folder)
 
     def _send_telemetry(self) -> None:
         """Nothing leaves the machine."""

@@ -97,3 +97,14 @@ def test_a_limit_that_is_not_there_is_named(servers: Servers, tmp_path: Path) ->
     words = [sys.executable, "-c", code]
     done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
     assert "has no limit 'no-such-limit'; create it (prefect gcl create" in done.stderr
+
+
+def test_more_slots_than_a_limit_has_are_refused(servers: Servers) -> None:
+    """They would be waited for forever: training.devices above what PRECIS_GPU_LIMIT allows."""
+    servers.prefect("gcl", "create", "two-gpus", "--limit", "2")
+    code = "from tasks import slots\nwith slots.gpu(2): print('held')\nwith slots.gpu(3): pass"
+    env = servers.client.environment() | {"PRECIS_GPU_LIMIT": "two-gpus"}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "held"
+    assert "3 slots of 'two-gpus' are wanted (training.devices), and it has 2" in done.stderr

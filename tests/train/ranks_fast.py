@@ -1,0 +1,67 @@
+"""The GPU's training path on a CPU, alone or as one of a team: run by test_train_devices."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import test_train_fast as single
+import tiny
+import torch
+
+from tasks.train import fast, team
+from tasks.train.memory import Plan
+
+
+class FullOnce(fast.Fast):
+    """A GPU whose memory does not hold a step unless all layers are computed again."""
+
+    def __call__(self, inputs: dict[str, Any], num_items: Any = None) -> torch.Tensor:
+        if self.plan.recomputed < self.shape.layers:
+            raise torch.cuda.OutOfMemoryError("of this test")
+        return super().__call__(inputs, num_items)
+
+
+def trained(folder: Path, accumulation: int) -> dict[str, Any]:
+    """Five steps, which cross an epoch's odd end; losses and gradient norms."""
+    base = tiny.make_tiny_base(folder / f"base-{team.rank()}", hidden=128, tied=False)
+    more = {"max_steps": 5, "logging_steps": 1, "learning_rate": 1e-2, "max_length": 200}
+    trainer, recipe = single.trainer_over(
+        base,
+        folder / str(team.rank()),
+        training=more | {"gradient_accumulation_steps": accumulation},
+    )
+    assert single.set_up(trainer, recipe, Plan())
+    trainer.train()
+    lines = [line for line in trainer.state.log_history if "loss" in line]
+    return {
+        "steps": [(line["loss"], line["grad_norm"]) for line in lines],
+        "tokens": trainer.meter.read()["tokens"],
+        "recomputed": trainer.fast.plan.recomputed,
+    }
+
+
+def main(folder: Path) -> None:
+    """As one of a team; the second one's memory is small."""
+    team.join()
+    if team.rank() == 1:
+        fast.Fast = FullOnce  # type: ignore[misc]
+        single.rehearsal.compile_layers, compile_layers = _patient, single.rehearsal.compile_layers
+        _patient.inner = compile_layers  # type: ignore[attr-defined]
+    found = trained(folder, accumulation=1)
+    (folder / f"{team.rank()}.json").write_text(json.dumps(found))
+    team.wait()
+    team.leave()
+
+
+def _patient(one: Any, *rest: Any) -> None:
+    """Memory is short in the rehearsal only."""
+    plan, one.plan = one.plan, Plan(recomputed=one.shape.layers)
+    _patient.inner(one, *rest)  # type: ignore[attr-defined]
+    one.plan = plan
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
