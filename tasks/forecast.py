@@ -309,16 +309,16 @@ def gpu_batch_seconds(shape: memory.Shape, plan: memory.Plan, found: Speed) -> f
 
 
 def batches_of(recipe: Recipe, rows: Rows) -> tuple[int, float]:
-    """Micro-batches of a whole training, and tokens in each, padding included."""
+    """Micro-batches of a whole training on each device, and tokens in each, padding included."""
     training = recipe.training
-    size = training.per_device_train_batch_size
+    size, devices = training.per_device_train_batch_size, training.devices * training.nodes
     sequences, length = rows.sequences, rows.tokens / max(rows.sequences, 1)
     if training.packing:
         # Best fit leaves little room: 99% full was measured at eight rows a sequence.
         sequences = math.ceil(rows.tokens / (0.98 * training.max_length))
         length = rows.tokens / sequences
     each = training.gradient_accumulation_steps
-    steps = math.ceil(math.ceil(sequences / size) / each * training.num_train_epochs)
+    steps = math.ceil(math.ceil(sequences / (size * devices)) / each * training.num_train_epochs)
     if training.max_steps > 0:
         steps = training.max_steps
     return steps * each, min(size, sequences) * length
