@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import types
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any
 
 import pytest
 from stack import ROOT, Stack, free_port, prefect_server_in, served
+
+from tasks import artifacts, digest
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1500)]
 BIN = Path(sys.executable).parent
@@ -69,6 +73,49 @@ def test_the_runs_are_linked_both_ways(stack: Stack, promoted: dict[str, Any]) -
     url = f"{stack.env['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/runs/get?run_id={promoted['mlflow_run_id']}"
     tags = {tag["key"]: tag["value"] for tag in _json(url)["run"]["data"]["tags"]}
     assert tags["precis.prefect_url"].endswith(f"/runs/flow-run/{flow_run['id']}")
+
+
+def test_a_run_at_a_terminal_gives_signs_of_life(stack: Stack, promoted: dict[str, Any]) -> None:
+    """Heartbeats of the run, which the zombie automation knows as ours by its tag."""
+    resource = f"prefect.flow-run.{promoted['prefect_flow_run_id']}"
+    wanted = {"event": {"name": ["prefect.flow-run.heartbeat"]}, "resource": {"id": [resource]}}
+    found = _json(f"{stack.env['PREFECT_API_URL']}/events/filter", {"filter": wanted})["events"]
+    assert found
+    related = [
+        (each["prefect.resource.role"], each["prefect.resource.id"]) for each in found[0]["related"]
+    ]
+    assert ("tag", "prefect.tag.precis") in related
+
+
+def test_a_kept_copy_serves_until_it_is_not_what_was_recorded(
+    stack: Stack, promoted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fetched once; anew when its digest is another's, or its run stores it again; not kept for ever."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    monkeypatch.setenv("PRECIS_WORK", str(tmp_path))
+    mlflow.set_tracking_uri(stack.env["MLFLOW_TRACKING_URI"])
+    try:
+        uri = f"runs:/{promoted['mlflow_run_id']}/gate"
+        copy = artifacts.fetch(uri)
+        whole = digest.of_folder(copy)
+        (copy / "decision.json").write_text("of an earlier try")
+        assert artifacts.fetch(uri) == copy  # not fetched again
+        reference = types.SimpleNamespace(uri=uri)
+
+        def intact(found: Any) -> bool:
+            return digest.of_folder(artifacts.fetch(found.uri)) == whole
+
+        assert artifacts.intact(reference, intact)
+        artifacts.forget(f"{uri}/decision.json")
+        assert not list((tmp_path / "fetched").iterdir())
+        old = artifacts.fetch(uri)
+        os.utime(old, (0, 0))
+        artifacts.forget_old()
+        assert not old.exists()
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 def test_a_model_server_with_only_the_models_requirements_gives_the_stored_summaries(

@@ -1,0 +1,77 @@
+"""What runs recorded, found again: in few requests, and only where it is intact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks import tracking
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a step came to."""
+
+    value: int
+
+
+@contextmanager
+def run(number: int) -> Iterator[tracking.Run]:
+    """One run of model `m`, in the store of the folder."""
+    with tracking.run_for("m", f"flow-run-{number}", {}) as found:
+        yield found
+
+
+def test_all_steps_of_a_run_are_found_by_one_search(home: Path) -> None:
+    """Whoever did one step has the results of the others on record, which are then not searched for."""
+    with run(1) as first:
+        for step in range(5):
+            first.record(f"step{step}", f"key{step}", Result(step))
+    with run(2) as second:
+        asked = counted(second)
+        found = [second.recall(f"step{n}", f"key{n}", Result, lambda _: True) for n in range(5)]
+        assert found == [Result(n) for n in range(5)]
+        assert len(asked) == 1
+        assert second.recall("step0", "another key", Result, lambda _: True) is None
+
+
+def test_a_broken_result_gives_way_to_an_older_one(home: Path) -> None:
+    """Each result on record is looked at, newest first, each once, until one is intact."""
+    for number in (1, 2, 3):
+        with run(number) as each:
+            each.record("step", "key", Result(min(number, 2)))
+    looked = []
+
+    def intact(result: Result) -> bool:
+        looked.append(result.value)
+        return result.value == 1
+
+    with run(4) as last:
+        assert last.recall("step", "key", Result, intact) == Result(1)
+    assert looked[0] == 2
+    assert looked[-1] == 1
+
+
+def test_a_run_that_is_taken_up_knows_it(home: Path) -> None:
+    """A second try of one flow run goes on in its MLflow run."""
+    with run(1) as first:
+        assert not first.taken_up
+    with run(1) as again:
+        assert again.taken_up
+        assert again.id == first.id
+
+
+def counted(found: tracking.Run) -> list[Any]:
+    """The searches that a run makes from now on."""
+    asked: list[Any] = []
+    search = found.client.search_runs
+
+    def searching(*words: Any, **named: Any) -> Any:
+        asked.append(words)
+        return search(*words, **named)
+
+    found.client.search_runs = searching
+    return asked
