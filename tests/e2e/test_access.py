@@ -37,6 +37,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         yield running
 
 
+@pytest.mark.long
 def test_a_deployed_run_registers_behind_passwords(servers: Servers) -> None:
     """Worker, flow, trainer and artifacts all get through."""
     run_id = servers.run("retrain")

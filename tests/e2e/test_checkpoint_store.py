@@ -16,6 +16,7 @@ from tasks.train.places import place_of
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 
 
+@pytest.mark.long
 def test_a_run_killed_on_one_machine_goes_on_on_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

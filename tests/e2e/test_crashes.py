@@ -103,6 +103,7 @@ def test_kill_9_of_the_flow_process_ends_training_and_a_retry_finishes(servers: 
     finishes(servers, run_id)
 
 
+@pytest.mark.long
 def test_kill_9_of_worker_and_flow_is_noticed_by_missing_heartbeats(servers: Servers) -> None:
     """Nobody is left to say it crashed: the zombie automation does, and another worker retries."""
     run_id, trainers = training(servers)

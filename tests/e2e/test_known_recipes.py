@@ -143,6 +143,7 @@ def test_whole_bills_fit(llama: Path, tmp_path: Path) -> None:
     assert decision["evaluation_digest"]
 
 
+@pytest.mark.long
 def test_own_files_of_three_formats(llama: Path, tmp_path: Path) -> None:
     """llama2-custom: a folder of JSONL, CSV and Parquet, no column named; the guess is shown."""
     import pyarrow as pa
@@ -202,6 +203,7 @@ def test_chat_of_several_turns_is_judged_by_loss_and_then_answers(
     assert done.stdout.strip()
 
 
+@pytest.mark.long
 def test_medical_questions_with_inst_prompts(llama: Path, tmp_path: Path) -> None:
     """llama2-medical-qa: questions that repeat, answers with runs of spaces, ids that are numbers as
     strings; repeated questions are one document to the gate."""

@@ -201,6 +201,7 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+@pytest.mark.long
 def test_two_machines_meet_through_torchrun(
     inputs: Path,
     together: tuple[Job, dict[str, Any]],
@@ -241,6 +242,7 @@ def test_two_machines_meet_through_torchrun(
     assert found["metrics"]["tokens"] == together[1]["metrics"]["tokens"]
 
 
+@pytest.mark.long
 def test_the_gpu_s_path_in_a_team(tmp_path: Path) -> None:
     """Compiled layers and fixed shapes, two processes: one process' losses; the leanest plan for all."""
     import ranks_fast
