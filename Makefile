@@ -34,3 +34,5 @@ check: setup  ## lint, types, the import rule; under a minute
 
 bench: setup  ## side by side, ratios; nothing is asserted
 	$(BIN)/python tests/bench/rouge_speed.py
+	$(BIN)/python tests/bench/merge_speed.py
+	$(BIN)/python tests/bench/register_speed.py
