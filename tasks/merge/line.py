@@ -135,7 +135,9 @@ class Line:
                 while under_way:
                     self._land(under_way, out)
             finally:
-                wait([read for read, _ in under_way])  # they read from the file that is to be closed
+                wait(
+                    [read for read, _ in under_way]
+                )  # they read from the file that is to be closed
         return out.digest
 
     def _land(self, under_way: deque[tuple[Future[Any], Any]], out: Written) -> Any:
