@@ -3,9 +3,9 @@
     python tests/bench/register_speed.py [--size small | 1b | 7b] [--repeats 3] [--folder FOLDER]
 
 Into a local store, and through a running `mlflow server` with a local artifact destination; in turns,
-medians. `copy` is MLflow's own upload of the same files (`log_model_artifacts`). `precis` is all that
-stands between a merged package and the champion's alias but the work: the digest that evaluation
-checks, logging with its digest, the claim. Not in it: loading the model in a clean process.
+medians. `copy` is MLflow's own upload of the same files (`log_model_artifacts`). `precis` is logging the
+judged package with its digest, and the claim. Not in it: loading the model in a clean process; and the
+digest that evaluation checks before (`hash`).
 `reads`, `writes`: bytes through this process's system calls over the model's bytes, and the server's.
 """
 
@@ -54,10 +54,13 @@ class Store:
         logged = self.client.create_logged_model(self.experiment, NAME)
         self.client.log_model_artifacts(logged.model_id, self.model.path)
 
-    def precis(self) -> None:
-        """From a merged package to the champion."""
-        run = self.client.create_run(self.experiment).info.run_id
+    def hash(self) -> None:
+        """What evaluation checks."""
         artifacts.package(self.model.path, self.model.digest)
+
+    def precis(self) -> None:
+        """From a judged package to the champion."""
+        run = self.client.create_run(self.experiment).info.run_id
         uri = logging.log_model(
             self.client,
             self.model,
@@ -101,14 +104,15 @@ class Store:
         way()
         taken = time.perf_counter() - begun
         after = self.moved()
-        shutil.rmtree(self.stored)
+        shutil.rmtree(self.stored, ignore_errors=True)
         return taken, after[0] - read, after[1] - written
 
 
 def measure(where: str, store: Store, repeats: int) -> None:
     """Print the lines of one store."""
     size = sum(file.stat().st_size for file in digest.visible_files(Path(store.model.path)))
-    ways = {"copy": store.copy, "precis": store.precis, "pyfunc.log_model": store.pyfunc}
+    ways = {"copy": store.copy, "hash": store.hash, "precis": store.precis}
+    ways["pyfunc.log_model"] = store.pyfunc
     found: dict[str, list[tuple[float, int, int]]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
@@ -146,6 +150,7 @@ def main(place: Path, size: str, repeats: int) -> None:
     with served(words, f"{url}/health", remote, os.environ | services.SETTINGS):
         (server,) = psutil.Process().children()
         os.environ["MLFLOW_TRACKING_URI"] = url
+        os.environ.pop("MLFLOW_REGISTRY_URI", None)  # set by mlflow with the first store
         measure("mlflow server", Store(remote, model, server.pid), repeats)
 
 
