@@ -35,3 +35,5 @@ check: setup  ## lint, types, the import rule; under a minute
 bench: setup  ## side by side, ratios, growth; nothing is asserted
 	$(BIN)/python tests/bench/rouge_speed.py
 	$(BIN)/python tests/bench/growth.py --rows 500
+	$(BIN)/python tests/bench/merge_speed.py
+	$(BIN)/python tests/bench/register_speed.py

@@ -16,11 +16,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tasks import child, digest, loading, package, rounding
+from tasks import child, digest, package
 from tasks.errors import MergeError
 from tasks.merge import drift
-from tasks.merge.fold import folded
-from tasks.merge.plan import INDEX, PREFIX, Plan, plan_merge
+from tasks.merge.line import merge_shards
+from tasks.merge.plan import INDEX, plan_merge
 from tasks.recipe import Recipe
 
 # What stands beside the weights and goes along: configuration, tokenizer, licence.
@@ -48,7 +48,7 @@ def merge_and_check(
 def merge(base: str, adapter: str, recipe: dict[str, Any], out: str) -> dict[str, Any]:
     """Write the merged model to the folder `out`, whole or not at all.
 
-    Shard names, index and stored type are the base's; memory is bounded by the largest shard.
+    Shard names, index and stored type are the base's. In memory are some matrices, never a shard.
     Returns {"path", "digest", "seconds", "bytes"}. Raises MergeError with every mismatch of base
     and adapter, or when the disk is full.
     """
@@ -59,15 +59,15 @@ def merge(base: str, adapter: str, recipe: dict[str, Any], out: str) -> dict[str
     for old in (partial, target):
         shutil.rmtree(old, ignore_errors=True)
     with _writing(partial, [*plan.shards, *_beside(source)]):
-        for number, shard in enumerate(plan.shards, 1):
-            _merge_shard(plan, shard, partial / shard.name)
-            child.report(kind="merge", shard=number, shards=len(plan.shards))
+        hashes = merge_shards(
+            plan, partial, lambda n: child.report(kind="merge", shard=n, shards=len(plan.shards))
+        )
         _copy_beside(source, partial, plan.stored)
         package.add_summarizer(partial, package.settings_for(settings, source))
         partial.rename(target)
     return {
         "path": str(target),
-        "digest": digest.of_folder(target),
+        "digest": digest.of_folder(target, hashes),
         "seconds": time.monotonic() - started,
         "bytes": sum(path.stat().st_size for path in digest.visible_files(target)),
     }
@@ -98,37 +98,6 @@ def _writing(folder: Path, sources: list[Path]) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)  # already renamed when all went well
 
 
-def _merge_shard(plan: Plan, shard: Path, target: Path) -> None:
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
-    merged = {}
-    with safe_open(shard, "pt") as tensors, safe_open(plan.adapter, "pt") as lora:
-        for name in tensors.keys():  # noqa: SIM118 (not a dict)
-            merged[name] = _merged(
-                plan, name.removesuffix(".weight"), tensors.get_tensor(name), lora
-            )
-        # Not the base's metadata: several entries would be written in a random order.
-        save_file(merged, target, {"format": "pt"})
-
-
-def _merged(plan: Plan, module: str, stored: Any, lora: Any) -> Any:
-    """W with the adapter folded in, in float32, rounded once, to the type that W was stored in."""
-    import torch
-
-    weight, dtype = stored, getattr(torch, plan.dtype)
-    if module in plan.rounded:
-        weight = rounding.rounded(weight.to(loading.device()), plan.quantization, dtype)
-    if module in plan.adapted:
-        a, b, *magnitude = (
-            lora.get_tensor(f"{PREFIX}{module}.{name}").to(weight.device).float()
-            for name in plan.tensors
-        )
-        norm_dtype = dtype if module in plan.four_bits else torch.float32  # see Plan
-        weight = folded(weight, a, b, plan.scale, magnitude[0] if magnitude else None, norm_dtype)
-    return weight.to("cpu", stored.dtype).contiguous()
-
-
 def _beside(base: Path) -> list[Path]:
     found = {path for pattern in BESIDE for path in base.glob(pattern) if path.is_file()}
     return sorted(p for p in found if not p.name.endswith(".index.json") or p.name == INDEX)
@@ -140,5 +109,3 @@ def _copy_beside(base: Path, folder: Path, dtype: str) -> None:
     config = package.config_of(base)
     config["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    for weights in folder.glob("*.safetensors"):  # safetensors writes for its owner's eyes alone
-        shutil.copymode(folder / "config.json", weights)

@@ -1,7 +1,7 @@
 """The package as a standard MLflow model: logged by path, checked in a clean process.
 
 No second copy of the weights is made on the way: MLflow's own `log_model(artifacts=...)` copies
-several times, so the model folder is laid out here with hard links and uploaded once.
+several times, so the model folder is laid out here with links and stored by tasks.register.store.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from tasks import child, digest
 from tasks.errors import RegistryError, ServedModelDiffers
 from tasks.records import ModelRef, Prediction
+from tasks.register import store
 from tasks.summarizer import CODE_FILE
 
 ARTIFACT = "package"
@@ -48,12 +50,16 @@ def log_model(
         )
         folder = scratch / logged.model_id
         lay_out(Path(model.path), folder, model_id=logged.model_id, run_id=run_id)
-        if digest.of_folder(folder / "artifacts" / ARTIFACT) != model.digest:
+        with ThreadPoolExecutor(1) as aside:  # what is read once feeds both: the page cache
+            found_digest = aside.submit(digest.of_folder, folder / "artifacts" / ARTIFACT)
+            store.put(folder, logged.artifact_location)
+        if found_digest.result() != model.digest:
+            # Never READY: nobody finds it, and a retry logs another.
+            client.finalize_logged_model(logged.model_id, "FAILED")
             raise RegistryError(
                 f"{model.path} is not what was judged (its digest is not {model.digest[:16]}...); "
                 "remove that folder and run again"
             )
-        client.log_model_artifacts(logged.model_id, str(folder))
         client.finalize_logged_model(logged.model_id, "READY")
     except (MlflowException, OSError) as error:
         raise RegistryError(f"logging the model to MLflow failed: {error}") from error
@@ -82,7 +88,7 @@ def lay_out(
     for source in digest.visible_files(package):
         target = folder / "artifacts" / ARTIFACT / source.relative_to(package)
         target.parent.mkdir(parents=True, exist_ok=True)
-        _link(source.resolve(), target)
+        _link(source, target)
     for cache in folder.rglob("__pycache__"):
         shutil.rmtree(cache)
 
@@ -115,6 +121,9 @@ def reproduce(uri: str, predictions: list[Prediction], folder: Path) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
+    if source.is_symlink():  # stays one: what it points at is not the package's own
+        target.symlink_to(source.resolve())
+        return
     try:
         os.link(source, target)
     except OSError:  # another file system
