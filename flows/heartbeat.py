@@ -34,14 +34,18 @@ def beating() -> Iterator[None]:
         "prefect.resource.id": f"prefect.flow-run.{run.id}",
         "prefect.resource.name": run.name,
     }
+    related = [
+        {"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"}
+        for tag in run.tags  # automations know our runs by one
+    ]
 
     def beat() -> None:
         while True:
-            emit_event("prefect.flow-run.heartbeat", resource)
+            emit_event("prefect.flow-run.heartbeat", resource, related=related)
             if done.wait(SECONDS):
                 return
 
-    # In the run's own context: events then name its flow, deployment and tags.
+    # In the run's own context: events then name its flow, and go to its server.
     thread = threading.Thread(target=contextvars.copy_context().run, args=(beat,), daemon=True)
     thread.start()
     try:
