@@ -35,8 +35,8 @@ STEPS = "precis.step."
 PAGE = 5  # runs: the newest, as a rule, has what is asked for, and each comes with all its tags
 STEP_TAG = STEPS + "{}.{}"  # step and key; the value is the result
 SHARED_LOGIC = (
-    *("summarizer", "package", "context", "views", "examples", "loading", "rounding", "table"),
-    *("records", "metrics"),
+    *("summarizer", "continuous", "package", "context", "views", "examples", "loading"),
+    *("rounding", "table", "records", "metrics"),
 )
 UNAUTHORIZED = 401
 ERROR = "precis.error"  # why a run failed

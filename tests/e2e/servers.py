@@ -25,7 +25,10 @@ from deployments import services
 from tasks import attached
 
 BIN = Path(sys.executable).parent
-BUSY, BUSY_TRIES = 503, 5
+BUSY, BUSY_TRIES = (
+    503,
+    60,
+)  # a second each: sixty runs queued at once keep SQLite locked for longer than five
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
