@@ -85,7 +85,9 @@ def nothing_yet() -> bool:
 def connect() -> Any:
     """An MlflowClient that has answered once. Raises RegistryError when MLflow cannot be reached.
 
-    Also sets mlflow's process-wide tracking URI: resolving `runs:/` and `models:/` reads that one.
+    Also sets mlflow's process-wide tracking URI: resolving `runs:/` and `models:/` reads that one. The
+    registry stays MLflow's choice (MLFLOW_REGISTRY_URI, else the same): set here, it would outlive a
+    change of store, for the whole process and its children.
     """
     uri = tracking_uri()
     for name, value in QUIET.items():
@@ -94,12 +96,10 @@ def connect() -> Any:
         if uri.startswith(SQLITE):
             Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
         mlflow.set_tracking_uri(uri)
-        registry = os.environ.get("MLFLOW_REGISTRY_URI") or uri
-        mlflow.set_registry_uri(registry)
         client = mlflow.MlflowClient()
         with _impatient():
             client.search_experiments(max_results=1)
-            if registry != uri:
+            if mlflow.get_registry_uri() != uri:
                 client.search_registered_models(max_results=1)
     except Exception as error:
         if not isinstance(

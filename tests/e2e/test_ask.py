@@ -66,8 +66,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         register(client, packaged(SUMMARIZER, folder / "made/sums"), "sums", folder, claims.NOBODY)
         client.set_registered_model_alias("talk", "old", "1")
         yield folder
-        mlflow.set_tracking_uri(None)
-        mlflow.set_registry_uri(None)
 
 
 @pytest.fixture
@@ -210,7 +208,6 @@ def test_a_store_without_models(home: Path, capsys: pytest.CaptureFixture[str]) 
         patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         status, _, err = ask(capsys, "talk", "Why?")
     mlflow.set_tracking_uri(None)
-    mlflow.set_registry_uri(None)
     assert (status, "MLflow at http://127.0.0.1:9 does not answer" in err) == (1, True)
 
 

@@ -44,10 +44,7 @@ def client(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Any:
     uri = f"sqlite:///{stack.folder / 'mlruns/mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    yield mlflow.MlflowClient()
-    mlflow.set_tracking_uri(None)
-    mlflow.set_registry_uri(None)
+    return mlflow.MlflowClient()
 
 
 def test_a_lower_loss_is_promoted_and_a_higher_one_refused(

@@ -49,10 +49,7 @@ def client(stack: Stack, home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     uri = stack.env.get("MLFLOW_TRACKING_URI", f"sqlite:///{stack.folder / 'mlruns/mlflow.db'}")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    yield mlflow.MlflowClient()
-    mlflow.set_tracking_uri(None)
-    mlflow.set_registry_uri(None)
+    return mlflow.MlflowClient()
 
 
 def test_a_better_challenger_is_registered(first: dict[str, Any]) -> None:

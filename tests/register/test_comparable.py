@@ -45,7 +45,6 @@ def other(base: Path, tmp_path: Path) -> Path:
 def store(home: Path) -> Iterator[Any]:
     yield tracking.connect()
     mlflow.set_tracking_uri(None)
-    mlflow.set_registry_uri(None)
 
 
 def recipe(base: Path, metric: str = "loss") -> Recipe:
