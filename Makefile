@@ -23,7 +23,7 @@ demo: setup  ## train, judge and register a summarizer, then turn a weaker one a
 test: setup  ## what a contributor runs; 12 minutes at most on 2 cores
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-test-all: setup  ## what needs S3, crashes, clean environments; 35 minutes at most
+test-all: setup  ## what needs S3, crashes, clean environments; meant for 35 minutes
 	$(BIN)/python -m pytest -q -m "full and not long" -n 2 --dist loadfile
 
 check: setup  ## lint, types, the import rule; under a minute

@@ -29,7 +29,7 @@ from tasks.register.task import (
     register,
     require_comparable,
 )
-from tasks.report.task import cuts_of, get_ready, report
+from tasks.report.task import cuts_of, import_plotting, report
 from tasks.slots import Busy
 from tasks.train.task import train
 
@@ -54,7 +54,7 @@ def retrain(recipe: OneRecipe, if_busy: IfBusy = "wait") -> Any:
 
 def run_retrain(recipe: Recipe) -> Outcome:
     """The flow's body, in the order it happens."""
-    get_ready()
+    import_plotting()
     with tracked_run(recipe) as run:
         champion = current_champion(recipe.name)  # an unreachable registry is known now, not later
         base = find_base(recipe.base)

@@ -276,21 +276,22 @@ class _Run:
     def _evaluation(self, model: Model, *, tuned: bool) -> float:
         """Seconds of one model's evaluation: a tuned one ends by itself, an untuned one at the limit."""
         rows, settings = self.evaluation_rows, self.recipe.evaluation
-        batches = math.ceil(rows.rows / self.needs.batch_size)
+        mine = math.ceil(rows.rows / settings.devices)  # each device has its share
+        batches = math.ceil(mine / self.needs.batch_size)
         written = settings.max_new_tokens
         if tuned:
             written = min(written, rows.long_summary + 1)
-        read = self._forward(model, rows.rows * rows.median_prompt)
+        read = self._forward(model, mine * rows.median_prompt)
         width = 4 if self.speed.device == "cpu" else 2
         cached = 2 * width * model.hidden * model.layers * (rows.median_prompt + written / 2)
-        cached *= min(self.needs.batch_size, rows.rows) * CACHE_PASSES[self.speed.device]
+        cached *= min(self.needs.batch_size, mine) * CACHE_PASSES[self.speed.device]
         token = (width * model.parameters + cached) / self.speed.stream
         token += LAYER_TOKEN[self.speed.device] * model.layers
         found = (
             STARTING["evaluate"] + 2 * model.parameters / DISK + read + batches * written * token
         )
         if self.recipe.gate.metric == "loss":
-            found += self._forward(model, rows.tokens)
+            found += self._forward(model, rows.tokens / settings.devices)
         return found
 
     def _gate(self) -> Cost:

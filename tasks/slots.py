@@ -92,9 +92,9 @@ def _take(limit: str, slots: int) -> UUID | None:
             most = client.read_global_concurrency_limit_by_name(limit).limit
             if slots > most:
                 raise PrecisError(
-                    f"{slots} slots of {limit!r} are wanted (training.devices), and it has {most}: it "
-                    f"would be waited for forever; raise it (prefect gcl update {limit} --limit "
-                    f"{slots}), or train on fewer devices"
+                    f"{slots} slots of {limit!r} are wanted (training.devices or "
+                    f"evaluation.devices), and it has {most}: a run would wait forever; raise it "
+                    f"(prefect gcl update {limit} --limit {slots}), or take fewer devices"
                 )
             answer = client.increment_concurrency_slots_with_lease(
                 [limit], slots, "concurrency", LEASE_SECONDS

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import torch
 from transformers import AutoTokenizer
 
@@ -49,14 +47,6 @@ def demo_tokens(count: int) -> list[int]:
         if len(ids) >= count:
             break
     return ids[:count]
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_past_its_maximum_a_scaled_model_reads_on(tmp_path: Path, one_thread: None) -> None:

@@ -14,11 +14,9 @@ from typing import Any
 import pytest
 import tiny
 
-from tasks import package
 from tasks.asking import Asked
 from tasks.chat_templates import LLAMA_2
 from tasks.errors import EvaluationError, PrecisError
-from tasks.recipe import Base
 from tasks.summarizer import Generator, SummarizerSettings
 
 SETTINGS = SummarizerSettings("Summarize:\n{document}\nSummary: ", 200, "tail", 24, 3)
@@ -29,20 +27,11 @@ TALK = [
 ]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """As in test_evaluate_predict.py."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def packaged(base: Path, folder: Path, **changes: Any) -> Path:
-    ref = package.find_base(Base(model=str(base)))
-    return Path(package.package_base(ref, replace(SETTINGS, **changes), folder).path)
+    return tiny.packaged(base, folder, replace(SETTINGS, **changes))
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,10 @@ import random
 from pathlib import Path
 from typing import Any
 
-from tasks.recipe import Recipe
+from tasks import package
+from tasks.recipe import Base, Recipe
 from tasks.records import Row, to_json
+from tasks.summarizer import SummarizerSettings
 
 NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Henry")
 THINGS = ("a ticket", "the report", "a new bike", "two lamps", "some tea", "the old map")
@@ -55,6 +57,12 @@ def make_recipe(base: Path, /, **parts: Any) -> Recipe:
             "evaluation": {"max_new_tokens": 32} | parts.get("evaluation", {}),
         }
     )
+
+
+def packaged(base: Path, folder: Path, settings: SummarizerSettings) -> Path:
+    """A base as a package with these settings, in `folder`."""
+    ref = package.find_base(Base(model=str(base)))
+    return Path(package.package_base(ref, settings, folder).path)
 
 
 def make_tiny_base(

@@ -26,7 +26,7 @@ from tasks.table import read_table
 CURVE = ("loss", "learning_rate")
 
 
-def get_ready() -> None:
+def import_plotting() -> None:
     """Import what draws, beside the steps before: half a second for which no run need wait."""
     threading.Thread(
         target=importlib.import_module, args=("matplotlib.backends.backend_agg",)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import pytest
 import shapes
 import tiny
-import torch
 
 from tasks import child, continuous, package
 from tasks.recipe import Base
@@ -33,18 +31,11 @@ WHOLE: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small matrices on a busy machine: two threads would wait for each other most of the time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def packaged(base: Path, folder: Path, settings: SummarizerSettings = SETTINGS) -> Path:
-    ref = package.find_base(Base(model=str(base)))
-    return Path(package.package_base(ref, settings, folder).path)
+    return tiny.packaged(base, folder, settings)
 
 
 def unbatched(generator: Generator, documents: list[str]) -> list[Summary]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -12,10 +11,9 @@ from typing import Any
 import pytest
 import tiny
 
-from tasks import package, tokenizer
+from tasks import tokenizer
 from tasks.errors import EvaluationError
 from tasks.evaluate.predict import predict
-from tasks.recipe import Base
 from tasks.records import Row
 from tasks.summarizer import Generator, SummarizerSettings, encode, encode_completion
 from tasks.table import COLUMNS, read_table
@@ -28,21 +26,11 @@ DOCUMENTS, REFERENCES = [r.document for r in ROWS], [r.references for r in ROWS]
 SETTINGS = SummarizerSettings("Summarize:\n{document}\nSummary: ", 60, "tail", 12, 3)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small matrices on a busy machine: two threads would wait for each other most of the time."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def packaged(base: Path, folder: Path, settings: SummarizerSettings = SETTINGS) -> Path:
-    return Path(
-        package.package_base(package.find_base(Base(model=str(base))), settings, folder).path
-    )
+    return tiny.packaged(base, folder, settings)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,8 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import package
 from tasks.evaluate.predict import predict
 from tasks.evaluate.scores import batch_plan
-from tasks.recipe import Base
 from tasks.records import Row
 from tasks.register import served
 from tasks.summarizer import (
@@ -34,19 +31,11 @@ from tasks.table import read_table
 SETTINGS = SummarizerSettings("Sum:\n{document}\nUp: ", 60, "tail", 8, 3, summarize="map_reduce")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small matrices on a busy machine: two threads would wait for each other most of the time."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def packaged(base: Path, folder: Path, wanted: SummarizerSettings = SETTINGS) -> Path:
-    return Path(package.package_base(package.find_base(Base(model=str(base))), wanted, folder).path)
+    return tiny.packaged(base, folder, wanted)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -12,11 +11,10 @@ from typing import Any
 import pytest
 import tiny
 
-from tasks import child, package
+from tasks import child
 from tasks.errors import EvaluationError
 from tasks.evaluate.predict import load_code, predict
 from tasks.evaluate.scores import batch_plan, measures
-from tasks.recipe import Base
 from tasks.records import Row
 from tasks.summarizer import Generator, SummarizerSettings
 from tasks.table import read_table
@@ -25,20 +23,11 @@ ROWS = tiny.make_rows(7)
 SETTINGS = SummarizerSettings("Summarize:\n{document}\nSummary: ", 200, "tail", 12, 3)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small matrices on a busy machine: two threads would wait for each other most of the time."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def packaged(base: Path, folder: Path, settings: SummarizerSettings = SETTINGS) -> Path:
-    ref = package.find_base(Base(model=str(base)))
-    return Path(package.package_base(ref, settings, folder).path)
+    return tiny.packaged(base, folder, settings)
 
 
 @pytest.fixture(scope="module")
