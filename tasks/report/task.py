@@ -28,9 +28,12 @@ CURVE = ("loss", "learning_rate")
 
 def import_plotting() -> None:
     """Import what draws, beside the steps before: half a second for which no run need wait."""
-    threading.Thread(
-        target=importlib.import_module, args=("matplotlib.backends.backend_agg",)
-    ).start()
+
+    def both() -> None:
+        for name in ("matplotlib.figure", "matplotlib.backends.backend_agg"):
+            importlib.import_module(name)
+
+    threading.Thread(target=both).start()
 
 
 @task(name="report", **STEP)

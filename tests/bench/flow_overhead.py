@@ -18,7 +18,10 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tasks.report.data import ReportData
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
 from servers import Servers
@@ -68,12 +71,12 @@ def timed(stack: Stack) -> tuple[float, float]:
 
 def counted(said: str, *words: str) -> int:
     """`precis WORDS` in this process; writes to file `said` the seconds that went into work."""
-    import matplotlib.backends.backend_agg
-    import matplotlib.figure  # noqa: F401
+    from flows import cli
 
-    from tasks import digest
-    from tasks.gate import decide
-    from tasks.report import markdown, page, plots
+    with cli._without_collecting():  # as the command itself imports them
+        from tasks import digest
+        from tasks.gate import decide
+        from tasks.report import markdown, page, plots
 
     spent = 0.0
 
@@ -90,10 +93,17 @@ def counted(said: str, *words: str) -> int:
 
         return done
 
+    def drawn(data: ReportData) -> list[plots.Plot]:
+        import matplotlib.backends.backend_agg
+        import matplotlib.figure  # noqa: F401 - waits for the thread that imports them: not work
+
+        return draw(data)
+
     # Before any task is imported, which would take these by name.
     digest.of_file = timing(digest.of_file)
     decide.decide = timing(decide.decide)
-    plots.plots = timing(plots.plots)
+    draw = timing(plots.plots)
+    plots.plots = drawn
     page.render_html = timing(page.render_html)
     markdown.render_markdown = timing(markdown.render_markdown)
     from flows.command import console
