@@ -13,6 +13,52 @@ from pydantic import BaseModel, ValidationError
 from tasks.errors import RecipeError
 from tasks.recipe import Recipe
 
+# What TRL, PEFT, Axolotl, LLaMA-Factory and people at a keyboard call it, where no spelling is near.
+OTHER_NAMES = {
+    "lr": "training.learning_rate",
+    "batch_size": "training.per_device_train_batch_size",
+    "micro_batch_size": "training.per_device_train_batch_size",
+    "cutoff_len": "training.max_length",
+    "sequence_len": "training.max_length",
+    "lora_r": "adapter.r",
+    "lora_rank": "adapter.r",
+    "rank": "adapter.r",
+    "load_in_4bit": "base.quantization",
+    "load_in_8bit": "base.quantization",
+    "model_name_or_path": "base.model",
+    "base_model": "base.model",
+}
+# pydantic's words for a wrong type, in a recipe's.
+WANTED = {
+    "model_type": "a group of settings is wanted, a line for each",
+    "string_type": "a text is wanted",
+    "int_parsing": "a whole number is wanted",
+    "int_from_float": "a whole number is wanted",
+    "int_type": "a whole number is wanted",
+    "float_parsing": "a number is wanted",
+    "float_type": "a number is wanted",
+    "bool_parsing": "true or false is wanted",
+    "bool_type": "true or false is wanted",
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as PyYAML reads it; notes keys given twice, of which it would silently keep the last."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self.twice: list[str] = []
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        first: dict[Any, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            line = key.start_mark.line + 1
+            if key.value in first:
+                said = f"{key.value} is given again (first in line {first[key.value]}); keep one"
+                self.twice.append(f"line {line}: {said}")
+            first.setdefault(key.value, line)
+        return super().construct_mapping(node, deep)
+
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in a YAML file, with dotted `key=value` overrides.
@@ -32,13 +78,16 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        reader = _Loader(path.read_text(encoding="utf-8"))
+        values = reader.get_single_data()
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe (looked from {Path.cwd()})") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if reader.twice:
+        raise RecipeError("\n".join(f"{path}: {problem}" for problem in reader.twice))
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of settings; see deployments/recipes/")
     return values
@@ -66,7 +115,7 @@ def _explain(problem: Any) -> str:
         return f"{where}: unknown key{_nearest(problem['loc'])}"
     if problem["type"] == "missing":
         return f"{where}: is needed; add it"
-    text = problem["msg"].removeprefix("Value error, ")
+    text = WANTED.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
     whole = isinstance(problem["input"], dict)  # a group's own rule names the settings it means
     return f"{where or 'recipe'}: {text}" + ("" if whole else f" (it is {problem['input']!r})")
 
@@ -82,6 +131,8 @@ def _nearest(location: tuple[Any, ...]) -> str:
         if model is None:
             return ""
     names = list(model.model_fields) if model else []
+    if known := OTHER_NAMES.get(str(location[-1])):
+        return f"; did you mean {known}?"
     near = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
     elsewhere = [
         f"{group}.{location[-1]}"

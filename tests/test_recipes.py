@@ -74,6 +74,12 @@ def test_every_problem_is_told_at_once_with_the_nearest_key(small: Path) -> None
             "name: a\ndata: {train: t}\nbase: {model: b, quantization: int4}",
             "'nf4', 'fp4', 'int8' or",
         ),
+        (SMALL + "training: 5", "training: a group of settings is wanted"),
+        (SMALL + "adapter: {r: x}", "adapter.r: a whole number is wanted .it is 'x'"),
+        (SMALL + "evaluation: {devices: 0.5}", "evaluation.devices: a whole number is wanted"),
+        (SMALL + "training: {lr: 1}", "training.lr: .*did you mean training.learning_rate"),
+        (SMALL + "adapter: {lora_r: 1}", "adapter.lora_r: .*did you mean adapter.r"),
+        (SMALL + "? [a, b]\n: 3", "not valid YAML"),
         (SMALL + "adapter: {target_modules: []}", "adapter.target_modules.*at least 1"),
         (
             "name: x\ndata: {train: t}\nbase: {model: m, rope: ntk}\n",
@@ -90,6 +96,28 @@ def test_an_invalid_recipe_says_what_and_where(small: Path, text: str, said: str
     small.write_text(text)
     with pytest.raises(RecipeError, match=said):
         recipes.load(small)
+
+
+def test_keys_given_twice_are_refused_all_at_once(small: Path) -> None:
+    """YAML readers keep the last one silently: half of a group would be gone."""
+    small.write_text(
+        "name: a\nbase: {model: b, model: c}\ndata:\n  train: t\n"
+        "gate: {alpha: 0.1}\nname: d\ndata: {train: u}\n"
+    )
+    with pytest.raises(RecipeError) as told:
+        recipes.load(small)
+    said = [line.removeprefix(f"{small}: ") for line in str(told.value).splitlines()]
+    assert said == [
+        "line 6: name is given again (first in line 1); keep one",
+        "line 7: data is given again (first in line 3); keep one",
+        "line 2: model is given again (first in line 2); keep one",
+    ]
+
+
+def test_the_same_key_in_two_groups_is_no_repetition(small: Path) -> None:
+    """`model` of the base and of nothing else; merged keys (<<) are YAML's own way to override."""
+    small.write_text("name: a\ndata: {train: t}\nbase: {<<: {model: b, revision: r}, model: c}\n")
+    assert recipes.load(small).base.model == "c"
 
 
 def test_a_missing_recipe_says_where_it_looked(tmp_path: Path) -> None:
