@@ -57,17 +57,24 @@ def fetch(uri: str) -> Path:
 def package(path: str, model_digest: str) -> Path:
     """A package on this machine, its bytes checked against the digest it is known by.
 
-    `path`: a folder, or the `models:/m-...` URI of a logged model. Raises RegistryError.
+    `path`: a folder, or the `models:/m-...` URI of a logged model, of which a kept copy that is not what
+    it was is fetched once more. Raises RegistryError.
     """
-    folder = Path(path)
-    if path.startswith("models:/"):
-        folder = fetch(path) / "artifacts" / "package"
-    if digest.of_folder(folder) != model_digest:
+
+    def here() -> Path:
+        return fetch(path) / "artifacts/package" if path.startswith("models:/") else Path(path)
+
+    folder = here()
+    if not _is(folder, model_digest) and not (_forget_kept(path) and _is(here(), model_digest)):
         raise RegistryError(
             f"{path} is not what was judged: its files' digest is not {model_digest[:16]}...; "
             "restore it from a backup, or roll back to a version that is intact"
         )
     return folder
+
+
+def _is(folder: Path, model_digest: str) -> bool:
+    return digest.of_folder(folder) == model_digest
 
 
 def _location(uri: str) -> str:

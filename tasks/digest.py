@@ -10,7 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
+
 LARGE_BYTES = 64 * 2**20
+READ_BYTES = 2**20  # at once: what a core's own cache holds
 
 
 def of_value(value: Any) -> str:
@@ -20,15 +23,22 @@ def of_value(value: Any) -> str:
 
 
 def of_file(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """BLAKE3 (256 bits, hex; `b3sum` prints the same) of a file's bytes: as sure as SHA-256, and faster
+    than a copy, where SHA-256 takes twice as long as one.
+
+    O'Connor, Aumasson, Neves, Wilcox-O'Hearn: BLAKE3, one function, fast everywhere (2021).
+    """
+    found, room = blake3(), memoryview(bytearray(READ_BYTES))
+    with path.open("rb", buffering=0) as stream:
+        while count := stream.readinto(room):
+            found.update(room[:count])
+    return str(found.hexdigest())
 
 
 def of_files(root: Path, paths: Iterable[Path], known: Mapping[str, str] | None = None) -> str:
-    """SHA-256 over names relative to `root` and contents, in name order.
+    """SHA-256 over names relative to `root` and the digests of contents, in name order.
 
-    `known`: the SHA-256 (hex) of files by these names, of bytes that were hashed as they were written.
+    `known`: the digests (`of_file`) of files by these names, of bytes that were hashed as they were written.
     """
     named = sorted((path.relative_to(root).as_posix(), path) for path in paths)
     found = dict(known or {})

@@ -7,7 +7,6 @@ are a few matrices, never a shard.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from threading import Event
 from typing import Any
 
 import torch
+from blake3 import blake3
 
 from tasks.errors import MergeError
 from tasks.merge.layer import Layers
@@ -35,7 +35,7 @@ MOST_WORKERS, GPU_WORKERS, MOST_AT_ONCE = 8, 4, 4
 
 
 def merge_shards(plan: Plan, folder: Path, done: Callable[[int], None]) -> dict[str, str]:
-    """Write every merged shard of `plan` into `folder`, on the disk for good; their SHA-256 by name.
+    """Write every merged shard of `plan` into `folder`, on the disk for good; their digests by name.
 
     `done` hears how many shards are. Raises OSError when the disk is full, MergeError.
     """
@@ -119,7 +119,7 @@ class Line:
     def write(
         self, shard: Path, pieces: list[Piece], target: Path, pool: Executor, ahead: int
     ) -> str:
-        """Write one merged shard with `ahead` pieces under way; returns its SHA-256 (hex)."""
+        """Write one merged shard with `ahead` pieces under way; returns its digest."""
         room = max((piece.size_bytes for piece in pieces), default=0)
         rooms = deque(self._room(room) for _ in range(min(ahead + 1, len(pieces))))
         under_way: deque[tuple[Future[Any], Any]] = deque()
@@ -183,7 +183,7 @@ class Written:
 
     def __init__(self, target: Path) -> None:
         self._file = target.open("xb", buffering=0)
-        self._sha, self._threads = hashlib.sha256(), ThreadPoolExecutor(2)
+        self._hash, self._threads = blake3(), ThreadPoolExecutor(2)  # as digest.of_file
         self._unsettled = 0
         self._settling: Future[None] | None = None
         self.digest = ""
@@ -193,7 +193,7 @@ class Written:
 
     def add(self, data: bytes | memoryview) -> None:
         """Append `data`; when this returns it may be changed again."""
-        hashing = self._threads.submit(self._sha.update, data)
+        hashing = self._threads.submit(self._hash.update, data)
         done = 0
         while done < len(data):
             done += self._file.write(data[done:])
@@ -213,7 +213,7 @@ class Written:
                 if self._settling is not None:
                     self._settling.result()
                 os.fsync(self._file.fileno())
-                self.digest = self._sha.hexdigest()
+                self.digest = self._hash.hexdigest()
         finally:
             self._threads.shutdown()
             self._file.close()

@@ -43,7 +43,7 @@ class File(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     size_bytes: int
-    sha256: str
+    blake3: str
 
 
 class Manifest(BaseModel):
@@ -127,7 +127,7 @@ class Store:
         files = {}
         for path in sorted(path for path in checkpoint.rglob("*") if path.is_file()):
             name = path.relative_to(checkpoint).as_posix()
-            files[name] = File(size_bytes=path.stat().st_size, sha256=digest.of_file(path))
+            files[name] = File(size_bytes=path.stat().st_size, blake3=digest.of_file(path))
             self.place.upload(path, f"{root}/{upload}/{name}")
         manifest = Manifest(job=self.key, step=step, upload=upload, files=files)
         self.place.write(f"{root}/{MARKER}", manifest.model_dump_json(indent=2).encode())
@@ -198,8 +198,8 @@ def _verify(name: str, path: Path, said: File) -> None:
     size = path.stat().st_size
     if size != said.size_bytes:
         raise NotWhole(f"{name} has {size} bytes, {MARKER} says {said.size_bytes}")
-    if digest.of_file(path) != said.sha256:
-        raise NotWhole(f"{name} has another SHA-256 than {MARKER} says")
+    if digest.of_file(path) != said.blake3:
+        raise NotWhole(f"{name} has another BLAKE3 than {MARKER} says")
 
 
 def _say(text: str, failed: bool = False) -> None:

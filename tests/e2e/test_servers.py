@@ -16,6 +16,7 @@ import pytest
 from stack import ROOT, Stack, free_port, prefect_server_in, served
 
 from tasks import artifacts, digest
+from tasks.errors import RegistryError
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1500)]
 BIN = Path(sys.executable).parent
@@ -116,6 +117,23 @@ def test_a_kept_copy_serves_until_it_is_not_what_was_recorded(
         assert not old.exists()
     finally:
         mlflow.set_tracking_uri(before)
+
+
+def test_a_torn_copy_of_a_model_is_fetched_once_more(
+    promoted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its digest tells; where the store's own is another, the model is not what was judged."""
+    import mlflow
+
+    monkeypatch.setenv("PRECIS_WORK", str(tmp_path))
+    uri = mlflow.MlflowClient().get_model_version("demo", "1").source
+    folder = artifacts.package(uri, promoted["model_digest"])
+    weights = next(folder.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert artifacts.package(uri, promoted["model_digest"]) == folder
+    assert digest.of_folder(folder) == promoted["model_digest"]
+    with pytest.raises(RegistryError, match="is not what was judged"):
+        artifacts.package(uri, "0" * 64)
 
 
 def test_a_model_server_with_only_the_models_requirements_gives_the_stored_summaries(

@@ -107,14 +107,14 @@ DAMAGE: dict[str, tuple[Callable[[Place], None], str]] = {
     ),
     "altered": (
         lambda p: p.write(_file(p), p.read(_file(p)).replace(b"20", b"21", 1)),
-        "optimizer.pt has another SHA-256",
+        "optimizer.pt has another BLAKE3",
     ),
     "cut short": (lambda p: p.write(_file(p), p.read(_file(p))[:-1]), "bytes, complete.json says"),
     "a file lost": (lambda p: p.remove([_file(p)]), "a file is missing"),
     "of another job": (lambda p: _rewrite(p, job="0" * 64), "another job or step"),
     "files nowhere": (lambda p: _rewrite(p, files={}), "no complete.json of its own"),
     "leads out": (
-        lambda p: _rewrite(p, files={"../../x": {"size_bytes": 1, "sha256": ""}}),
+        lambda p: _rewrite(p, files={"../../x": {"size_bytes": 1, "blake3": ""}}),
         "complete.json is damaged",
     ),
 }
