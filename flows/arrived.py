@@ -10,7 +10,7 @@ from prefect.states import Completed, Failed
 
 from flows.forms import OneRecipe, RetrainDeployment
 from flows.notify import answering
-from tasks import artifacts, tracking
+from tasks import artifacts, stores
 from tasks.errors import PrecisError, ServerError
 from tasks.ingest.task import dataset_of, new_rows
 from tasks.recipe import Recipe
@@ -68,9 +68,9 @@ def run_check(recipe: Recipe, deployment: str) -> Checked:
 
 def seen(name: str) -> tuple[DatasetRef, ...]:
     """What the champion was trained and judged on; nothing when there is no champion."""
-    if tracking.nothing_yet():
+    if stores.nothing_yet():
         return ()
-    client = tracking.connect()
+    client = stores.connect()
     champion = standing(client, name)
     return (dataset_of(client, trained_by(client, name, champion)),) if champion else ()
 

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import tracking
+from tasks import stores
 from tasks.asking import Asked
 from tasks.errors import PrecisError, RegistryError
 from tasks.register.task import package_of
@@ -55,12 +55,12 @@ def find(model: str) -> tuple[Path, str]:
     # A bare word is a registered name, whatever folder stands here.
     if model.startswith((".", "/", "~")) or ("/" in model and (folder / SETTINGS_FILE).is_file()):
         return folder, model
-    if tracking.nothing_yet():
+    if stores.nothing_yet():
         raise RegistryError(
-            f"no model {model!r}: nothing was ever registered in {tracking.shown_uri()}; go to the "
+            f"no model {model!r}: nothing was ever registered in {stores.shown_uri()}; go to the "
             "folder where the runs were made, or set MLFLOW_TRACKING_URI"
         )
-    return package_of(tracking.connect(), model)
+    return package_of(stores.connect(), model)
 
 
 def _text(question: Question) -> str | None:

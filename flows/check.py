@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tasks import artifacts, estimate, fit, forecast, package, tracking
+from tasks import artifacts, estimate, fit, forecast, package, stores
 from tasks.errors import PrecisError
 from tasks.ingest.task import preflight
 from tasks.recipe import Recipe
@@ -66,7 +66,7 @@ def _base(recipe: Recipe, result: Checked, scratch: Path) -> Path | None:
 def _registry(recipe: Recipe, base: Path | None, result: Checked) -> bool:
     """Whether there is a champion."""
     try:
-        client = tracking.connect()
+        client = stores.connect()
         champion = standing(client, recipe.name)
         if base:
             require_comparable(champion, base, recipe)
@@ -74,5 +74,5 @@ def _registry(recipe: Recipe, base: Path | None, result: Checked) -> bool:
         result.problems.append(str(error))
         return False
     who = f"champion v{champion.number}" if champion else "no champion yet: the untuned base"
-    result.found.append(f"registry: {tracking.shown_uri()} answers; to beat: {who}")
+    result.found.append(f"registry: {stores.shown_uri()} answers; to beat: {who}")
     return champion is not None

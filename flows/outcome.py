@@ -9,7 +9,7 @@ from typing import Any
 
 from prefect.context import FlowRunContext
 
-from tasks import artifacts, tracking
+from tasks import artifacts, stores, tracking
 from tasks.cuts import Cut, line
 from tasks.gate.task import headline
 from tasks.metrics import LOSS, change, direction
@@ -72,14 +72,14 @@ class Outcome:
 
     def _next(self) -> list[str]:
         """Where to look now."""
-        embedded = tracking.tracking_uri().startswith(tracking.SQLITE)
+        embedded = stores.tracking_uri().startswith(stores.SQLITE)
         where = artifacts.fetch(self.report) if self.report and embedded else self.report
         lines = [f"report:   {where}", f"history:  precis history {self.name}"]
         if embedded:
-            lines.append(f"MLflow:   mlflow ui --backend-store-uri {tracking.shown_uri()}")
+            lines.append(f"MLflow:   mlflow ui --backend-store-uri {stores.shown_uri()}")
         if self.version:
             served = f"mlflow models serve -m models:/{self.name}@champion --env-manager local"
-            lines.append(f"serve it: MLFLOW_TRACKING_URI={tracking.shown_uri()} {served}")
+            lines.append(f"serve it: MLFLOW_TRACKING_URI={stores.shown_uri()} {served}")
         return lines
 
     def with_report(

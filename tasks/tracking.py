@@ -11,7 +11,6 @@ import contextlib
 import functools
 import json
 import logging
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -21,16 +20,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-import mlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from tasks import artifacts, digest, history
+from tasks import artifacts, digest, history, stores
 from tasks.errors import RegistryError
 from tasks.records import from_json, to_json
 
 T = TypeVar("T")
-SQLITE = "sqlite:///"
 STEPS = "precis.step."
 PAGE = 5  # runs: the newest, as a rule, has what is asked for, and each comes with all its tags
 STEP_TAG = STEPS + "{}.{}"  # step and key; the value is the result
@@ -38,102 +35,11 @@ SHARED_LOGIC = (
     *("summarizer", "continuous", "package", "context", "views", "examples", "loading"),
     *("rounding", "table", "records", "metrics"),
 )
-UNAUTHORIZED = 401
 ERROR = "precis.error"  # why a run failed
 MOST_TAG = 5000  # characters
 LOGGED_TABLES = "mlflow.loggedArtifacts"
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
-QUIET = {
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output is for the decision
-}
 _current: ContextVar[Run] = ContextVar("precis_run")
-
-
-def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or the embedded SQLite store under mlruns/; SQLite paths absolute."""
-    uri = (
-        os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{artifacts.EMBEDDED_STORE / 'mlflow.db'}"
-    )
-    if uri.startswith(SQLITE):  # child processes run in other folders
-        uri = SQLITE + str(Path(uri.removeprefix(SQLITE)).absolute())
-    return uri
-
-
-def shown(uri: str) -> str:
-    """A tracking URI for people, logs and links: without the password that it may hold."""
-    return uri.replace(f":{_password(uri)}@", ":***@")
-
-
-def shown_uri() -> str:
-    """The tracking URI in use, for people."""
-    return shown(tracking_uri())
-
-
-def _password(uri: str) -> str:
-    """The password in a URI; a text that occurs in none where there is no password."""
-    found = re.match(r"[^/]*//[^/:@]*:([^/@]+)@", uri)
-    return found.group(1) if found else "\0"
-
-
-def nothing_yet() -> bool:
-    """Whether the embedded store was never made: readers need not make one to find it empty."""
-    uri = tracking_uri()
-    return uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists()
-
-
-def connect() -> Any:
-    """An MlflowClient that has answered once. Raises RegistryError when MLflow cannot be reached.
-
-    Also sets mlflow's process-wide tracking URI: resolving `runs:/` and `models:/` reads that one. The
-    registry stays MLflow's choice (MLFLOW_REGISTRY_URI, else the same): set here, it would outlive a
-    change of store, for the whole process and its children.
-    """
-    uri = tracking_uri()
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    try:
-        if uri.startswith(SQLITE):
-            Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
-        mlflow.set_tracking_uri(uri)
-        client = mlflow.MlflowClient()
-        with _impatient():
-            client.search_experiments(max_results=1)
-            if mlflow.get_registry_uri() != uri:
-                client.search_registered_models(max_results=1)
-    except Exception as error:
-        if not isinstance(
-            error, (MlflowException, OSError, ImportError, ValueError, *_sql_errors())
-        ):
-            raise
-        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        first = first.replace(uri, shown(uri)).replace(_password(uri), "***")
-        mend = "start the server, correct MLFLOW_TRACKING_URI, or unset it to use mlruns/"
-        if isinstance(error, MlflowException) and error.get_http_status_code() == UNAUTHORIZED:
-            mend = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        raise RegistryError(f"MLflow at {shown(uri)} does not answer: {first}\n{mend}") from error
-    return client
-
-
-def _sql_errors() -> tuple[type[Exception], ...]:
-    """What a broken SQLite store raises; imported when asked for, it takes 0.2 s."""
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return (SQLAlchemyError,)
-
-
-@contextlib.contextmanager
-def _impatient() -> Iterator[None]:
-    """MLflow retries for minutes by default: right in mid-run, wrong for the first knock."""
-    ours = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update({name: value for name, value in ours.items() if before[name] is None})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
 
 
 @dataclass
@@ -257,7 +163,7 @@ def _versions() -> dict[str, str]:
 
 def run_url(run: Run) -> str | None:
     """The run's page in MLflow's UI; None on the embedded store, which has no server."""
-    uri = re.sub(r"//[^/@]*@", "//", tracking_uri())
+    uri = re.sub(r"//[^/@]*@", "//", stores.tracking_uri())
     if not uri.startswith(("http://", "https://")):
         return None
     return f"{uri.rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.id}"
@@ -274,7 +180,7 @@ def run_for(name: str, flow_run_id: str, tags: dict[str, str]) -> Iterator[Run]:
 
     Ends FINISHED, FAILED, or KILLED when the flow is cancelled or interrupted.
     """
-    client = connect()
+    client = stores.connect()
     experiment_id = _experiment(client, name)
     found = client.search_runs(
         [experiment_id], f"tags.`precis.flow_run_id` = '{flow_run_id}'", max_results=1

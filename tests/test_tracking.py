@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tasks import tracking
+from tasks import stores, tracking
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ def test_the_registry_follows_a_change_of_store(
 
     for name in ("one", "two"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/{name}.db")
-        tracking.connect()
+        stores.connect()
         assert mlflow.get_registry_uri() == f"sqlite:///{home}/{name}.db"
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{home}/models.db")
-    tracking.connect().create_registered_model("kept-there")
+    stores.connect().create_registered_model("kept-there")
     assert (home / "models.db").exists()

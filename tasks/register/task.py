@@ -8,7 +8,7 @@ from typing import Any
 from prefect import task
 from prefect.logging import get_run_logger
 
-from tasks import artifacts, digest, history, tracking
+from tasks import artifacts, digest, history, stores, tracking
 from tasks.errors import EvaluationError, NoSuchChampion, RegistryError, SealBroken
 from tasks.metrics import LOSS, NO_LOSS, other_tokenizer
 from tasks.policy import STEP
@@ -105,15 +105,15 @@ def as_model(version: claims.Version) -> ModelRef:
 
 def require_model(name: str) -> None:
     """Raises NoSuchChampion, naming the models there are, for a name that has none; makes nothing."""
-    if not tracking.nothing_yet():
-        client = tracking.connect()
+    if not stores.nothing_yet():
+        client = stores.connect()
         if claims.versions(client, name):
             return
         known = sorted(model.name for model in client.search_registered_models())
     else:
         known = []
     raise NoSuchChampion(
-        f"no model {name!r} is registered in MLflow at {tracking.shown_uri()}; "
+        f"no model {name!r} is registered in MLflow at {stores.shown_uri()}; "
         f"it has: {', '.join(known) or 'none'}"
     )
 

@@ -71,9 +71,9 @@ def timed(stack: Stack) -> tuple[float, float]:
 
 def counted(said: str, *words: str) -> int:
     """`precis WORDS` in this process; writes to file `said` the seconds that went into work."""
-    from flows import cli
+    from flows import verbs
 
-    with cli._without_collecting():  # as the command itself imports them
+    with verbs.without_collecting():  # as the command itself imports them
         from tasks import digest
         from tasks.gate import decide
         from tasks.report import markdown, page, plots

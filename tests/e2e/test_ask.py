@@ -19,7 +19,7 @@ import pytest
 from stack import PRECIS, ROOT
 
 from flows import cli
-from tasks import chat_templates, package, tracking
+from tasks import chat_templates, package, stores
 from tasks.recipe import Base
 from tasks.register import claims, served
 from tasks.summarizer import Generator, SummarizerSettings
@@ -57,7 +57,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        client = tracking.connect()
+        client = stores.connect()
         first = packaged(
             SummarizerSettings(**{**vars(CHAT), "max_new_tokens": 7}), folder / "made/first"
         )
@@ -132,7 +132,7 @@ def test_all_names_of_a_model(
     short = Generator(here / "made/first", "cpu").summarize(["Where is Ben?"])[0].text
     assert long.startswith(short[:8])
     assert long != short
-    source = tracking.connect().get_model_version("talk", "1").source
+    source = stores.connect().get_model_version("talk", "1").source
     names = {
         long: [
             "talk",
@@ -212,7 +212,7 @@ def test_a_store_without_models(home: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_version_that_precis_did_not_make(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    client = tracking.connect()
+    client = stores.connect()
     client.create_registered_model("foreign")
     client.create_model_version("foreign", client.get_model_version("talk", "1").source)
     assert "foreign v1 was not made by precis" in ask(capsys, "foreign/1", "Why?")[2]
@@ -225,7 +225,7 @@ def test_files_that_were_changed_are_not_asked(
     """The registered bytes are those that were judged, or there is no answer."""
     from tasks import artifacts
 
-    source = tracking.connect().get_model_version("sums", "1").source
+    source = stores.connect().get_model_version("sums", "1").source
     settings = artifacts.fetch(source) / "artifacts/package/summarizer.json"
     shutil.copy(settings, tmp_path / "kept")
     try:

@@ -18,7 +18,7 @@ import yaml
 from stack import PRECIS
 
 from flows import cli
-from tasks import tracking
+from tasks import stores
 from tasks.register import claims
 
 NAME = "tiny"
@@ -53,7 +53,7 @@ class Bench:
         }
         self.write("train.jsonl", ROWS[:40])
         self.write("evaluation.jsonl", ROWS[40:])
-        client = tracking.connect()
+        client = stores.connect()
         run = client.create_run(client.create_experiment("elsewhere"))
         model = client.create_logged_model(run.info.experiment_id, source_run_id=run.info.run_id)
         tags = {claims.DIGEST: "d", claims.RUN_ID: run.info.run_id}
@@ -85,7 +85,7 @@ class Bench:
             assert text in done.stderr
 
     def untouched(self) -> None:
-        client = tracking.connect()
+        client = stores.connect()
         assert [v.number for v in claims.versions(client, NAME)] == [1]
         assert client.get_registered_model(NAME).aliases == {"champion": 1}
 

@@ -16,7 +16,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 from flows import check
 from flows.retrain import retrain
-from tasks import tracking
+from tasks import stores
 from tasks.errors import EvaluationError, SealBroken
 from tasks.recipe import Recipe
 from tasks.register import claims, rollback
@@ -43,7 +43,7 @@ def other(base: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(home: Path) -> Iterator[Any]:
-    yield tracking.connect()
+    yield stores.connect()
     mlflow.set_tracking_uri(None)
 
 

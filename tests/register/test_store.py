@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tiny
 
-from tasks import digest, package, tracking
+from tasks import digest, package, stores
 from tasks.errors import RegistryError
 from tasks.records import ModelRef
 from tasks.register import served, store
@@ -38,7 +38,7 @@ def model(base: Path, home: Path) -> ModelRef:
 
 def log(model: ModelRef, home: Path) -> tuple[Any, Path]:
     """The client, and the folder in which the store keeps the logged model."""
-    client = tracking.connect()
+    client = stores.connect()
     location = (home / "store").as_uri()
     found = client.get_experiment_by_name("tiny")
     experiment = (
@@ -94,7 +94,7 @@ def test_a_changed_package_is_never_ready(model: ModelRef, home: Path) -> None:
     weights.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
     with pytest.raises(RegistryError, match="is not what was judged"):
         log(model, home)
-    client = tracking.connect()
+    client = stores.connect()
     experiment = client.get_experiment_by_name("tiny").experiment_id
     assert [m.status for m in client.search_logged_models([experiment])] == ["FAILED"]
     weights.unlink()
