@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK ?= 1
 
-.PHONY: demo test test-all check bench setup
+.PHONY: demo test test-all test-long check bench setup
 
 setup: .venv/installed
 
@@ -25,6 +25,9 @@ test: setup  ## what a contributor runs; 12 minutes at most on 2 cores
 
 test-all: setup  ## what needs S3, crashes, clean environments; meant for 35 minutes
 	$(BIN)/python -m pytest -q -m "full and not long" -n 2 --dist loadfile
+
+test-long: setup  ## faults and recipes that take minutes each; by hand, on a quiet machine: an hour
+	$(BIN)/python -m pytest -q -m long
 
 check: setup  ## lint, types, the import rule; under a minute
 	$(BIN)/ruff check .

@@ -130,6 +130,7 @@ def test_kill_9_of_the_worker_alone_lets_its_run_end(servers: Servers) -> None:
         finishes(servers, run_id)
 
 
+@pytest.mark.long
 def test_a_restart_of_the_prefect_server_in_the_middle(servers: Servers) -> None:
     """Killed and started again during training: the run goes on, or a retry finishes it."""
     run_id, _ = training(servers)

@@ -36,6 +36,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Stack:
     return Stack(tmp_path_factory.mktemp("faults"))
 
 
+@pytest.mark.long
 def test_kill_9_in_training_and_a_rerun_goes_on_from_the_checkpoint(stack: Stack) -> None:
     """The trainer dies with its flow, and the next run of the recipe takes up its checkpoint."""
     process = stack.start({})

@@ -218,6 +218,7 @@ def test_medical_questions_with_inst_prompts(llama: Path, tmp_path: Path) -> Non
     assert set(decision["metrics"]) >= {"rougeL"}
 
 
+@pytest.mark.long
 def test_dialogues_before_and_after_with_three_references(phi: Path, tmp_path: Path) -> None:
     """phi2-dialogsum: three rows a dialogue, as on the hub's test split, are one document each."""
     dev = shared_data("dialogsum/dev.jsonl").read_text().splitlines()

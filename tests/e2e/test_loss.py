@@ -17,6 +17,7 @@ from tasks.table import read_table
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1200)]
 BY_LOSS = {
     "gate__metric": "loss",
+    "data__evaluation_rows": 30,
     "prompt__summarize": "map_reduce",
     "prompt__max_source_tokens": 210,  # a quarter of the demo's dialogues are longer
 }

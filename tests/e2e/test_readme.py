@@ -44,7 +44,7 @@ def test_its_other_commands_run(command: str, home: Path) -> None:
     _precis(command.split()[1:], home)
 
 
-@pytest.mark.full
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_its_servers_section_is_followed_word_for_word(tmp_path: Path) -> None:
     """In one shell, in order, by someone who waits for a server before the next line."""

@@ -15,7 +15,10 @@ from tasks.train import qlora
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("name", "shards"), [("dialog-7m", 1), ("dialog-17m", 3)])
+@pytest.mark.parametrize(
+    ("name", "shards"),
+    [("dialog-7m", 1), pytest.param("dialog-17m", 3, marks=pytest.mark.long)],
+)
 def test_the_merged_model_is_the_adapter_s(
     name: str, shards: int, shared: Path, tmp_path: Path
 ) -> None:

@@ -65,7 +65,7 @@ def child_of(folder: Path) -> int:
 
 @pytest.mark.parametrize(
     ("kind", "quantization"),
-    [("lora", "nf4"), pytest.param("dora", "fp4", marks=pytest.mark.full)],
+    [("lora", "nf4"), pytest.param("dora", "fp4", marks=pytest.mark.long)],
 )
 def test_killed_and_resumed_is_bit_for_bit_uninterrupted(
     kind: str, quantization: str, tmp_path: Path
