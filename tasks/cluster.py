@@ -18,7 +18,7 @@ from typing import Any
 
 from prefect.futures import as_completed
 
-from tasks import device
+from tasks import device, worker
 from tasks.errors import ChildFailed, EvaluationError, PrecisError
 
 Submit = Callable[[Any, dict[str, Any]], Any]
@@ -119,37 +119,44 @@ def _runner(where: str, count: int, setting: str) -> Iterator[Submit]:
 def _dask(stack: contextlib.ExitStack, address: str, count: int) -> Submit:
     from prefect_dask import DaskTaskRunner
 
-    runner = DaskTaskRunner(address=address) if address else DaskTaskRunner(**_dask_here(count))
+    runner = DaskTaskRunner(address=address) if address else _dask_here(stack, count)
     stack.enter_context(runner)
-    assert runner.client  # connects
+    client = runner.client  # connects
+    if not address:
+        stack.callback(client.run, worker.settle, on_error="ignore")
     submit: Submit = runner.submit
     return submit
 
 
-def _dask_here(count: int) -> dict[str, Any]:
+def _dask_here(stack: contextlib.ExitStack, count: int) -> Any:
     """A cluster of this machine: `count` processes, a share at once and a GPU in each."""
+    import dask
     import distributed
+    from prefect_dask import DaskTaskRunner
 
-    # As LocalCluster, whose workers cannot have environments of their own.
-    place = {"host": LOCAL, "dashboard": False, "silence_logs": logging.ERROR}
-    worker = place | {"nthreads": 1, "memory_limit": 0}  # the memory is the share's own process's
-    return {
-        "cluster_class": distributed.SpecCluster,
-        "cluster_kwargs": {
-            "scheduler": {
-                "cls": distributed.Scheduler,
-                "options": {"host": LOCAL, "port": 0, "dashboard": False},
-            },
-            "workers": {
-                i: {"cls": distributed.Nanny, "options": worker | {"env": env}}
-                for i, env in enumerate(_gpu_each(count))
-            },
-            "silence_logs": logging.ERROR,
-        },
+    own = logging.getLogger("distributed")
+    stack.callback(own.setLevel, own.level)
+    own.setLevel(logging.ERROR)
+    quiet = {"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "error"}
+    stack.enter_context(dask.config.set(quiet))
+    # As LocalCluster, whose workers cannot have environments of their own. The memory is not theirs but
+    # that of the shares' processes.
+    scheduler = {"host": LOCAL, "port": 0, "dashboard_address": f"{LOCAL}:0"}
+    each = {"host": LOCAL, "nthreads": 1, "memory_limit": 0}
+    workers = {
+        i: {"cls": distributed.Nanny, "options": each | {"env": env}}
+        for i, env in enumerate(gpu_each(count))
     }
+    return DaskTaskRunner(
+        cluster_class=distributed.SpecCluster,
+        cluster_kwargs={
+            "scheduler": {"cls": distributed.Scheduler, "options": scheduler},
+            "workers": workers,
+        },
+    )
 
 
-def _gpu_each(count: int) -> list[dict[str, str]]:
+def gpu_each(count: int) -> list[dict[str, str]]:
     """The variables that give each of `count` processes of this machine a GPU of its own."""
     there = device.count()
     if not there:

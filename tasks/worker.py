@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import platform
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from tasks import artifacts, device, tracking
 from tasks.errors import EvaluationError, RegistryError
+from tasks.progress import send_the_rest
 
 WRITERS = ("torch", "transformers")  # other versions write other summaries
+SETTLE_SECONDS = 30.0  # for a cancelled share, which ends its process first
 
 
 @dataclass(frozen=True)
@@ -91,3 +96,11 @@ def unwanted() -> Callable[[], bool]:
         return lambda: False
     known, key = worker.state.tasks, worker.get_current_task()
     return lambda: key not in known or known[key].state == "cancelled"
+
+
+async def settle(dask_worker: Any) -> None:
+    """Before a worker is ended: let cancelled calls end, and what Prefect is to know of them go."""
+    end = time.monotonic() + SETTLE_SECONDS
+    while dask_worker.active_threads and time.monotonic() < end:
+        await asyncio.sleep(0.1)
+    await asyncio.to_thread(send_the_rest)

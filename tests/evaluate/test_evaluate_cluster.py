@@ -198,8 +198,6 @@ def test_each_worker_of_this_machine_has_a_gpu_of_its_own(monkeypatch: pytest.Mo
     """By its variables, so that a share's process finds it as its first."""
     monkeypatch.setattr(cluster.device, "count", lambda: 3)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-a, 6")
-    options = cluster._dask_here(2)["cluster_kwargs"]["workers"]
-    named = [options[i]["options"]["env"]["CUDA_VISIBLE_DEVICES"] for i in range(2)]
-    assert named == ["4", "GPU-a"]
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in cluster.gpu_each(2)] == ["4", "GPU-a"]
     assert "each with a GPU, and this machine has 3" in cluster.problems("s", "dask", 4)[0]
     assert cluster.problems("s", "dask:tcp://host:8786", 4) == []
