@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tasks import artifacts, device, tracking
+from tasks import artifacts, device, stores
 from tasks.errors import EvaluationError, RegistryError
 from tasks.progress import send_the_rest
 
@@ -42,17 +42,17 @@ class Origin:
                 "versions, and both a GPU or neither"
             )
         os.environ["MLFLOW_TRACKING_URI"] = self.store
-        if tracking.nothing_yet():
+        if stores.nothing_yet():
             raise EvaluationError(
-                f"the worker on {host} has no {tracking.shown_uri()}: it is the MLflow store of the flow "
+                f"the worker on {host} has no {stores.shown_uri()}: it is the MLflow store of the flow "
                 f"on {self.host}; set MLFLOW_TRACKING_URI there to a server that all workers reach"
             )
-        tracking.connect()
+        stores.connect()
 
 
 def origin() -> Origin:
     """That of this process."""
-    return Origin(tracking.tracking_uri(), made_with(), platform.node())
+    return Origin(stores.tracking_uri(), made_with(), platform.node())
 
 
 def made_with() -> tuple[str, ...]:
