@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tasks import artifacts, estimate, fit, forecast, package, stores
 from tasks.errors import PrecisError
+from tasks.evaluate import task as evaluating
 from tasks.ingest.task import preflight
 from tasks.recipe import Recipe
 from tasks.register.task import require_comparable, standing
@@ -38,6 +39,7 @@ def check(recipe: Recipe) -> Checked:
         for found, problems in (data, training.preflight(recipe)):
             result.found += found
             result.problems += problems
+        result.problems += evaluating.preflight(recipe)
         champion = _registry(recipe, base, result)
         if base and report and not result.problems:
             result.found += forecast.lines(forecast.foresee(recipe, base, report), champion)

@@ -41,7 +41,9 @@ def server() -> Iterator[Callable[[], None]]:
     try:
         yield lambda: _wait(url, process)
     finally:
-        _send_the_rest()
+        from tasks.progress import send_the_rest  # late: imports may go on while the server starts
+
+        send_the_rest()
         attached.stop(process)
         _use(None)
 
@@ -78,15 +80,6 @@ def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
                 f"the embedded Prefect server did not start; {log} ends:\n{tail}\n"
                 "mend that, or set PREFECT_API_URL to a server of your own"
             ) from None
-
-
-def _send_the_rest() -> None:
-    """Prefect sends logs and events from threads; what is left goes now, not after the server."""
-    from prefect.events.worker import EventsWorker
-    from prefect.logging.handlers import APILogWorker
-
-    for worker in (APILogWorker, EventsWorker):
-        worker.drain_all(timeout=10)
 
 
 def _words(port: int) -> list[str]:

@@ -22,7 +22,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -46,12 +45,12 @@ def run(
     on_progress: Progress | None = None,
     threads: int | None = None,
     wait_seconds: float = 0.0,
-    halt: threading.Event | None = None,
+    halt: Callable[[], bool] | None = None,
 ) -> Any:
     """Call `module:function` with `payload` as keyword arguments in a child process.
 
     `folder` holds the child's input, answer, progress and log; a second child there waits up to
-    `wait_seconds` for the first and is then refused. `halt`, once set, ends the child.
+    `wait_seconds` for the first and is then refused. `halt`, once true, ends the child.
     Raises the child's own PrecisError, or ChildFailed with the log's end when it died otherwise.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,7 +122,7 @@ def _follow(
     folder: Path,
     timeout_seconds: float | None,
     on_progress: Progress | None,
-    halt: threading.Event | None,
+    halt: Callable[[], bool] | None,
 ) -> None:
     started, seen = time.monotonic(), 0
     while True:
@@ -131,7 +130,7 @@ def _follow(
         seen = _forward(folder / "progress.jsonl", seen, on_progress)
         if ended:
             return
-        if halt and halt.is_set():
+        if halt and halt():
             raise errors.ChildFailed("ended, since another process of the same step failed")
         if timeout_seconds and time.monotonic() - started > timeout_seconds:
             raise errors.TrainingError(  # not ChildFailed: trying again would double the limit

@@ -6,14 +6,16 @@ MLflow use. A YAML recipe holds only what differs from here.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 MetricName = Literal["rouge1", "rouge2", "rougeL", "rougeLsum", "loss"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # fit for MLflow's names, its filters, and file names
 Share = Annotated[float, Field(ge=0, le=1)]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
+CLUSTER = r"(dask(:[a-z]+://[^\s/]+:\d+)?|ray(:ray://[^\s/]+:\d+)?)"
 
 
 class Settings(BaseModel):
@@ -366,6 +368,13 @@ class Evaluation(Settings):
         description="Batches are dealt out to so many processes on this machine, each with a GPU of its "
         "own where there are GPUs. Summaries keep their order and, batch for batch, what they are.",
     )
+    cluster: str | None = Field(
+        None,
+        title="Cluster",
+        description="dask or ray: the shares of devices are Prefect tasks on that many workers, of a "
+        "cluster that starts on this machine and ends with the evaluation; or of one that is there, by "
+        "its address: dask:tcp://HOST:8786, ray:ray://HOST:10001. None: processes of this machine.",
+    )
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (),
         title="Stop strings",
@@ -386,6 +395,16 @@ class Evaluation(Settings):
         description="A champion whose primary metric on fresh data is surely worse by more than this "
         "(of a loss: higher, in nats a token) is retrained.",
     )
+
+    @field_validator("cluster")
+    @classmethod
+    def _is_a_cluster(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(CLUSTER, value):
+            raise ValueError(
+                "write dask or ray for a cluster of this machine, or one with its address, as in "
+                "dask:tcp://host:8786 or ray:ray://host:10001"
+            )
+        return value
 
 
 class Gate(Settings):

@@ -47,6 +47,8 @@ POLICY = PURE | {
     "estimate",
     "forecast",
     "slots",
+    "cluster",
+    "worker",
     "attached",
 }
 STANDARD_ONLY = {"recipe": {"pydantic"}, "records": {"pydantic"}, "errors": set()}

@@ -77,6 +77,15 @@ def test_every_problem_is_told_at_once_with_the_nearest_key(small: Path) -> None
         (SMALL + "training: 5", "training: a group of settings is wanted"),
         (SMALL + "adapter: {r: x}", "adapter.r: a whole number is wanted .it is 'x'"),
         (SMALL + "evaluation: {devices: 0.5}", "evaluation.devices: a whole number is wanted"),
+        (
+            SMALL + "evaluation: {cluster: spark}",
+            "evaluation.cluster: write dask or ray for a cluster",
+        ),
+        (
+            SMALL + "evaluation: {cluster: dask:host}",
+            "as in dask:tcp:..host:8786 .*it is .dask:host",
+        ),
+        (SMALL + "evaluation: {cluster: ray:tcp://h:1}", "evaluation.cluster: write dask or ray"),
         (SMALL + "training: {lr: 1}", "training.lr: .*did you mean training.learning_rate"),
         (SMALL + "adapter: {lora_r: 1}", "adapter.lora_r: .*did you mean adapter.r"),
         (SMALL + "? [a, b]\n: 3", "not valid YAML"),

@@ -42,18 +42,29 @@ def predict(
     fit whole), `device`, `dtype` and `decoding`. Raises EvaluationError when there is nothing to
     evaluate or any batch fails: nothing is ever scored in its place.
     """
-    wanted = _rows(Path(rows))
     if devices == 1:
         parts = [write(package, rows, device, loss)]
     else:
         call = {"package": package, "rows": rows, "device": device, "loss": loss}
-        parts = shards.write(call, devices, len(wanted), Path(table).parent / "parts")
+        count = len(_rows(Path(rows)))
+        parts = shards.write(call, devices, count, Path(table).parent / "parts")
+    return put_together(parts, Path(rows), Path(table), loss)
+
+
+def put_together(
+    parts: list[dict[str, Any]], rows: Path, table: Path, loss: bool
+) -> dict[str, Any]:
+    """Score what `write` gave for all parts, and keep it as the predictions table.
+
+    Returns and raises as `predict`, which says what is measured.
+    """
+    wanted = _rows(rows)
     outputs = shards.in_order("outputs", parts, len(wanted))
     losses = shards.in_order("losses", parts, len(wanted)) if loss else None
     values = [value for value, _ in losses] if losses is not None else None
     predictions = score_texts(wanted, [Output(**output) for output in outputs], values)
-    Path(table).parent.mkdir(parents=True, exist_ok=True)
-    write_table(Path(table), predictions)
+    table.parent.mkdir(parents=True, exist_ok=True)
+    write_table(table, predictions)
     return vars(measures(predictions)) | {
         "seconds": max(part["seconds"] for part in parts),
         "output_tokens": sum(output["output_tokens"] for output in outputs),
@@ -69,14 +80,18 @@ def write(
     loss: bool = False,
     part: int = 0,
     parts: int = 1,
+    together: bool = False,
 ) -> dict[str, Any]:
     """What a package writes for every `parts`th batch of the rows, from batch `part` on.
 
     `outputs` and, where they are wanted, `losses` ([nats a token, tokens cut]) by the row's index.
     Batches are those of one process, so that what is written does not depend on how many there are.
+    `together`: all parts are written on this machine at once, so that each takes a GPU by its number.
     """
     wanted = _rows(Path(rows))
-    generator = _generator(Path(package), device or shards.device(part, parts))
+    if together and device is None:
+        device = shards.device(part, parts)
+    generator = _generator(Path(package), device)
     started = time.monotonic()
     outputs = _generate(generator, [row.document for row in wanted], part, parts)
     seconds = time.monotonic() - started

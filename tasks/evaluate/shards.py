@@ -28,11 +28,11 @@ def write(call: dict[str, Any], devices: int, rows: int, folder: Path) -> list[d
             pool.submit(
                 child.run,
                 "tasks.evaluate.predict:write",
-                call | {"part": part, "parts": devices},
+                call | {"part": part, "parts": devices, "together": True},
                 folder / str(part),
                 on_progress=sums.of(part),
                 wait_seconds=WAIT_SECONDS,
-                halt=halt,
+                halt=halt.is_set,
             )
             for part in range(devices)
         ]
@@ -55,13 +55,11 @@ def in_order(name: str, parts: list[dict[str, Any]], rows: int) -> list[Any]:
     return [found[i] for i in range(rows)]
 
 
-def device(part: int, parts: int) -> str | None:
-    """The device of one of several processes; None where there is but one, which may choose.
+def device(part: int, parts: int) -> str:
+    """The device of one of several processes of this machine.
 
     Raises EvaluationError where there are GPUs, but not as many.
     """
-    if parts == 1:
-        return None
     import torch
 
     there = torch.cuda.device_count()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from importlib import metadata
+import time
 from pathlib import Path
 from typing import Any
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from tasks import artifacts, child, cuts, device, digest, package, slots, tracking, used
+from tasks import artifacts, child, cluster, cuts, digest, package, slots, tracking, used, worker
 from tasks.errors import EvaluationError
-from tasks.evaluate.predict import lead3_predictions, scores_of
+from tasks.evaluate.predict import lead3_predictions, put_together, scores_of
 from tasks.evaluate.seal import evaluation_digest
 from tasks.metrics import LOSS
 from tasks.policy import STEP
@@ -33,35 +34,122 @@ def evaluate(
     """A model's scores on this run's evaluation set; known predictions are used again."""
     run = tracking.current()
     seal = _seal(dataset, base, recipe)
-    # Other libraries, or a GPU, write other summaries: those are never compared.
-    made_with = [metadata.version(name) for name in ("torch", "transformers")]
-    key = digest.of_value([model.digest, seal, device.compute(), *made_with])
+    key = digest.of_value([model.digest, seal, *worker.made_with()])
     if known := run.recall("evaluate", key, Scores, _intact, f"evaluate.{who}"):
         return known
     folder = artifacts.work_folder() / "evaluate" / key[:16]
     table, package_folder = folder / f"{who}.json", artifacts.package(model.path, model.digest)
     with slots.gpu(recipe.evaluation.devices):
-        answer = child.run(
-            "tasks.evaluate.predict:predict",
-            {
-                "package": str(package_folder),
-                "rows": str(_sealed_rows(dataset)),
-                "table": str(table),
-                "loss": recipe.gate.metric == LOSS,
-                "devices": recipe.evaluation.devices,
-            },
-            folder,
-            on_progress=_Watch(who),
-            wait_seconds=WAIT_SECONDS,
-        )
+        if recipe.evaluation.cluster:
+            answer, cost = _on_cluster(model, dataset, recipe, who, table)
+        else:
+            answer, cost = _here(package_folder, dataset, recipe, who, table)
     if answer["loss_cut_rows"]:
         get_run_logger().warning(
             f"{who}: {answer['loss_cut_rows']} of {answer['rows']} documents were cut further for the "
             "loss than in serving, so that their references fit the context whole"
         )
     tokenizer = tokenizer_digest(package_folder)
-    said, cost = _said(who, answer), used.by_child(folder)
+    said = _said(who, answer)
     return _keep(who, key, table, model.digest, seal, answer["seconds"], tokenizer, said, cost)
+
+
+def _here(
+    package_folder: Path, dataset: DatasetRef, recipe: Recipe, who: str, table: Path
+) -> tuple[dict[str, Any], Cost]:
+    """The table written by processes of this machine: what was measured, and what it took."""
+    answer = child.run(
+        "tasks.evaluate.predict:predict",
+        {
+            "package": str(package_folder),
+            "rows": str(_sealed_rows(dataset)),
+            "table": str(table),
+            "loss": recipe.gate.metric == LOSS,
+            "devices": recipe.evaluation.devices,
+        },
+        table.parent,
+        on_progress=_Watch(who),
+        wait_seconds=WAIT_SECONDS,
+    )
+    return answer, used.by_child(table.parent)
+
+
+def _on_cluster(
+    model: ModelRef, dataset: DatasetRef, recipe: Recipe, who: str, table: Path
+) -> tuple[dict[str, Any], Cost]:
+    """The same table, its batches dealt out to workers of a cluster."""
+    where, count = str(recipe.evaluation.cluster), recipe.evaluation.devices
+    loss, rows = recipe.gate.metric == LOSS, _sealed_rows(dataset)
+    watch, begun = _Watch(who), time.monotonic()
+    common = {
+        "model": model,
+        "dataset": dataset,
+        "who": who,
+        "loss": loss,
+        "name": table.parent.name,
+        "origin": worker.origin(),
+        "threads": cluster.threads(where, count),
+        "of": count,
+    }
+    calls = [common | {"number": number} for number in range(1, count + 1)]
+    written = 0
+
+    def add(part: dict[str, Any]) -> None:
+        nonlocal written
+        written += len(part["outputs"])
+        watch({"done": written, "total": dataset.evaluation_rows})
+
+    parts = cluster.run(where, share, calls, "evaluation.cluster", add)
+    answer = put_together(parts, rows, table, loss)
+    held = [part["memory_gib"] for part in parts if part["memory_gib"] is not None]
+    return answer, Cost(time.monotonic() - begun, max(held, default=None))
+
+
+@task(
+    name="evaluate share",
+    task_run_name="evaluate {who}, share {number} of {of}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def share(
+    model: ModelRef,
+    dataset: DatasetRef,
+    who: str,
+    loss: bool,
+    name: str,
+    origin: worker.Origin,
+    threads: int | None,
+    number: int,
+    of: int,
+) -> dict[str, Any]:
+    """On a worker: what `predict.write` gives for one share, by a process of its own, on its own GPU.
+
+    Tried once: if its process was killed, the evaluation that it belongs to is tried again.
+    """
+    origin.join()
+    folder = artifacts.work_folder() / "evaluate" / name / f"share-{number}-of-{of}"
+    part: dict[str, Any] = child.run(
+        "tasks.evaluate.predict:write",
+        {
+            "package": str(worker.package(model.path, model.digest)),
+            "rows": str(_sealed_rows(dataset)),
+            "loss": loss,
+            "part": number - 1,
+            "parts": of,
+        },
+        folder,
+        on_progress=_Watch(f"{who}-share-{number}"),
+        threads=threads,
+        wait_seconds=WAIT_SECONDS,
+        halt=worker.unwanted(),
+    )
+    return part | {"memory_gib": used.by_child(folder).memory_gib}
+
+
+def preflight(recipe: Recipe) -> list[str]:
+    """What would stop an evaluation on a cluster, known before a run."""
+    where, count = recipe.evaluation.cluster, recipe.evaluation.devices
+    return cluster.problems("evaluation.cluster", where, count) if where else []
 
 
 def _said(who: str, answer: dict[str, Any]) -> dict[str, float]:
