@@ -26,7 +26,7 @@ test: setup  ## what a contributor runs; 12 minutes at most on 2 cores
 test-all: setup  ## what needs S3, crashes, clean environments; meant for 35 minutes
 	$(BIN)/python -m pytest -q -m "full and not long" -n 2 --dist loadfile
 
-test-long: setup  ## faults and recipes that take minutes each; by hand, on a quiet machine: an hour
+test-long: setup  ## faults and recipes that take minutes each; by hand, on a quiet machine
 	$(BIN)/python -m pytest -q -m long
 
 check: setup  ## lint, types, the import rule; under a minute

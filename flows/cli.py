@@ -1,4 +1,4 @@
-"""`precis ...`: thin, one verb a function. Exit status 0: done; 1: failed; 2: bad usage."""
+"""The words of the `precis` command, and its exit status. 0: done; 1: failed; 2: bad usage."""
 
 from __future__ import annotations
 

@@ -64,17 +64,12 @@ def package(path: str, model_digest: str) -> Path:
     def here() -> Path:
         return fetch(path) / "artifacts/package" if path.startswith("models:/") else Path(path)
 
-    folder = here()
-    if not _is(folder, model_digest) and not (_forget_kept(path) and _is(here(), model_digest)):
+    if not _once_more(path, lambda: digest.of_folder(here()) == model_digest):
         raise RegistryError(
             f"{path} is not what was judged: its files' digest is not {model_digest[:16]}...; "
             "restore it from a backup, or roll back to a version that is intact"
         )
-    return folder
-
-
-def _is(folder: Path, model_digest: str) -> bool:
-    return digest.of_folder(folder) == model_digest
+    return here()
 
 
 def _location(uri: str) -> str:
@@ -158,7 +153,12 @@ def intact(reference: T, check: Callable[[T], bool]) -> bool:
 
     A kept copy that is not may be of what was there before a retry stored it anew: it is then fetched.
     """
-    return check(reference) or (_forget_kept(getattr(reference, "uri", "")) and check(reference))
+    return _once_more(getattr(reference, "uri", ""), lambda: check(reference))
+
+
+def _once_more(uri: str, check: Callable[[], bool]) -> bool:
+    """Whether `check` holds, if need be once the kept copy of `uri` has given way to a new one."""
+    return check() or (_forget_kept(uri) and check())
 
 
 def _forget_kept(uri: str) -> bool:

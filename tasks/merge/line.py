@@ -18,8 +18,8 @@ from threading import Event
 from typing import Any
 
 import torch
-from blake3 import blake3
 
+from tasks import digest
 from tasks.errors import MergeError
 from tasks.merge.layer import Layers
 from tasks.merge.plan import Plan
@@ -183,7 +183,7 @@ class Written:
 
     def __init__(self, target: Path) -> None:
         self._file = target.open("xb", buffering=0)
-        self._hash, self._threads = blake3(), ThreadPoolExecutor(2)  # as digest.of_file
+        self._hash, self._threads = digest.hasher(), ThreadPoolExecutor(2)
         self._unsettled = 0
         self._settling: Future[None] | None = None
         self.digest = ""
