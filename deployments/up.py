@@ -18,6 +18,7 @@ from pathlib import Path
 
 from deployments import postgres, services
 from deployments.services import HOST, Service, ServiceError, service
+from flows import embedded
 from tasks import artifacts
 
 FILE = Path(__file__).with_name("prefect.yaml")
@@ -135,12 +136,14 @@ def _servers(
         "prefect": services.prefect_server(plan.prefect_port),
         "mlflow": services.mlflow_server(plan.mlflow_port, store, destination),
     }
-    for name, words in started.items():
-        stack.services.append(running.enter_context(service(name, words, folder / LOGS, stack.env)))
-    for one, url in zip(
-        stack.services[-2:], (f"{prefect}/health", f"{mlflow}/health"), strict=True
-    ):
-        one.wait(lambda url=url: services.answers(url))  # type: ignore[misc]
+    with embedded.sole_start():
+        for name, words in started.items():
+            one = running.enter_context(service(name, words, folder / LOGS, stack.env))
+            stack.services.append(one)
+        for one, url in zip(
+            stack.services[-2:], (f"{prefect}/health", f"{mlflow}/health"), strict=True
+        ):
+            one.wait(lambda url=url: services.answers(url))  # type: ignore[misc]
     return stack
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 
 from tasks import artifacts, attached
 from tasks.errors import PrecisError
+from tasks.lock import held
 
 MARK = "PRECIS_EMBEDDED"  # set while the server is this run's own, which has no UI to link to
 STARTUP_SECONDS = 120.0  # seconds on an idle machine; a busy one is slow
@@ -34,18 +35,44 @@ def server() -> Iterator[Callable[[], None]]:
     if get_current_settings().api.url:
         yield _knock
         return
+    starting = contextlib.ExitStack()
+    starting.enter_context(sole_start())
     port = _free_port()
     url = f"http://127.0.0.1:{port}/api"
     process = attached.start(_words(port), artifacts.work_folder() / "prefect-server.log", _env())
     _use(url)
+
+    def wait() -> None:
+        with starting:
+            _wait(url, process)
+
     try:
-        yield lambda: _wait(url, process)
+        yield wait
     finally:
+        starting.close()
         from tasks.progress import send_the_rest  # late: imports may go on while the server starts
 
         send_the_rest()
         attached.stop(process)
         _use(None)
+
+
+@contextlib.contextmanager
+def sole_start() -> Iterator[None]:
+    """Keep other starts of ours waiting until the server of this block answers.
+
+    Two at once on one new database both make its tables, and one of them fails.
+    """
+    from prefect.settings import get_current_settings
+
+    home = get_current_settings().home
+    home.mkdir(parents=True, exist_ok=True)
+    path = home / "precis-start.lock"
+    busy = (
+        f"another run has been starting its Prefect server for {STARTUP_SECONDS:.0f} s ({path}): "
+    )
+    with held(path, STARTUP_SECONDS, PrecisError(busy + "end that run, or set PREFECT_API_URL")):
+        yield
 
 
 def is_embedded() -> bool:

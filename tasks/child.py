@@ -13,9 +13,7 @@ it, `report(...)` sends progress to the parent's `on_progress`.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import fcntl
 import importlib
 import json
 import os
@@ -24,11 +22,12 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tasks import errors, used
+from tasks.lock import held
 
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.1
@@ -54,7 +53,10 @@ def run(
     Raises the child's own PrecisError, or ChildFailed with the log's end when it died otherwise.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _sole_user(folder, wait_seconds) as lock:
+    busy = errors.TrainingError(
+        f"{folder} is in use by another run of the same step; wait for it, or end it"
+    )
+    with held(folder / "lock", wait_seconds, busy) as lock:
         for name in ("answer.json", "progress.jsonl", used.FILE):
             (folder / name).unlink(missing_ok=True)
         (folder / "call.json").write_text(json.dumps({"target": target, "payload": payload}))
@@ -72,30 +74,6 @@ def report(**values: Any) -> None:
     if folder:
         with open(Path(folder) / "progress.jsonl", "a", encoding="utf-8") as lines:
             lines.write(json.dumps(values) + "\n")
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def _sole_user(folder: Path, wait_seconds: float) -> Iterator[int]:
-    # flock, not a pid file: the kernel drops it when the last holder dies, and the child inherits
-    # it, so that a retry cannot start beside a child that outlived its parent.
-    with open(folder / "lock", "a+", encoding="utf-8") as lock:
-        end = time.monotonic() + wait_seconds
-        while not _locked(lock.fileno()):
-            if time.monotonic() < end:
-                time.sleep(POLL_SECONDS)
-                continue
-            raise errors.TrainingError(
-                f"{folder} is in use by another run of the same step; wait for it, or end it"
-            )
-        yield lock.fileno()
 
 
 def _start(folder: Path, threads: int | None, lock: int) -> subprocess.Popen[bytes]:

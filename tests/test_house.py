@@ -37,6 +37,7 @@ PURE = {
     "asking",
     "chat_templates",
     "device",
+    "lock",
 }
 POLICY = PURE | {
     "artifacts",

@@ -13,7 +13,6 @@ and see FOLDER, rows and base under the same paths.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -25,11 +24,11 @@ from typing import Any
 
 from tasks import device, errors
 from tasks.errors import ChildFailed, PrecisError, TrainingError
+from tasks.lock import held
 from tasks.recipe import Training
 from tasks.train import checkpoints
 
 MEETING = ("PET_RDZV_ENDPOINT", "PET_MASTER_ADDR")  # torchrun's arguments as variables
-POLL_SECONDS = 0.2
 LEFT_SECONDS = 60.0  # for ranks of a killed run, which end by themselves: see rank.LIMIT_SECONDS
 LOG_END = 2000  # characters of a rank's log in an error
 
@@ -156,19 +155,9 @@ def _cores() -> int:
 
 def _wait_for_former(ranks: Path) -> None:
     """Until no rank of a run that was killed is left: it may still be writing a checkpoint."""
-    end = time.monotonic() + LEFT_SECONDS
-    with open(ranks / "lock", "a+", encoding="utf-8") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise TrainingError(
-                        f"ranks of an earlier run are still at work in {ranks}; wait for them, or end "
-                        "them"
-                    ) from None
-                time.sleep(POLL_SECONDS)
+    left = f"ranks of an earlier run are still at work in {ranks}; wait for them, or end them"
+    with held(ranks / "lock", LEFT_SECONDS, TrainingError(left)):
+        return
 
 
 def _said(ranks: Path) -> PrecisError | None:
