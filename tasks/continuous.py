@@ -42,6 +42,14 @@ RESERVE_BYTES = 2 << 30  # of a GPU's free memory, for what a packed step comput
 CAUSAL = 1  # the memory-efficient kernel's mask
 
 
+def reachable_bytes(device: Any = None) -> int:
+    """Bytes of a GPU's memory that this process holds or could still take, within a share set for it."""
+    free, total = torch.cuda.mem_get_info(device)
+    share = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+    held: int = torch.cuda.memory_reserved(device)
+    return min(int(free) + held, share)
+
+
 def refusal(model: Any, config: Any) -> str | None:
     """Why this model's summaries cannot be written here, or None. `config`: what `generate` would use."""
     shape, where = model.config.get_text_config(), model.device.type
@@ -59,8 +67,14 @@ def refusal(model: Any, config: Any) -> str | None:
         (changed, f"the base's generation_config changes scores ({', '.join(changed)})"),
         (where not in {"cpu", "cuda"}, f"it was not tried on {where}"),
         (where == "cuda" and not util.find_spec("triton"), "Triton is not installed"),
+        (where == "cuda" and _is_old(model.device), "it was not tried on GPUs without bf16"),
     ]
     return next((reason for holds, reason in reasons if holds), None)
+
+
+def _is_old(device: Any) -> bool:
+    major, _ = torch.cuda.get_device_capability(device)
+    return int(major) < 8
 
 
 class Decoder:
@@ -175,8 +189,8 @@ class Decoder:
 
     def _most_tokens(self, bytes_per_token: int) -> int:
         """How many tokens' keys and values the GPU could hold, those that it holds already included."""
-        free: int = torch.cuda.mem_get_info(self.device)[0]
-        free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        held: int = torch.cuda.memory_allocated(self.device)
+        free = reachable_bytes(self.device) - held
         return max((free - RESERVE_BYTES) // bytes_per_token, 0) + max(self.trash, 0)
 
     # --- Steps ------------------------------------------------------------------------------------
@@ -437,7 +451,7 @@ def one_by_one(
     return torch.stack(rows)
 
 
-BLOCK_TOKENS, WARPS = 64, 4
+BLOCK_TOKENS, WARPS = 64, 2
 
 
 def by_kernel(

@@ -201,7 +201,7 @@ def add_summarizer(package: Path, settings: SummarizerSettings) -> None:
         file.write_text(settings.chat_template, encoding="utf-8")
     code = Path(summarizer.__file__)
     shutil.copyfile(code, package / summarizer.CODE_FILE)
-    if settings.decoding == "continuous":
+    if settings.decoding != "generate":
         decoder = code.with_name(summarizer.DECODER_FILE)
         shutil.copyfile(decoder, package / summarizer.DECODER_FILE)
 

@@ -5,7 +5,7 @@ travels inside every package, so what was judged is what is served. It imports t
 and MLflow's own loader, and nothing of this project.
 
 A package is a folder in Hugging Face format with two files more: `summarizer.json` (the settings
-below) and this file; with a third, `continuous.py`, where the settings ask for that decoding.
+below) and this file; with a third, `continuous.py`, where the settings may ask for that decoding.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from typing import Any
 
 SETTINGS_FILE = "summarizer.json"
 CODE_FILE = "summarizer.py"
-DECODER_FILE = "continuous.py"  # beside it where decoding is continuous
+DECODER_FILE = "continuous.py"  # beside it where decoding may be continuous
+SLOTS = 256  # documents under way on a GPU, where decoding is auto and memory allows
 # Where a part of a document may end, best first: a paragraph, a sentence, a word.
 BREAKS = (r"\S(?=[^\S\n]*\n[^\S\n]*\n)", r"[.!?][\"'\u2019\u201d)\]]*(?=\s)", r"\S(?=\s)")
 JOIN = "\n\n"  # between summaries of parts: paragraphs, at which they can be parted again
@@ -53,7 +54,7 @@ class SummarizerSettings:
     format: str = "template"  # chat: documents are user messages, written by chat_template
     system: str | None = None  # the system message of conversations without one of their own
     chat_template: str | None = None  # Jinja
-    decoding: str = "generate"  # how a batch is written: transformers' generate, or continuous
+    decoding: str = "generate"  # how batches are written: by generate, continuous, or auto
 
     def save(self, package: Path) -> None:
         """Write `summarizer.json` into a package."""
@@ -506,7 +507,8 @@ class Generator:
 
         None means `generate`; where it was not wanted, `refusal` then says why.
         """
-        if self.settings.decoding != "continuous":
+        asked = self.settings.decoding
+        if asked == "generate" or (asked == "auto" and self.device == "cpu"):
             return None
         if self._decoder is None or self._decoder[0] != self.settings:
             path = self.package / DECODER_FILE
@@ -522,6 +524,7 @@ class Generator:
             made = None
             if not self.refusal:
                 longest, slots = self.settings.max_source_tokens, self.settings.batch_size
+                slots = max(slots, SLOTS) if asked == "auto" else slots
                 made = code.Decoder(
                     self.model, self.tokenizer, config, slots=slots, longest=longest
                 )

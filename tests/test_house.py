@@ -14,6 +14,7 @@ STEPS = {"ingest", "train", "merge", "evaluate", "gate", "register", "report"}
 # Shared modules, and which of them plain logic may use: the rest know Prefect or the running flow.
 PURE = {
     "context",
+    "continuous",
     "views",
     "hub",
     "examples",

@@ -110,7 +110,9 @@ def _decoding(generator: Any) -> str:
     """How it wrote: continuous, or generate, with the reason where the other was wanted."""
     if getattr(generator.settings, "decoding", "generate") == "generate":  # or an older package
         return "generate"
-    return f"generate: {generator.refusal}" if generator.refusal else "continuous"
+    if generator.decoder() is not None:
+        return "continuous"
+    return f"generate: {generator.refusal}" if generator.refusal else "generate"
 
 
 def _rows(path: Path) -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def evaluate(
             "loss than in serving, so that their references fit the context whole"
         )
     tokenizer = tokenizer_digest(package_folder)
-    said = _said(who, answer)
+    said = _said(who, answer, warn=recipe.evaluation.decoding == "continuous")
     return _keep(who, key, table, model.digest, seal, answer["seconds"], tokenizer, said, cost)
 
 
@@ -152,12 +153,13 @@ def preflight(recipe: Recipe) -> list[str]:
     return cluster.problems("evaluation.cluster", where, count) if where else []
 
 
-def _said(who: str, answer: dict[str, Any]) -> dict[str, float]:
-    """Whether it was written continuously, as a metric; why not, as a warning. Else nothing."""
+def _said(who: str, answer: dict[str, Any], *, warn: bool) -> dict[str, float]:
+    """Whether it was written continuously, as a metric; why not, in the log. Else nothing."""
     how, _, why = answer["decoding"].partition(": ")
     if why:
-        get_run_logger().warning(
-            f"{who}: its summaries were written by transformers' generate and not continuously: {why}"
+        get_run_logger().log(
+            logging.WARNING if warn else logging.INFO,
+            f"{who}: its summaries were written by transformers' generate and not continuously: {why}",
         )
     return {"continuous": float(how == "continuous")} if why or how == "continuous" else {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def measure(base: Path, adapter: Path, merged: Path, rows: Path, recipe: Recipe)
     sample = _sample(read_rows(rows), recipe.merge.drift_rows)
     examples = encode_for(sample, tokenizer, recipe, base)
     live = _log_probabilities(_live_model(base, adapter, recipe), examples)
+    _forget()
     folded = _log_probabilities(_merged_model(merged), examples)
     kl = sum(float((p.exp() * (p - q)).sum()) for p, q in zip(live, folded, strict=True))
     same = sum(int((p.argmax(-1) == q.argmax(-1)).sum()) for p, q in zip(live, folded, strict=True))
@@ -70,6 +72,14 @@ def _live_model(base: Path, adapter: Path, recipe: Recipe) -> Any:
 
 def _merged_model(folder: Path) -> Any:
     return loading.load_base(folder, "none", loading.compute_dtype()).eval()
+
+
+def _forget() -> None:
+    """Give back the memory of a model that nothing names any more: its parts name each other."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()  # nothing where there is no GPU
 
 
 def _log_probabilities(model: Any, examples: Examples) -> list[Any]:

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tasks import loading
+from tasks.continuous import reachable_bytes
 from tasks.examples import IGNORED
 from tasks.train import calls, groups, linear, loss, memory, nf4, rehearsal, team
 from tasks.train.rehearsal import say
@@ -89,8 +90,7 @@ def choose(model: Any, recipe: Any) -> tuple[memory.Plan, memory.Shape] | None:
         say(f"training takes the plain path: {why}", warn=True)
         return None
     training = recipe.training
-    free, _ = torch.cuda.mem_get_info()
-    available = team.least(free + torch.cuda.memory_reserved())  # the same plan on all devices
+    available = team.least(reachable_bytes())  # the same plan on all devices
     plan = memory.named(training.memory, shape, training.gradient_checkpointing, available)
     need = memory.peak_bytes(shape, plan) / memory.GIB
     say(

@@ -49,16 +49,26 @@ def main(out: Path, rows: Path, tokenizer: Path, *names: str) -> None:
         if not base.is_dir():
             make_base(base, tokenizer, phi=name.startswith("phi"))
         words = [name, str(base), str(rows / f"{name}.jsonl"), str(out / name)]
-        started = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, __file__, "--one", *words], capture_output=True, text=True, check=False
-        )
-        print(name, f"{time.monotonic() - started:.0f} s", done.stdout[-1500:], flush=True)
-        if done.returncode:
-            print(done.stderr[-2500:], flush=True)
+        (out / name).mkdir(exist_ok=True)
+        for part in ("train", "merge"):
+            if not ran(part, words):
+                break
+        shutil.rmtree(out / name / "package", ignore_errors=True)
         found = out / name / "line.txt"
         lines.append(found.read_text() if found.exists() else f"{name}: FAILED")
     print("\n".join(lines))
+
+
+def ran(part: str, words: list[str]) -> bool:
+    """One part of a recipe in a process of its own, as in the flow; what went wrong is printed."""
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, __file__, f"--{part}", *words], capture_output=True, text=True, check=False
+    )
+    print(words[0], part, f"{time.monotonic() - started:.0f} s", done.stdout[-1500:], flush=True)
+    if done.returncode:
+        print(done.stderr[-2500:], flush=True)
+    return done.returncode == 0
 
 
 def make_base(folder: Path, tokenizer: Path, *, phi: bool) -> None:
@@ -105,22 +115,18 @@ def make_base(folder: Path, tokenizer: Path, *, phi: bool) -> None:
     torch.set_default_dtype(torch.float32)
 
 
-def one(name: str, base: str, rows: str, out: str) -> None:
-    """One recipe: train, be cancelled at a checkpoint, go on from it, merge, reload, compare."""
+def train_one(name: str, base: str, rows: str, out: str) -> None:
+    """Train, be cancelled at a checkpoint, go on from it."""
     import torch
 
     from tasks import package
     from tasks.errors import TrainingError
-    from tasks.merge.merge import merge_and_check
     from tasks.train.qlora import train
 
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    recipe = chosen(name, Path(base))
+    recipe, job = chosen(name, Path(base)), Path(out) / "job"
     if name.startswith("llama2"):
         as_a_small_card(torch)
     found, values = package.find_base(recipe.base), recipe.model_dump(mode="json")
-    job = folder / "job"
     cancel_after_a_checkpoint(job)
     try:
         train(rows, found.path, values, str(job))
@@ -133,19 +139,35 @@ def one(name: str, base: str, rows: str, out: str) -> None:
     emptied(torch)
     made = train(rows, found.path, values, str(job))
     metrics = made["metrics"]
-    emptied(torch)
-    started = time.monotonic()
-    merged = merge_and_check(found.path, made["adapter"], rows, values, str(folder / "package"))
-    seconds, peak = time.monotonic() - started, emptied(torch)
-    wrote = summaries(folder / "package", rows, recipe.evaluation.batch_size)
-    shutil.rmtree(folder / "package")
-    (folder / "line.txt").write_text(
+    print(json.dumps(metrics), flush=True)
+    (Path(out) / "adapter.txt").write_text(made["adapter"])
+    (Path(out) / "line.txt").write_text(
         f"| {name} | {recipe.training.max_length} | {metrics['peak_memory_gib']:.2f} | "
         f"{metrics['tokens_per_second']:,.0f} | {metrics['first_loss']:.3f} -> "
-        f"{metrics['last_loss']:.3f} | {largest(Path(made['adapter'])):.1e} | {seconds:.0f} | "
-        f"{merged['drift']['kl']:.1e} | {peak:.2f} | {wrote} | {emptied(torch):.2f} |"
+        f"{metrics['last_loss']:.3f} | {largest(Path(made['adapter'])):.1e} |"
     )
-    print(json.dumps(metrics), flush=True)
+
+
+def merge_one(name: str, base: str, rows: str, out: str) -> None:
+    """Merge, compare with the adapter, reload and write summaries."""
+    import torch
+
+    from tasks import package
+    from tasks.merge.merge import merge_and_check
+
+    recipe, folder = chosen(name, Path(base)), Path(out)
+    if name.startswith("llama2"):
+        as_a_small_card(torch)
+    found, values = package.find_base(recipe.base), recipe.model_dump(mode="json")
+    adapter = (folder / "adapter.txt").read_text()
+    started = time.monotonic()
+    merged = merge_and_check(found.path, adapter, rows, values, str(folder / "package"))
+    seconds, peak = time.monotonic() - started, emptied(torch)
+    line = (folder / "line.txt").read_text()
+    line += f" {seconds:.0f} | {merged['drift']['kl']:.1e} | {peak:.2f} |"
+    (folder / "line.txt").write_text(line)
+    wrote = summaries(folder / "package", rows, recipe.evaluation.batch_size)
+    (folder / "line.txt").write_text(f"{line} {wrote} | {emptied(torch):.2f} |")
 
 
 def emptied(torch: Any) -> float:
@@ -189,6 +211,7 @@ def chosen(name: str, base: Path, data: Path | None = None) -> Any:
         "training.logging_steps=1",
         # Random weights give near-equal logits, whose order rounding decides.
         "merge.min_top1_agreement=0",
+        "merge.max_kl=100",
         "merge.drift_rows=2",
     ]
     return recipes.load(ROOT / f"deployments/recipes/{name.partition('@')[0]}.yaml", sets)
@@ -240,8 +263,10 @@ def as_a_small_card(torch: Any) -> None:
 
 if __name__ == "__main__":
     try:
-        if sys.argv[1] == "--one":
-            one(*sys.argv[2:])
+        if sys.argv[1] == "--train":
+            train_one(*sys.argv[2:])
+        elif sys.argv[1] == "--merge":
+            merge_one(*sys.argv[2:])
         elif sys.argv[1] == "--rows":
             write_rows(*map(Path, sys.argv[2:]))
         else:

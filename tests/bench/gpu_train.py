@@ -227,11 +227,6 @@ def precis(
         torch.cuda.set_per_process_memory_fraction(
             more["gib"] * 2**30 / torch.cuda.get_device_properties(0).total_memory
         )
-        most, real = more["gib"] * 2**30, torch.cuda.mem_get_info
-        torch.cuda.mem_get_info = lambda *a: (
-            min(real(*a)[0], most - torch.cuda.memory_reserved()),
-            most,
-        )
     if more.get("fp16"):
         torch.backends.cuda.enable_flash_sdp(False)
         loading.compute_dtype = lambda: torch.float16

@@ -166,6 +166,18 @@ def test_the_decoder_travels_where_it_is_used(llama: Path, tmp_path: Path) -> No
         Generator(made, "cpu").summarize(["x"])
 
 
+def test_auto_is_continuous_where_there_is_a_gpu(llama: Path, tmp_path: Path) -> None:
+    """On a CPU generate is as fast; on a GPU more are under way than a batch of generate holds."""
+    made = packaged(llama, tmp_path / "package", replace(SETTINGS, decoding="auto"))
+    generator = Generator(made, "cpu")
+    assert generator.decoder() is None
+    assert generator.refusal is None
+    expected = unbatched(generator, DOCUMENTS)
+    generator.device = "cuda"  # where its model is said to be: no GPU here
+    assert generator.decoder().slots == 256
+    assert continuously(generator) == expected
+
+
 def test_a_call_given_up_leaves_the_decoder_whole(generator: Generator) -> None:
     """Summaries that nobody waits for are forgotten, and the next call is served."""
     plan = {0: [0, 1, 2], 1: [3, 4, 5]}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,31 @@ def test_the_drift_check_sees_a_wrong_merge(nf4: Case, tmp_path: Path) -> None:
     assert original["drift"]["kl"] > 1e-3
     untuned = drift.measure(nf4.base, nf4.adapter, nf4.base, nf4.rows, nf4.recipe)
     assert untuned.kl > 0.1
+
+
+def test_memory_holds_one_model_at_a_time(
+    nf4: Case, result: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The live model is gone when the merged one is loaded: together they pass a 16 GB card."""
+    live_model, merged_model, live = drift._live_model, drift._merged_model, []
+
+    def watched(*arguments: Any) -> Any:
+        model = live_model(*arguments)
+        live.extend(weakref.ref(module) for module in model.modules())
+        return model
+
+    def loaded(folder: Path) -> Any:
+        assert not [ref for ref in live if ref() is not None]
+        return merged_model(folder)
+
+    monkeypatch.setattr(drift, "_live_model", watched)
+    monkeypatch.setattr(drift, "_merged_model", loaded)
+    gc.disable()
+    try:
+        drift.measure(nf4.base, nf4.adapter, Path(result["path"]), nf4.rows, nf4.recipe)
+    finally:
+        gc.enable()
+    assert live
 
 
 def test_unquantized_it_equals_the_adapter_too(plain: Case, tmp_path: Path) -> None:
