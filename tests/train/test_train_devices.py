@@ -173,6 +173,24 @@ def test_a_killed_rank_is_named_and_a_cancelled_run_goes_on_to_the_same_end(
     assert all(line["loss"] == losses[step]["loss"] for step, line in job.steps().items())
 
 
+@pytest.mark.long
+def test_a_team_killed_here_goes_on_there_from_the_store(
+    inputs: Path, together: tuple[Job, dict[str, Any]], tmp_path: Path
+) -> None:
+    """The first rank stores each checkpoint; another machine's team ends where one left alone does."""
+    (store := tmp_path / "store").mkdir()
+    here, there = (
+        Job(inputs, tmp_path / name, devices=2, checkpoint_store=str(store))
+        for name in ("here", "there")
+    )
+    here.at = (25, lambda: numbered(here.ranks(), 0).kill())
+    with pytest.raises(ChildFailed, match="rank 0 of 2 ended by signal SIGKILL"):
+        here.train()
+    found, (_, expected) = there.train(), together
+    assert min(there.steps()) > 20
+    assert found["digest"] == expected["digest"]
+
+
 def test_no_rank_outlives_the_process_that_runs_the_flow(inputs: Path, tmp_path: Path) -> None:
     """Kill -9 of it: all end within 30 seconds, with a checkpoint of the step they were at."""
     job = Job(inputs, tmp_path, devices=2, max_steps=100_000, save_steps=100_000)
