@@ -19,6 +19,7 @@ import psutil
 from tasks import device, package, sizes, speed
 from tasks.fit import Layers, tensor_shapes
 from tasks.recipe import Recipe
+from tasks.summarizer import SLOTS
 from tasks.train import memory
 
 GIB = 2**30
@@ -118,13 +119,15 @@ def estimate(recipe: Recipe, base: Path, work: Path) -> Estimate:
     existing = work
     while not existing.exists():
         existing = existing.parent
+    weights = _width(where) * parameters + (CUDA_BYTES if where == "cuda" else 0)
+    row_bytes = rows * _row_token_bytes(config, _width(where), recipe)
     return Estimate(
         parameters,
         _training_bytes(recipe, config, shapes, where, rows, free),
         _training_bytes(recipe, config, shapes, "cuda", rows, CARD),
-        _width(where) * parameters + (CUDA_BYTES if where == "cuda" else 0),
-        rows * _row_token_bytes(config, _width(where), recipe.evaluation.kv_cache),
-        1 if recipe.base.rope == "dynamic" else recipe.evaluation.batch_size,
+        weights,
+        row_bytes,
+        at_once(recipe, where, (free - weights) // row_bytes),
         rows,
         free,
         # merged package, its copy in MLflow, checkpoints of the adapter
@@ -133,6 +136,24 @@ def estimate(recipe: Recipe, base: Path, work: Path) -> Estimate:
         where,
         *(chosen or (None, None)),
     )
+
+
+def continuous(recipe: Recipe, where: str) -> bool:
+    """Whether summaries are written continuously; of a model that it does not know this is not true."""
+    asked = recipe.evaluation.decoding
+    wanted = asked == "continuous" or (asked == "auto" and where == "cuda")
+    return wanted and recipe.evaluation.kv_cache == "device" and recipe.base.rope != "dynamic"
+
+
+def at_once(recipe: Recipe, where: str, fitting: int) -> int:
+    """Documents under way at once, where memory has room for `fitting` of the longest."""
+    if recipe.base.rope == "dynamic":
+        return 1
+    size = recipe.evaluation.batch_size
+    if where == "cuda" and continuous(recipe, where):
+        wanted = max(size, SLOTS) if recipe.evaluation.decoding == "auto" else size
+        return max(min(wanted, fitting), 1)
+    return size
 
 
 def _planned(
@@ -188,15 +209,20 @@ def _resting_bytes(shape: tuple[int, ...], quantization: str, where: str) -> flo
     return prod(shape) + 4 * rows if quantization == "int8" else prod(shape) * FOUR_BIT_BYTES
 
 
-def _row_token_bytes(config: dict[str, Any], width: int, kv_cache: str) -> int:
-    """Memory of one token in evaluation: keys and values of every layer, and one layer's work."""
+def _row_token_bytes(config: dict[str, Any], width: int, recipe: Recipe) -> int:
+    """Memory of one token in evaluation: keys and values of every layer, and one layer's work.
+
+    The latter not where prompts are read a few at a time.
+    """
     layers = int(config.get("num_hidden_layers", 0))
-    if kv_cache == "offloaded" and width < 4:
+    if recipe.evaluation.kv_cache == "offloaded" and width < 4:
         layers = 2  # the one at work, and the next on its way
     hidden, heads = int(config.get("hidden_size", 0)), int(config.get("num_attention_heads") or 1)
     head = int(config.get("head_dim") or hidden // heads)
     cached = 2 * int(config.get("num_key_value_heads") or heads) * head
     work = 4 * hidden + 3 * int(config.get("intermediate_size") or 4 * hidden)
+    if width < 4 and continuous(recipe, "cuda"):
+        work = 0
     return width * (cached * layers + work)
 
 

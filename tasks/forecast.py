@@ -45,13 +45,16 @@ INGEST_SECONDS, INGEST_TOKENS = 0.3, 0.35e6  # to begin with, and tokens a secon
 # ten times what reading them does.
 PASSES = {"cpu": 105.0, "cuda": 15.0}
 FORWARD_SHARE = 0.25  # of these, without gradients
-CACHE_PASSES = {"cpu": 18.0, "cuda": 3.0}  # over all keys and values, a token written
+# Writing a token of each document under way, by the device, or continuously on a GPU: passes over all
+# weights, and over all keys and values. The last column is fitted to one H200 (docs/benchmarks.md).
+WEIGHT_PASSES = {"cpu": 1.0, "cuda": 1.0, "continuous": 1.9}
+CACHE_PASSES = {"cpu": 18.0, "cuda": 3.0, "continuous": 1.45}
 PLAIN_PATH = 1.65  # TRL's own path on a GPU takes so much longer (657 ms against 397)
 SMALL_PRODUCTS = 0.6  # of a CPU's rate for 1,024 x 1,024, at the widths of small models
 # Launching what a CPU must launch: seconds a decoder layer, forward and backward, whatever the tokens.
 LAYER_STEP = {"cpu": 4.0e-3, "cuda": 5.8e-3}
 # The same for writing one token of each document of a batch.
-LAYER_TOKEN = {"cpu": 0.5e-3, "cuda": 1.5e-3}
+LAYER_TOKEN = {"cpu": 0.5e-3, "cuda": 1.5e-3, "continuous": 0.08e-3}
 DRAW = 1.5e-8  # seconds a document and resample
 GATE_SECONDS = 0.2  # reading and storing what was decided from
 # Resident before the work, GiB: the interpreter with its libraries.
@@ -187,11 +190,7 @@ class _Run:
 
     def forecast(self) -> Forecast:
         model = Model.of(self.recipe, self.base)
-        longest = self.evaluation_rows.longest_prompt + self.recipe.evaluation.max_new_tokens
-        batch = min(self.needs.batch_size, self.evaluation_rows.rows)
-        row_bytes = (
-            self.needs.row_bytes / self.needs.row_tokens * min(longest, self.needs.row_tokens)
-        )
+        batch, row_bytes = self._under_way()
         judging = (self.needs.weights_bytes + batch * row_bytes) / GIB
         merging = max(self._largest_file() / GIB * 2, self.needs.weights_bytes / GIB)
         tuned = self._evaluation(model, tuned=True)
@@ -210,6 +209,20 @@ class _Run:
             "champion": Cost(tuned, self._with_libraries("evaluate", judging)),
             "gate": self._gate(),
         }
+
+    def _under_way(self) -> tuple[int, float]:
+        """How many documents are written about at once, and the bytes that one of them takes."""
+        needs, rows = self.needs, self.evaluation_rows
+        prompt = rows.longest_prompt
+        if (
+            self._way() == "continuous"
+        ):  # each has what it needs; the longer half is under way first
+            prompt = (7 * rows.median_prompt + prompt) // 8
+        tokens = min(prompt + self.recipe.evaluation.max_new_tokens, needs.row_tokens)
+        row_bytes = needs.row_bytes / needs.row_tokens * tokens
+        fitting = int((needs.memory_bytes - needs.weights_bytes) / row_bytes)
+        batch = estimate.at_once(self.recipe, self.speed.device, fitting)
+        return min(batch, math.ceil(rows.rows / self.recipe.evaluation.devices)), row_bytes
 
     def _with_libraries(self, step: str, gib: float) -> float:
         """On a CPU what is resident counts, on a GPU what is allocated."""
@@ -277,22 +290,28 @@ class _Run:
         """Seconds of one model's evaluation: a tuned one ends by itself, an untuned one at the limit."""
         rows, settings = self.evaluation_rows, self.recipe.evaluation
         mine = math.ceil(rows.rows / settings.devices)  # each device has its share
-        batches = math.ceil(mine / self.needs.batch_size)
+        at_once, _ = self._under_way()
+        batches = math.ceil(mine / at_once)
         written = settings.max_new_tokens
         if tuned:
             written = min(written, rows.long_summary + 1)
         read = self._forward(model, mine * rows.median_prompt)
         width = 4 if self.speed.device == "cpu" else 2
+        way, weights = self._way(), width * model.parameters
         cached = 2 * width * model.hidden * model.layers * (rows.median_prompt + written / 2)
-        cached *= min(self.needs.batch_size, mine) * CACHE_PASSES[self.speed.device]
-        token = (width * model.parameters + cached) / self.speed.stream
-        token += LAYER_TOKEN[self.speed.device] * model.layers
+        cached *= at_once * CACHE_PASSES[way]
+        token = (weights * WEIGHT_PASSES[way] + cached) / self.speed.stream
+        token += LAYER_TOKEN[way] * model.layers
         found = (
             STARTING["evaluate"] + 2 * model.parameters / DISK + read + batches * written * token
         )
         if self.recipe.gate.metric == "loss":
             found += self._forward(model, rows.tokens / settings.devices)
         return found
+
+    def _way(self) -> str:
+        on_gpu = self.speed.device == "cuda" and estimate.continuous(self.recipe, "cuda")
+        return "continuous" if on_gpu else self.speed.device
 
     def _gate(self) -> Cost:
         samples, rows = self.recipe.gate.bootstrap_samples, self.evaluation_rows.rows

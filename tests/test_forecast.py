@@ -49,6 +49,29 @@ def test_a_gpus_step_is_foretold_within_a_fifth(
     assert said == pytest.approx(milliseconds, rel=0.2)
 
 
+@pytest.mark.parametrize(("slots", "seconds", "gib"), [(256, 8.16, 67.0), (500, 7.65, 101.0)])
+def test_continuous_writing_is_foretold_within_a_fifth(
+    slots: int, seconds: float, gib: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """500 dialogues, 128 tokens each, Llama-2-7B's shape on one H200, 2026-11-22 (docs/benchmarks.md)."""
+    monkeypatch.setattr(estimate.device, "compute", lambda: "cuda")
+    monkeypatch.setattr(estimate, "_memory_bytes", lambda: 139 * 2**30)
+    base = headers_of_llama_7b(tmp_path / "base")
+    writing = {"max_new_tokens": 128, "batch_size": slots if slots > 256 else 16}
+    recipe = tiny.make_recipe(base, evaluation=writing, training={"max_length": 2048})
+    rows = forecast.Rows(500, 500, 114_852, 64_000, 230, 790, 127)
+    card = speed.of_card("NVIDIA H200")
+    assert card
+    needs = estimate.estimate(recipe, base, tmp_path)
+    run = forecast._Run(recipe, base, needs, card, rows, rows, 0)
+    model = forecast.Model.of(recipe, base)
+    loading = forecast.STARTING["evaluate"] + 2 * model.parameters / forecast.DISK
+    found = run.forecast()["challenger"]
+    assert found.seconds
+    assert found.seconds - loading == pytest.approx(seconds, rel=0.2)
+    assert found.memory_gib == pytest.approx(gib, rel=0.2)
+
+
 def test_cards_are_known_by_whole_names() -> None:
     """Neither an L40 for an L4 nor an A100 for an A10; of others nothing is foretold."""
     assert speed.of_card("NVIDIA L40") is None
