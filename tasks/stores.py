@@ -20,6 +20,9 @@ UNAUTHORIZED = 401
 QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output is for the decision
+    # A run tells no third party what it does. MLflow's client would, from a thread that changes the
+    # environment beside a request that reads it: where there is no internet a run then fails at times.
+    "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
 
