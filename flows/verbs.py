@@ -152,8 +152,9 @@ def _prefect(arguments: argparse.Namespace, heartbeats: bool = True) -> Iterator
         ready()
         from prefect import tags
 
-        # Tagged as deployed runs are: automations know ours by it.
-        with _settings(heartbeats), tags("precis"):
+        from flows.run import OURS
+
+        with _settings(heartbeats), tags(OURS):  # as deployed runs are
             yield
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tasks import stores, tracking
+from tasks import artifacts, stores, tracking
 
 ROOT = Path(__file__).parents[1]
 
@@ -117,3 +117,23 @@ print(get_telemetry_client().is_active)
         check=False,
     )
     assert done.stdout == "False\n", done.stderr
+
+
+def test_a_first_try_looks_for_no_earlier_one(home: Path) -> None:
+    """Of a flow run that never ran before there is no MLflow run to take up."""
+    with run(1) as first:
+        pass
+    with tracking.run_for("m", "flow-run-1", {}, first_try=True) as other:
+        assert not other.taken_up
+        assert other.id != first.id
+
+
+def test_artifacts_are_stored_without_asking_where(home: Path) -> None:
+    """The run that was just made says where its artifacts lie."""
+    (home / "a.txt").write_text("a")
+    with run(1) as found:
+        asked: list[str] = []
+        found.client.get_run = asked.append
+        uri = found.log_file(home / "a.txt", "folder")
+        assert artifacts.fetch(uri).read_text() == "a"
+    assert not asked
