@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from tasks.errors import PrecisError
 
@@ -168,7 +168,8 @@ def _settings(heartbeats: bool) -> Iterator[None]:
 
     now = get_settings_context()
     settings = now.settings
-    quiet = {"client": settings.client.model_copy(update={"server_version_check_enabled": False})}
+    quiet: dict[str, Any] = {}
+    quiet["client"] = settings.client.model_copy(update={"server_version_check_enabled": False})
     if not heartbeats:
         quiet["flows"] = settings.flows.model_copy(update={"heartbeat_frequency": None})
     with SettingsContext(profile=now.profile, settings=settings.model_copy(update=quiet)):
