@@ -162,7 +162,8 @@ def _prefect(arguments: argparse.Namespace, heartbeats: bool = True) -> Iterator
 def _settings(heartbeats: bool) -> Iterator[None]:
     """Prefect's settings for the run: with heartbeats or without, the server's version not asked again.
 
-    `ready` has asked for it; `temporary_settings` would take 60 ms to write out and validate them all.
+    `ready` has asked for it, and an embedded server is of this installation. `temporary_settings` would
+    take 60 ms to write all settings out and validate them.
     """
     from prefect.context import SettingsContext, get_settings_context
 
