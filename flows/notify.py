@@ -121,8 +121,9 @@ def answering(problem: str) -> Iterator[None]:
 
     try:
         yield
-    # RuntimeError: no API at that address
-    except (httpx.HTTPError, httpx.InvalidURL, RuntimeError) as error:
+    # RuntimeError: no API at that address, and what was found there as its cause
+    except (httpx.HTTPError, httpx.InvalidURL, RuntimeError) as caught:
+        error = caught.__cause__ or caught if isinstance(caught, RuntimeError) else caught
         lines = str(error).strip().splitlines() or [repr(error)]
         url = get_current_settings().api.url
         mend = "start it, or correct PREFECT_API_URL"
@@ -130,7 +131,7 @@ def answering(problem: str) -> Iterator[None]:
             mend = "set PREFECT_API_AUTH_STRING to its user:password"
         raise ServerError(
             f"{problem}: the Prefect server at {url} says: {lines[0]}; {mend}"
-        ) from error
+        ) from caught
 
 
 def _deployments() -> list[DeploymentResponse]:

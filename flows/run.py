@@ -8,13 +8,15 @@ from pathlib import Path
 
 import yaml
 from prefect.artifacts import create_link_artifact
-from prefect.context import FlowRunContext
+from prefect.context import FlowRunContext, TagsContext
 from prefect.settings import PREFECT_UI_URL
 
 from flows import embedded, heartbeat, sweep
 from flows.manifest import manifest
 from tasks import artifacts, slots, tracking
 from tasks.recipe import Recipe
+
+OURS = "precis"  # the tag of our flow runs, by which automations know them
 
 
 @contextlib.contextmanager
@@ -53,12 +55,22 @@ def bare_run(name: str) -> Iterator[tracking.Run]:
     if (ui := PREFECT_UI_URL.value()) and not embedded.is_embedded():
         link = f"{ui}/runs/flow-run/{flow_run.id}"
         tags |= {"precis.prefect_url": link, "mlflow.note.content": f"[Prefect flow run]({link})"}
-    with tracking.run_for(name, str(flow_run.id), tags) as run:
+    # A run that was suspended and goes on counts as one, but has run for a while.
+    first_try = flow_run.run_count == 1 and not flow_run.total_run_time
+    with _untagged_tasks(), tracking.run_for(name, str(flow_run.id), tags, first_try) as run:
         sweep.settle_dead(run.client, run.experiment_id, run.id)
         if run_page := tracking.run_url(run):
             said = "Parameters, metrics, plots and files of this run."
             create_link_artifact(run_page, "MLflow run", key="mlflow-run", description=said)
         yield run
+
+
+def _untagged_tasks() -> TagsContext:
+    """Without the tag that marks the flow run as ours, as in deployed runs.
+
+    Prefect would pass it on to tasks, and ask the server for a limit on tasks of that tag.
+    """
+    return TagsContext(current_tags=TagsContext.get().current_tags - {OURS})
 
 
 def _store_recipe(run: tracking.Run, recipe: Recipe) -> None:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from tasks.errors import PrecisError
 
@@ -145,17 +145,36 @@ def _prefect(arguments: argparse.Namespace, heartbeats: bool = True) -> Iterator
 
     if not arguments.debug:
         _hide_known_tracebacks()
-    with embedded.server() as ready:
+    with contextlib.ExitStack() as stack:
         with without_collecting():
+            ready = stack.enter_context(embedded.server())  # imports Prefect
             import flows.retrain  # noqa: F401 - takes seconds, as does the server's start
         ready()
         from prefect import tags
-        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-        silent = {} if heartbeats else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-        # Tagged as deployed runs are: automations know ours by it.
-        with temporary_settings(silent), tags("precis"):
+        from flows.run import OURS
+
+        with _settings(heartbeats), tags(OURS):  # as deployed runs are
             yield
+
+
+@contextlib.contextmanager
+def _settings(heartbeats: bool) -> Iterator[None]:
+    """Prefect's settings for the run: with heartbeats or without, the server's version not asked again.
+
+    `ready` has asked for it, and an embedded server is of this installation. `temporary_settings` would
+    take 60 ms to write all settings out and validate them.
+    """
+    from prefect.context import SettingsContext, get_settings_context
+
+    now = get_settings_context()
+    settings = now.settings
+    quiet: dict[str, Any] = {}
+    quiet["client"] = settings.client.model_copy(update={"server_version_check_enabled": False})
+    if not heartbeats:
+        quiet["flows"] = settings.flows.model_copy(update={"heartbeat_frequency": None})
+    with SettingsContext(profile=now.profile, settings=settings.model_copy(update=quiet)):
+        yield
 
 
 @contextlib.contextmanager

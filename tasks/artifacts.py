@@ -91,6 +91,14 @@ def know_root(info: Any) -> None:
     _roots[mlflow.get_tracking_uri(), info.run_id] = info.artifact_uri
 
 
+def store_of(run_id: str) -> Any:
+    """Where a run's artifacts are stored to; MLflow's client would first ask the server where that is."""
+    import mlflow
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return get_artifact_repository(_root(run_id), tracking_uri=mlflow.get_tracking_uri())
+
+
 def _root(run_id: str) -> str:
     import mlflow
 

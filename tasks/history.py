@@ -76,8 +76,10 @@ def count_look(run: Any, model_digest: str, rows_digest: str) -> int:
     By rows, not by the seal: another prompt or token limit is one more try on the same rows.
     """
     run.write(tags={LOOK_MODEL: model_digest, LOOK_ROWS: rows_digest})
-    seen = runs(run.client, run.experiment_id, f"tags.`{LOOK_ROWS}` = '{rows_digest}'")
-    return len({found.data.tags[LOOK_MODEL] for found in seen} | {model_digest})
+    # Runs come with all that they logged: of the many that judged this same model none need come.
+    others = f"tags.`{LOOK_ROWS}` = '{rows_digest}' and tags.`{LOOK_MODEL}` != '{model_digest}'"
+    seen = runs(run.client, run.experiment_id, others)
+    return 1 + len({found.data.tags[LOOK_MODEL] for found in seen})
 
 
 def of_decision(run: Any, recipe: Recipe, decision: Decision) -> dict[str, str]:

@@ -20,6 +20,9 @@ UNAUTHORIZED = 401
 QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output is for the decision
+    # A run tells no third party what it does. MLflow's client would, from a thread that changes the
+    # environment beside a request that reads it: where there is no internet a run then fails at times.
+    "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
 
@@ -56,7 +59,15 @@ def nothing_yet() -> bool:
 
 
 def connect() -> Any:
-    """An MlflowClient that has answered once. Raises RegistryError when MLflow cannot be reached.
+    """An MlflowClient that has answered once. Raises RegistryError when MLflow cannot be reached."""
+    with first_asked() as client:
+        client.search_experiments(max_results=1)
+    return client
+
+
+@contextlib.contextmanager
+def first_asked() -> Iterator[Any]:
+    """An MlflowClient, for the block to ask it something: that fails soon, and as a RegistryError.
 
     Also sets mlflow's process-wide tracking URI: resolving `runs:/` and `models:/` reads that one. The
     registry stays MLflow's choice (MLFLOW_REGISTRY_URI, else the same): set here, it would outlive a
@@ -68,10 +79,11 @@ def connect() -> Any:
     try:
         if uri.startswith(SQLITE):
             Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
-        mlflow.set_tracking_uri(uri)
+        if mlflow.get_tracking_uri() != uri:  # to set it takes 30 ms: MLflow makes ready to trace
+            mlflow.set_tracking_uri(uri)
         client = mlflow.MlflowClient()
         with _impatient():
-            client.search_experiments(max_results=1)
+            yield client
             if mlflow.get_registry_uri() != uri:
                 client.search_registered_models(max_results=1)
     except Exception as error:
@@ -85,7 +97,6 @@ def connect() -> Any:
         if isinstance(error, MlflowException) and error.get_http_status_code() == UNAUTHORIZED:
             mend = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         raise RegistryError(f"MLflow at {shown(uri)} does not answer: {first}\n{mend}") from error
-    return client
 
 
 def _sql_errors() -> tuple[type[Exception], ...]:

@@ -29,7 +29,9 @@ from tasks.records import from_json, to_json
 
 T = TypeVar("T")
 STEPS = "precis.step."
-PAGE = 5  # runs: the newest, as a rule, has what is asked for, and each comes with all its tags
+PAGE = (
+    1  # runs: the newest, as a rule, has what is asked for, and each comes with all that it logged
+)
 STEP_TAG = STEPS + "{}.{}"  # step and key; the value is the result
 SHARED_LOGIC = (
     *("summarizer", "continuous", "package", "context", "views", "examples", "loading"),
@@ -77,18 +79,22 @@ class Run:
         """Set a tag of this run."""
         self.write(tags={name: value})
 
+    @functools.cached_property
+    def _store(self) -> Any:
+        return artifacts.store_of(self.id)
+
     def log_folder(self, folder: Path, name: str) -> str:
         """Store a folder as artifact `name`; returns its `runs:/` URI."""
         uri = f"runs:/{self.id}/{name}"
         artifacts.forget(uri)
-        self.client.log_artifacts(self.id, str(folder), artifact_path=name)
+        self._store.log_artifacts(str(folder), name)
         return uri
 
     def log_file(self, path: Path, folder: str = "") -> str:
         """Store a file in artifact folder `folder`; returns its `runs:/` URI."""
         uri = f"runs:/{self.id}/{folder + '/' if folder else ''}{path.name}"
         artifacts.forget(uri)
-        self.client.log_artifact(self.id, str(path), artifact_path=folder or None)
+        self._store.log_artifact(str(path), folder or None)
         return uri
 
     def log_table(self, path: Path, folder: str) -> str:
@@ -175,16 +181,18 @@ def current() -> Run:
 
 
 @contextlib.contextmanager
-def run_for(name: str, flow_run_id: str, tags: dict[str, str]) -> Iterator[Run]:
+def run_for(
+    name: str, flow_run_id: str, tags: dict[str, str], first_try: bool = False
+) -> Iterator[Run]:
     """The MLflow run of one flow run: made at its first try, taken up again by a retry.
 
-    Ends FINISHED, FAILED, or KILLED when the flow is cancelled or interrupted.
+    `first_try`: it is known to be the first, so there is none to look for. Ends FINISHED, FAILED, or
+    KILLED when the flow is cancelled or interrupted.
     """
-    client = stores.connect()
-    experiment_id = _experiment(client, name)
-    found = client.search_runs(
-        [experiment_id], f"tags.`precis.flow_run_id` = '{flow_run_id}'", max_results=1
-    )
+    with stores.first_asked() as client:
+        experiment_id = _experiment(client, name)
+    ours = f"tags.`precis.flow_run_id` = '{flow_run_id}'"
+    found = [] if first_try else client.search_runs([experiment_id], ours, max_results=1)
     if found:
         run_id = found[0].info.run_id
         for tag, value in tags.items():  # before it is open again: whose it is now

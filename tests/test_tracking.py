@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from tasks import stores, tracking
+from tasks import artifacts, stores, tracking
+
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -91,3 +96,44 @@ def test_the_registry_follows_a_change_of_store(
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{home}/models.db")
     stores.connect().create_registered_model("kept-there")
     assert (home / "models.db").exists()
+
+
+def test_no_third_party_hears_of_a_run(home: Path) -> None:
+    """MLflow's client sends usage data, from a thread, unless told otherwise before its first use."""
+    script = """
+from mlflow.telemetry.client import get_telemetry_client
+from tasks import stores
+stores.connect().create_experiment("m")
+print(get_telemetry_client().is_active)
+"""
+    # MLflow itself is silent in tests and in CI.
+    silent = ("PYTEST", "CI", "GITHUB", "MLFLOW")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(silent)}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=env | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "False\n", done.stderr
+
+
+def test_a_first_try_looks_for_no_earlier_one(home: Path) -> None:
+    """Of a flow run that never ran before there is no MLflow run to take up."""
+    with run(1) as first:
+        pass
+    with tracking.run_for("m", "flow-run-1", {}, first_try=True) as other:
+        assert not other.taken_up
+        assert other.id != first.id
+
+
+def test_artifacts_are_stored_without_asking_where(home: Path) -> None:
+    """The run that was just made says where its artifacts lie."""
+    (home / "a.txt").write_text("a")
+    with run(1) as found:
+        asked: list[str] = []
+        found.client.get_run = asked.append
+        uri = found.log_file(home / "a.txt", "folder")
+        assert artifacts.fetch(uri).read_text() == "a"
+    assert not asked
