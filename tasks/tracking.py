@@ -29,9 +29,7 @@ from tasks.records import from_json, to_json
 
 T = TypeVar("T")
 STEPS = "precis.step."
-PAGE = (
-    1  # runs: the newest, as a rule, has what is asked for, and each comes with all that it logged
-)
+PAGE = 1  # runs: the newest, as a rule, has what is asked for, and each brings all that it logged
 STEP_TAG = STEPS + "{}.{}"  # step and key; the value is the result
 SHARED_LOGIC = (
     *("summarizer", "continuous", "package", "context", "views", "examples", "loading"),
