@@ -173,6 +173,7 @@ def main(place: Path, size: str, repeats: int, peft_repeats: int, with_drift: bo
         for way in WAYS:
             if way != "PEFT" or turn < peft_repeats:
                 found[way].append(timed(way, place))
+                print(f"turn {turn + 1}, {way}: {found[way][-1][0]:.1f} s", flush=True)
     shards = len(list((place / "base").glob("*.safetensors")))
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     print(
