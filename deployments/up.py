@@ -140,10 +140,9 @@ def _servers(
         for name, words in started.items():
             one = running.enter_context(service(name, words, folder / LOGS, stack.env))
             stack.services.append(one)
-        for one, url in zip(
-            stack.services[-2:], (f"{prefect}/health", f"{mlflow}/health"), strict=True
-        ):
-            one.wait(lambda url=url: services.answers(url))  # type: ignore[misc]
+        first, second = stack.services[-2:]
+        first.wait(lambda: services.answers(f"{prefect}/health"))
+    second.wait(lambda: services.answers(f"{mlflow}/health"))
     return stack
 
 

@@ -24,6 +24,10 @@ STARTUP_SECONDS = 120.0  # seconds on an idle machine; a busy one is slow
 POLL_SECONDS = 0.05
 
 
+class _Busy(PrecisError):
+    """Others are still starting their servers."""
+
+
 @contextlib.contextmanager
 def server() -> Iterator[Callable[[], None]]:
     """Have a Prefect API: the configured one, or one that lives as long as this block.
@@ -36,44 +40,50 @@ def server() -> Iterator[Callable[[], None]]:
         with contextlib.ExitStack() as stack:
             yield lambda: _knock(stack)
         return
-    starting = contextlib.ExitStack()
-    starting.enter_context(sole_start())
-    port = _free_port()
-    url = f"http://127.0.0.1:{port}/api"
-    process = attached.start(_words(port), artifacts.work_folder() / "prefect-server.log", _env())
-    _use(url)
+    with contextlib.ExitStack() as starting:
+        starting.enter_context(sole_start())
+        port = _free_port()
+        url = f"http://127.0.0.1:{port}/api"
+        log = artifacts.work_folder() / "prefect-server.log"
+        process = attached.start(_words(port), log, _env())
+        _use(url)
 
-    def wait() -> None:
-        with starting:
+        def wait() -> None:
             _wait(url, process)
+            starting.close()
 
-    try:
-        yield wait
-    finally:
-        starting.close()
-        from tasks.progress import send_the_rest  # late: imports may go on while the server starts
+        try:
+            yield wait
+        finally:
+            from tasks.progress import send_the_rest  # late: imports go on while the server starts
 
-        send_the_rest()
-        attached.stop(process)
-        _use(None)
+            send_the_rest()
+            attached.stop(process)
+            _use(None)
 
 
 @contextlib.contextmanager
 def sole_start() -> Iterator[None]:
     """Keep other starts of ours waiting until the server of this block answers.
 
-    Two at once on one new database both make its tables, and one of them fails.
+    Two at once on one new database both make its tables, and one of them fails. Where this version of
+    Prefect has made them, nobody waits; nor for ever, nor where Prefect's folder takes no lock.
     """
+    import prefect
     from prefect.settings import get_current_settings
 
     home = get_current_settings().home
-    home.mkdir(parents=True, exist_ok=True)
-    path = home / "precis-start.lock"
-    busy = (
-        f"another run has been starting its Prefect server for {STARTUP_SECONDS:.0f} s ({path}): "
-    )
-    with held(path, STARTUP_SECONDS, PrecisError(busy + "end that run, or set PREFECT_API_URL")):
+    made = home / f"precis-started-{prefect.__version__}"
+    if made.exists() and (home / "prefect.db").exists():
         yield
+        return
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(_Busy, OSError):
+            home.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(home / "precis-start.lock", STARTUP_SECONDS, _Busy()))
+        yield
+        with contextlib.suppress(OSError):
+            made.touch()
 
 
 def is_embedded() -> bool:

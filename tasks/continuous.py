@@ -1,6 +1,7 @@
 """Continuous decoding: greedy summaries of many prompts at once; whoever ends makes room for the next.
 
-Travels with packages whose settings say `decoding: continuous`, beside summarizer.py, which loads it.
+Travels with packages whose settings say `decoding: continuous` or `auto`, beside summarizer.py, which
+loads it.
 It imports torch and transformers alone (Triton comes with torch's GPU builds).
 
 Each prompt has a slot: a stretch of one flat cache of keys and values, as long as the prompt and its
@@ -138,6 +139,10 @@ class Decoder:
                     free.append(slot)
                     yield running.pop(slot), ids
 
+    def fits(self, tokens: int) -> bool:
+        """Whether a prompt of so many tokens and its summary have room."""
+        return self.device.type != "cuda" or self._most_tokens() >= tokens + int(self.most)
+
     def _next(
         self, waiting: deque[int], free: list[int], prompts: list[list[int]], busy: bool
     ) -> list[tuple[int, int]]:
@@ -159,16 +164,9 @@ class Decoder:
 
     def _room(self, widths: list[int]) -> list[int]:
         """Where in the cache each slot begins that these prompts need and memory has room for."""
-        config = self.model.config.get_text_config()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = (
-            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        )
-        layers, size = config.num_hidden_layers, self.model.dtype.itemsize
+        layers, heads, width = self._sizes()
         ends = list(itertools.accumulate(widths[: self.slots]))
-        most = ends[-1]
-        if self.device.type == "cuda":
-            most = self._most_tokens(2 * layers * heads * width * size)
+        most = self._most_tokens() if self.device.type == "cuda" else ends[-1]
         fitting = [end for end in ends if end <= most]
         if not fitting:
             raise RuntimeError(f"out of memory: keys and values of {ends[0]} tokens do not fit")
@@ -187,8 +185,19 @@ class Decoder:
                 self._record()
         return [0, *fitting[:-1]]
 
-    def _most_tokens(self, bytes_per_token: int) -> int:
+    def _sizes(self) -> list[int]:
+        """Layers, heads of keys, and numbers a head."""
+        config = self.model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = (
+            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        )
+        return [config.num_hidden_layers, heads, width]
+
+    def _most_tokens(self) -> int:
         """How many tokens' keys and values the GPU could hold, those that it holds already included."""
+        layers, heads, width = self._sizes()
+        bytes_per_token: int = 2 * layers * heads * width * self.model.dtype.itemsize
         held: int = torch.cuda.memory_allocated(self.device)
         free = reachable_bytes(self.device) - held
         return max((free - RESERVE_BYTES) // bytes_per_token, 0) + max(self.trash, 0)

@@ -19,7 +19,6 @@ import psutil
 from tasks import device, package, sizes, speed
 from tasks.fit import Layers, tensor_shapes
 from tasks.recipe import Recipe
-from tasks.summarizer import SLOTS
 from tasks.train import memory
 
 GIB = 2**30
@@ -119,15 +118,14 @@ def estimate(recipe: Recipe, base: Path, work: Path) -> Estimate:
     existing = work
     while not existing.exists():
         existing = existing.parent
-    weights = _width(where) * parameters + (CUDA_BYTES if where == "cuda" else 0)
-    row_bytes = rows * _row_token_bytes(config, _width(where), recipe)
     return Estimate(
         parameters,
         _training_bytes(recipe, config, shapes, where, rows, free),
         _training_bytes(recipe, config, shapes, "cuda", rows, CARD),
-        weights,
-        row_bytes,
-        at_once(recipe, where, (free - weights) // row_bytes),
+        _width(where) * parameters + (CUDA_BYTES if where == "cuda" else 0),
+        # At least a byte: where a config does not say what a token takes, there is no room to divide.
+        max(1, rows * _row_token_bytes(config, _width(where), recipe.evaluation.kv_cache)),
+        1 if recipe.base.rope == "dynamic" else recipe.evaluation.batch_size,
         rows,
         free,
         # merged package, its copy in MLflow, checkpoints of the adapter
@@ -136,24 +134,6 @@ def estimate(recipe: Recipe, base: Path, work: Path) -> Estimate:
         where,
         *(chosen or (None, None)),
     )
-
-
-def continuous(recipe: Recipe, where: str) -> bool:
-    """Whether summaries are written continuously; of a model that it does not know this is not true."""
-    asked = recipe.evaluation.decoding
-    wanted = asked == "continuous" or (asked == "auto" and where == "cuda")
-    return wanted and recipe.evaluation.kv_cache == "device" and recipe.base.rope != "dynamic"
-
-
-def at_once(recipe: Recipe, where: str, fitting: int) -> int:
-    """Documents under way at once, where memory has room for `fitting` of the longest."""
-    if recipe.base.rope == "dynamic":
-        return 1
-    size = recipe.evaluation.batch_size
-    if where == "cuda" and continuous(recipe, where):
-        wanted = max(size, SLOTS) if recipe.evaluation.decoding == "auto" else size
-        return max(min(wanted, fitting), 1)
-    return size
 
 
 def _planned(
@@ -209,21 +189,21 @@ def _resting_bytes(shape: tuple[int, ...], quantization: str, where: str) -> flo
     return prod(shape) + 4 * rows if quantization == "int8" else prod(shape) * FOUR_BIT_BYTES
 
 
-def _row_token_bytes(config: dict[str, Any], width: int, recipe: Recipe) -> int:
-    """Memory of one token in evaluation: keys and values of every layer, and one layer's work.
-
-    The latter not where prompts are read a few at a time.
-    """
-    layers = int(config.get("num_hidden_layers", 0))
-    if recipe.evaluation.kv_cache == "offloaded" and width < 4:
-        layers = 2  # the one at work, and the next on its way
+def cached_token_bytes(config: dict[str, Any], width: int) -> int:
+    """Keys and values of one token in one layer, of numbers that are `width` bytes wide."""
     hidden, heads = int(config.get("hidden_size", 0)), int(config.get("num_attention_heads") or 1)
     head = int(config.get("head_dim") or hidden // heads)
-    cached = 2 * int(config.get("num_key_value_heads") or heads) * head
+    return width * 2 * int(config.get("num_key_value_heads") or heads) * head
+
+
+def _row_token_bytes(config: dict[str, Any], width: int, kv_cache: str) -> int:
+    """Memory of one token in evaluation: keys and values of every layer, and one layer's work."""
+    layers = int(config.get("num_hidden_layers", 0))
+    if kv_cache == "offloaded" and width < 4:
+        layers = 2  # the one at work, and the next on its way
+    hidden = int(config.get("hidden_size", 0))
     work = 4 * hidden + 3 * int(config.get("intermediate_size") or 4 * hidden)
-    if width < 4 and continuous(recipe, "cuda"):
-        work = 0
-    return width * (cached * layers + work)
+    return cached_token_bytes(config, width) * layers + width * work
 
 
 def _adapter_parameters(recipe: Recipe, layers: Layers) -> int:

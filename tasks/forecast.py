@@ -22,6 +22,7 @@ from tasks.fit import Layers, tensor_shapes
 from tasks.recipe import Recipe
 from tasks.records import Cost, StepCost
 from tasks.speed import Speed
+from tasks.summarizer import SLOTS
 from tasks.train import memory
 
 TAG = "precis.forecast"  # of the MLflow run: {step: [seconds, GiB]}
@@ -55,6 +56,10 @@ SMALL_PRODUCTS = 0.6  # of a CPU's rate for 1,024 x 1,024, at the widths of smal
 LAYER_STEP = {"cpu": 4.0e-3, "cuda": 5.8e-3}
 # The same for writing one token of each document of a batch.
 LAYER_TOKEN = {"cpu": 0.5e-3, "cuda": 1.5e-3, "continuous": 0.08e-3}
+# tasks/continuous.py's own, which imports torch: a test holds them equal.
+CONTINUOUS = {"llama", "mistral", "qwen2", "qwen3", "phi", "phi3"}
+WRITING_BYTES = 2 * GIB  # that it sets aside
+WITHOUT_BF16 = {"T4", "V100"}
 DRAW = 1.5e-8  # seconds a document and resample
 GATE_SECONDS = 0.2  # reading and storing what was decided from
 # Resident before the work, GiB: the interpreter with its libraries.
@@ -212,17 +217,19 @@ class _Run:
 
     def _under_way(self) -> tuple[int, float]:
         """How many documents are written about at once, and the bytes that one of them takes."""
-        needs, rows = self.needs, self.evaluation_rows
-        prompt = rows.longest_prompt
-        if (
-            self._way() == "continuous"
-        ):  # each has what it needs; the longer half is under way first
-            prompt = (7 * rows.median_prompt + prompt) // 8
-        tokens = min(prompt + self.recipe.evaluation.max_new_tokens, needs.row_tokens)
-        row_bytes = needs.row_bytes / needs.row_tokens * tokens
-        fitting = int((needs.memory_bytes - needs.weights_bytes) / row_bytes)
-        batch = estimate.at_once(self.recipe, self.speed.device, fitting)
-        return min(batch, math.ceil(rows.rows / self.recipe.evaluation.devices)), row_bytes
+        needs, rows, asked = self.needs, self.evaluation_rows, self.recipe.evaluation
+        mine = math.ceil(rows.rows / asked.devices)
+        if self._way() != "continuous":
+            tokens = min(rows.longest_prompt + asked.max_new_tokens, needs.row_tokens)
+            return min(needs.batch_size, mine), needs.row_bytes / needs.row_tokens * tokens
+        # Each has what it needs, and the longer half is under way first.
+        tokens = (7 * rows.median_prompt + rows.longest_prompt) // 8 + asked.max_new_tokens
+        config = package.config_of(self.base)
+        cached = estimate.cached_token_bytes(config, 2) * int(config.get("num_hidden_layers", 0))
+        row_bytes = max(1, cached * tokens)
+        slots = max(SLOTS, asked.batch_size) if asked.decoding == "auto" else asked.batch_size
+        fitting = (needs.memory_bytes - needs.weights_bytes - WRITING_BYTES) // row_bytes
+        return max(1, min(slots, fitting, mine)), float(row_bytes)
 
     def _with_libraries(self, step: str, gib: float) -> float:
         """On a CPU what is resident counts, on a GPU what is allocated."""
@@ -310,8 +317,18 @@ class _Run:
         return found
 
     def _way(self) -> str:
-        on_gpu = self.speed.device == "cuda" and estimate.continuous(self.recipe, "cuda")
-        return "continuous" if on_gpu else self.speed.device
+        """How summaries are written: by the device's `generate`, or continuously on a GPU."""
+        asked, config = self.recipe.evaluation, package.config_of(self.base)
+        slides = config.get("sliding_window") and config.get("use_sliding_window", True)
+        served = config.get("model_type") in CONTINUOUS and not slides
+        served = served and asked.kv_cache == "device" and self.recipe.base.rope != "dynamic"
+        old = WITHOUT_BF16 & set(self.speed.name.replace("-", " ").split())
+        on_gpu = self.speed.device == "cuda" and not old
+        return (
+            "continuous"
+            if on_gpu and served and asked.decoding != "generate"
+            else self.speed.device
+        )
 
     def _gate(self) -> Cost:
         samples, rows = self.recipe.gate.bootstrap_samples, self.evaluation_rows.rows

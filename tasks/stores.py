@@ -16,7 +16,7 @@ from tasks import artifacts
 from tasks.errors import RegistryError
 
 SQLITE = "sqlite:///"
-UNAUTHORIZED = 401
+UNAUTHORIZED, FORBIDDEN = 401, 403
 QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output is for the decision
@@ -94,8 +94,11 @@ def first_asked() -> Iterator[Any]:
         first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         first = first.replace(uri, shown(uri)).replace(_password(uri), "***")
         mend = "start the server, correct MLFLOW_TRACKING_URI, or unset it to use mlruns/"
-        if isinstance(error, MlflowException) and error.get_http_status_code() == UNAUTHORIZED:
+        status = error.get_http_status_code() if isinstance(error, MlflowException) else None
+        if status == UNAUTHORIZED:
             mend = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        elif status == FORBIDDEN:
+            mend = "ask for the right to read and write the model's experiment and registered model"
         raise RegistryError(f"MLflow at {shown(uri)} does not answer: {first}\n{mend}") from error
 
 

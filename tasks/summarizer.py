@@ -481,15 +481,17 @@ class Generator:
         being written; what is written is the same (see `continuous.py`).
         """
         if (decoder := self.decoder()) is None:
-            for number, batch in batches.items():
-                texts = [documents[i] for i in batch]
-                condensed = self.condense(texts)
-                written = self._write([text for text, _ in condensed], number)
-                yield self._completed(texts, condensed, written)
+            yield from self._batch_by_batch(documents, batches)
             return
         texts = [documents[i] for batch in batches.values() for i in batch]
         condensed = self.condense(texts)
         prompts = [self._prompt(text)[0] for text, _ in condensed]
+        longest = max(map(len, prompts), default=0)
+        if self.settings.decoding == "auto" and not decoder.fits(longest):
+            self.refusal = f"memory has no room beside it for a prompt of {longest} tokens"
+            self._decoder = self.settings, None
+            yield from self._batch_by_batch(documents, batches)
+            return
         ending, ids, first = decoder.write(prompts), dict[int, list[int]](), 0
         for number, batch in batches.items():
             mine = range(first, first + len(batch))
@@ -501,6 +503,16 @@ class Generator:
                 [condensed[i] for i in mine],
                 [self._summary(ids[i], len(prompts[i]), number) for i in mine],
             )
+
+    def _batch_by_batch(
+        self, documents: list[str], batches: dict[int, list[int]]
+    ) -> Iterator[list[Summary]]:
+        """Summaries of each batch in turn, by `generate`."""
+        for number, batch in batches.items():
+            texts = [documents[i] for i in batch]
+            condensed = self.condense(texts)
+            written = self._write([text for text, _ in condensed], number)
+            yield self._completed(texts, condensed, written)
 
     def decoder(self) -> Any:
         """The continuous decoder, where settings want it and the model is one that it knows.

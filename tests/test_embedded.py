@@ -7,6 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from prefect.context import refresh_global_settings_context
+
+from flows import embedded
+
 ROOT = Path(__file__).parents[1]
 RUN = """
 from flows import embedded
@@ -37,3 +42,29 @@ def test_three_runs_at_once_on_a_new_database_all_get_a_server(tmp_path: Path) -
         )
     ends = [(*run.communicate(timeout=120), run.returncode) for run in runs]
     assert [end[0] for end in ends] == ["0\n"] * 3, ends
+
+
+def test_a_start_that_failed_leaves_the_next_one_careful(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a server that answered shows that the tables are made; a folder that takes no lock is no error."""
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    refresh_global_settings_context()
+    lock = tmp_path / "prefect/precis-start.lock"
+    with pytest.raises(RuntimeError), embedded.sole_start():
+        raise RuntimeError
+    (tmp_path / "prefect/prefect.db").touch()
+    lock.unlink()
+    with embedded.sole_start():
+        assert lock.exists()
+    lock.unlink()
+    with embedded.sole_start():
+        assert not lock.exists()
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "file/home"))
+    (tmp_path / "file").touch()
+    refresh_global_settings_context()
+    with embedded.sole_start():
+        pass
+    monkeypatch.undo()
+    refresh_global_settings_context()

@@ -22,6 +22,7 @@ from tasks.table import write_table
 
 __all__ = ["lead3_predictions", "load_code", "predict", "score_texts", "scores_of"]
 
+OUT_OF_MEMORY = "; lower evaluation.batch_size, or set evaluation.decoding to generate"
 LOSS_BATCHES = 8  # between two lines of progress
 
 
@@ -193,7 +194,7 @@ def _explained(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        mend = "; lower evaluation.batch_size" if _out_of_memory(error) else ""
+        mend = OUT_OF_MEMORY if _out_of_memory(error) else ""
         raise EvaluationError(
             f"evaluation stopped, nothing was scored: {what} ({type(error).__name__}: {error}){mend}"
         ) from error

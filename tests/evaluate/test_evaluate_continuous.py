@@ -10,7 +10,7 @@ import pytest
 import shapes
 import tiny
 
-from tasks import child, continuous, package
+from tasks import child, continuous, forecast, package
 from tasks.recipe import Base
 from tasks.summarizer import DECODER_FILE, Generator, SummarizerSettings, Summary, encode
 
@@ -176,6 +176,23 @@ def test_auto_is_continuous_where_there_is_a_gpu(llama: Path, tmp_path: Path) ->
     generator.device = "cuda"  # where its model is said to be: no GPU here
     assert generator.decoder().slots == 256
     assert continuously(generator) == expected
+
+
+def test_auto_leaves_to_generate_what_memory_has_no_room_for(llama: Path, tmp_path: Path) -> None:
+    """Slots, and what packed steps compute, take more than generate does: no run ends for that."""
+    made = packaged(llama, tmp_path / "package", replace(SETTINGS, decoding="auto"))
+    generator = Generator(made, "cpu")
+    expected = unbatched(generator, DOCUMENTS)
+    generator.device = "cpu:0"  # not the name by which auto knows a CPU
+    generator.decoder().fits = lambda tokens: False
+    assert [replace(summary, batch=0) for summary in generator.summarize(DOCUMENTS)] == expected
+    assert "no room" in str(generator.refusal)
+    assert generator.decoder() is None
+
+
+def test_the_forecast_knows_the_same_models() -> None:
+    """It must not import torch, so it has a list of its own."""
+    assert forecast.CONTINUOUS == continuous.TESTED
 
 
 def test_a_call_given_up_leaves_the_decoder_whole(generator: Generator) -> None:
