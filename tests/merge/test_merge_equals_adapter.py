@@ -157,10 +157,11 @@ def test_the_delta_is_scale_times_b_a_in_float32(nf4: Case, result: dict[str, An
 
 
 def test_it_is_a_package_with_the_base_s_files(nf4: Case, result: dict[str, Any]) -> None:
-    """The same shards and index; tokenizer and generation config; nothing of quantization."""
+    """The same shards and index; tokenizer and generation config; nothing of quantization; our code."""
     folder = Path(result["path"])
     names = {path.name for path in folder.iterdir()}
-    assert names == {p.name for p in nf4.base.iterdir()} | {"summarizer.json", "summarizer.py"}
+    ours = {"summarizer.json", "summarizer.py", "continuous.py"}
+    assert names == {p.name for p in nf4.base.iterdir()} | ours
     assert len(list(folder.glob("*.safetensors"))) == SHARDS
     for name in ("tokenizer.json", "generation_config.json", "model.safetensors.index.json"):
         assert (folder / name).read_bytes() == (nf4.base / name).read_bytes()
