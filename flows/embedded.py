@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from tasks import artifacts, attached
 from tasks.errors import PrecisError
@@ -67,14 +68,16 @@ def sole_start() -> Iterator[None]:
     """Keep other starts of ours waiting until the server of this block answers.
 
     Two at once on one new database both make its tables, and one of them fails. Where this version of
-    Prefect has made them, nobody waits; nor for ever, nor where Prefect's folder takes no lock.
+    Prefect has answered on this very file, nobody waits; nor for ever, nor where its folder takes no lock.
     """
     import prefect
     from prefect.settings import get_current_settings
 
     home = get_current_settings().home
+    database = home / "prefect.db"
+    # By its inode: after somebody has deleted the database, the next one is new again.
     made = home / f"precis-started-{prefect.__version__}"
-    if made.exists() and (home / "prefect.db").exists():
+    if made.exists() and database.exists() and made.read_text() == _inode(database):
         yield
         return
     with contextlib.ExitStack() as stack:
@@ -82,8 +85,12 @@ def sole_start() -> Iterator[None]:
             home.mkdir(parents=True, exist_ok=True)
             stack.enter_context(held(home / "precis-start.lock", STARTUP_SECONDS, _Busy()))
         yield
-        with contextlib.suppress(OSError):
-            made.touch()
+        with contextlib.suppress(OSError):  # also where the database is another: a PostgreSQL
+            made.write_text(_inode(database))
+
+
+def _inode(path: Path) -> str:
+    return str(path.stat().st_ino)
 
 
 def is_embedded() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,27 +45,37 @@ def test_three_runs_at_once_on_a_new_database_all_get_a_server(tmp_path: Path) -
     assert [end[0] for end in ends] == ["0\n"] * 3, ends
 
 
-def test_a_start_that_failed_leaves_the_next_one_careful(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Only a server that answered shows that the tables are made; a folder that takes no lock is no error."""
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Prefect's folder, which is not there yet."""
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
     refresh_global_settings_context()
-    lock = tmp_path / "prefect/precis-start.lock"
-    with pytest.raises(RuntimeError), embedded.sole_start():
-        raise RuntimeError
-    (tmp_path / "prefect/prefect.db").touch()
-    lock.unlink()
-    with embedded.sole_start():
-        assert lock.exists()
-    lock.unlink()
-    with embedded.sole_start():
-        assert not lock.exists()
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "file/home"))
-    (tmp_path / "file").touch()
-    refresh_global_settings_context()
-    with embedded.sole_start():
-        pass
+    yield tmp_path / "prefect"
     monkeypatch.undo()
     refresh_global_settings_context()
+
+
+def locks(home: Path) -> bool:
+    """Whether a start takes the lock."""
+    (home / "precis-start.lock").unlink(missing_ok=True)
+    with embedded.sole_start():
+        return (home / "precis-start.lock").exists()
+
+
+def test_only_on_a_database_that_a_server_answered_on_nobody_waits(home: Path) -> None:
+    """A start that failed shows nothing, and a database that came after a deleted one is new."""
+    with pytest.raises(RuntimeError), embedded.sole_start():
+        raise RuntimeError
+    (home / "prefect.db").touch()
+    assert [locks(home), locks(home)] == [True, False]
+    (home / "prefect.db").rename(home / "old.db")  # keeps its inode from being given out again
+    assert locks(home)
+    (home / "prefect.db").touch()
+    assert [locks(home), locks(home)] == [True, False]
+
+
+def test_a_folder_that_takes_no_lock_keeps_nobody_from_starting(home: Path) -> None:
+    """Prefect itself may do without it, its database being elsewhere."""
+    home.touch()
+    with embedded.sole_start():
+        pass
