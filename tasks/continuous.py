@@ -66,6 +66,7 @@ def refusal(model: Any, config: Any) -> str | None:
         (ropes - ROPES, f"angles depend on the text's length ({', '.join(ropes - ROPES)} RoPE)"),
         ("offloaded" in str(config.cache_implementation), "keys and values are offloaded"),
         (changed, f"the base's generation_config changes scores ({', '.join(changed)})"),
+        (getattr(model, "hf_device_map", None), "the model is spread over several GPUs"),
         (where not in {"cpu", "cuda"}, f"it was not tried on {where}"),
         (where == "cuda" and not util.find_spec("triton"), "Triton is not installed"),
         (where == "cuda" and _is_old(model.device), "it was not tried on GPUs without bf16"),

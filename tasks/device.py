@@ -19,13 +19,27 @@ def compute() -> str:
 @functools.cache
 def count() -> int:
     """How many GPUs the NVIDIA driver shows this process; CUDA_VISIBLE_DEVICES is heeded."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+    found = ctypes.c_int()
+    if (driver := _driver()) is None or driver.cuDeviceGetCount(ctypes.byref(found)):
         return 0
+    return found.value
+
+
+@functools.cache
+def memory_bytes() -> int:
+    """All memory of the first GPU that this process is shown; 0 without any."""
+    at, found = ctypes.c_int(), ctypes.c_size_t()
+    if (driver := _driver()) is None or driver.cuDeviceGet(ctypes.byref(at), 0):
+        return 0
+    return 0 if driver.cuDeviceTotalMem_v2(ctypes.byref(found), at) else found.value
+
+
+@functools.cache
+def _driver() -> ctypes.CDLL | None:
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return None
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return 0
-    found = ctypes.c_int()
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(found)):
-        return 0
-    return found.value
+        return None
+    return None if driver.cuInit(0) else driver

@@ -6,6 +6,7 @@ import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tasks import package
 from tasks.recipe import Recipe
@@ -73,9 +74,22 @@ def problems(recipe: Recipe, base: Path) -> list[str]:
             f"base.model: {base} is a {config['model_type']}, whose layers (Conv1D) cannot be merged; "
             "choose another base"
         )
+    if recipe.training.base_weights == "sharded" and (why := not_shared_out(recipe, config)):
+        found.append(f"training.base_weights: sharded: {why}; or set base_weights to replicated")
     if (kind := config.get("model_type")) not in KNOWN:
         found += _unknown_problems(kind, base, recipe)
     return found + _target_problems(recipe, base)
+
+
+def not_shared_out(recipe: Recipe, config: dict[str, Any]) -> str:
+    """Why this base's weights cannot rest on several devices in parts, with a mend; nothing if they can."""
+    if recipe.base.quantization == "int8":
+        return "weights in int8 are not shared out; choose base.quantization nf4, fp4 or none"
+    if recipe.adapter.kind == "dora":
+        return "DoRA reads all weights at its start; choose adapter.kind lora or rslora"
+    if (kind := config.get("model_type")) not in KNOWN:
+        return f"it was not tried with {kind} models; choose another base"
+    return ""
 
 
 def _unknown_problems(model_type: str | None, base: Path, recipe: Recipe) -> list[str]:

@@ -19,6 +19,7 @@ from typing import Any
 
 from tasks import artifacts, estimate, package, speed, used
 from tasks.fit import Layers, tensor_shapes
+from tasks.needs import KEPT_BYTES, LOGIT_BYTES
 from tasks.recipe import Recipe
 from tasks.records import Cost, StepCost
 from tasks.speed import Speed
@@ -39,7 +40,11 @@ Forecast = dict[str, Cost]
 # Seconds until a step's own process begins its work: imports, mostly (2 cores; docs/benchmarks.md).
 STARTING = {"train": 11.5, "merge": 5.8, "drift": 3.2, "evaluate": 7.2}
 COMPILING = 45.0  # a GPU's layers, before the first step; not measured apart
-DISK = 500e6  # bytes a second: read, computed with, written and digested
+DISK = 500e6  # bytes a second of a data file
+# Bytes a second of a model: merged (read and written, computed with and digested), and loaded. A GPU's
+# are those of an H200's host (docs/benchmarks.md).
+MERGED = {"cpu": 500e6, "cuda": 4.0e9}
+LOADED = {"cpu": 500e6, "cuda": 2.0e9}
 INGEST_SECONDS, INGEST_TOKENS = 0.3, 0.35e6  # to begin with, and tokens a second
 # Passes over what a layer keeps for its backward pass, each reading or writing all of it once at
 # memory's speed. A CPU's are many: PyTorch allocates every result anew, and touching new pages costs
@@ -203,7 +208,7 @@ class _Run:
             "ingest": self._ingest(),
             "train": Cost(self._training(model), self._training_gib()),
             "merge": Cost(
-                STARTING["merge"] + 2 * 2 * model.parameters / DISK,
+                STARTING["merge"] + 2 * 2 * model.parameters / MERGED[self.speed.device],
                 self._with_libraries("merge", merging),
             ),
             "drift": Cost(self._drift(model)),
@@ -260,10 +265,10 @@ class _Run:
         flops += tokens * 6 * model.hidden * model.layers * rows.tokens / max(rows.sequences, 1)
         learned = tokens * rows.completion_tokens / max(rows.tokens, 1)
         flops += learned * 4 * model.hidden * model.vocabulary
-        of_hidden, of_mlp = estimate.KEPT_BYTES["cpu"]
+        of_hidden, of_mlp = KEPT_BYTES["cpu"]
         kept = model.layers * (of_hidden * model.hidden + of_mlp * model.mlp)
         passed = PASSES["cpu"] * tokens * kept
-        passed += 2 * learned * estimate.LOGIT_BYTES * model.vocabulary
+        passed += 2 * learned * LOGIT_BYTES * model.vocabulary
         if recipe.gradient_checkpointing:
             flops, passed = 1.5 * flops, 1.5 * passed
         batch = flops / (SMALL_PRODUCTS * self.speed.products) + passed / self.speed.stream
@@ -281,7 +286,7 @@ class _Run:
     def _forward(self, model: Model, tokens: float) -> float:
         """Seconds of a forward pass without gradients."""
         rate = self.speed.products * (SMALL_PRODUCTS if self.speed.device == "cpu" else 1)
-        of_hidden, of_mlp = estimate.KEPT_BYTES[self.speed.device]
+        of_hidden, of_mlp = KEPT_BYTES[self.speed.device]
         kept = tokens * model.layers * (of_hidden * model.hidden + of_mlp * model.mlp)
         passed = FORWARD_SHARE * PASSES[self.speed.device] * kept
         return tokens * 2 * model.linear / rate + passed / self.speed.stream
@@ -290,7 +295,7 @@ class _Run:
         rows, count = self.train_rows, min(self.recipe.merge.drift_rows, self.train_rows.rows)
         tokens = count * rows.tokens / max(rows.sequences, 1)
         launched = 2 * count * model.layers * LAYER_STEP[self.speed.device] / 2
-        loaded = 2 * 2 * model.parameters / DISK
+        loaded = 2 * 2 * model.parameters / LOADED[self.speed.device]
         return STARTING["drift"] + loaded + 2 * self._forward(model, tokens) + launched
 
     def _evaluation(self, model: Model, *, tuned: bool) -> float:
@@ -310,7 +315,10 @@ class _Run:
         token = (weights * WEIGHT_PASSES[way] + cached) / self.speed.stream
         token += LAYER_TOKEN[way] * model.layers
         found = (
-            STARTING["evaluate"] + 2 * model.parameters / DISK + read + batches * written * token
+            STARTING["evaluate"]
+            + 2 * model.parameters / LOADED[self.speed.device]
+            + read
+            + batches * written * token
         )
         if self.recipe.gate.metric == "loss":
             found += self._forward(model, rows.tokens / settings.devices)
@@ -323,12 +331,9 @@ class _Run:
         served = config.get("model_type") in CONTINUOUS and not slides
         served = served and asked.kv_cache == "device" and self.recipe.base.rope != "dynamic"
         old = WITHOUT_BF16 & set(self.speed.name.replace("-", " ").split())
-        on_gpu = self.speed.device == "cuda" and not old
-        return (
-            "continuous"
-            if on_gpu and served and asked.decoding != "generate"
-            else self.speed.device
-        )
+        if self.speed.device == "cpu" or asked.decoding == "generate" or old or not served:
+            return self.speed.device
+        return "continuous"
 
     def _gate(self) -> Cost:
         samples, rows = self.recipe.gate.bootstrap_samples, self.evaluation_rows.rows

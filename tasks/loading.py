@@ -7,10 +7,14 @@ type.
 from __future__ import annotations
 
 import os
+from math import prod
 from pathlib import Path
 from typing import Any
 
-from tasks import summarizer
+from tasks import fit, summarizer
+
+# A weight of a linear layer at rest, with its share of the scales.
+BYTES = {"nf4": 0.52, "fp4": 0.52, "int8": 1.0, "none": 2.0}
 
 
 def one_gpu(place: int = 0) -> None:
@@ -45,23 +49,36 @@ def compute_dtype() -> Any:
     return torch.float16
 
 
+def resting_bytes(base: Path, quantization: str) -> int:
+    """About what a loaded model's weights take: 16 bits each, those of linear layers as quantized."""
+    shapes = fit.tensor_shapes(base)
+    inner = sum(map(prod, fit.Layers.of(shapes).inner.values()))
+    rest = sum(map(prod, shapes.values())) - inner
+    return int(2 * rest + BYTES[quantization] * inner)
+
+
 def load_base(base: Path, quantization: str, dtype: Any, attention: str | None = None) -> Any:
     """The base model in a local folder, quantized as `base.quantization` says, computing in `dtype`.
 
     `attention`: an `attn_implementation` of transformers'; None: the one that the model is served with.
+    Where this process sees several GPUs and the first one does not hold the model, it is spread over
+    all. Raises ValueError when they do not hold it either.
     """
     from transformers import AutoModelForCausalLM
 
     from tasks import rounding
 
+    wide = summarizer.spread(resting_bytes(base, quantization))
     model = AutoModelForCausalLM.from_pretrained(
         base,
         quantization_config=rounding.config(quantization, dtype),
         dtype=dtype,
-        device_map={"": device()},
+        device_map="auto" if wide else {"": device()},
         attn_implementation=attention or summarizer.served_attention(base),
         local_files_only=True,
     )
+    if wide:
+        summarizer.refuse_offloaded(model)
     rounding.settle(model, dtype)
     summarizer.forget_lengths(model)
     return model

@@ -269,7 +269,7 @@ class Training(Settings):
         1,
         gt=0,
         title="Devices",
-        description="GPUs of a machine that train together, each with the whole model and rows of its "
+        description="GPUs of a machine that train together, each with rows of its "
         "own. A step learns micro-batch x accumulation x devices x machines sequences, as in "
         "transformers: with twice the devices, half the accumulation is the same step.",
     )
@@ -304,6 +304,13 @@ class Training(Settings):
         "dequantized once, nothing computed again; none: weights as loaded, nothing computed again; "
         "selective: norms and activations computed again; full: all layers; least: all layers, with "
         "their inputs and the embedding in host memory. plain: TRL's own path.",
+    )
+    # Of several devices alone; the function and the weights learned are the same.
+    base_weights: Literal["auto", "replicated", "sharded"] = Field(
+        "auto",
+        title="Base weights on several devices",
+        description="replicated: each holds them all. sharded: each holds a part, and gathers a layer's "
+        "before it computes. auto: sharded where one GPU cannot hold all and train.",
     )
     save_steps: int = Field(50, gt=0, title="Steps between checkpoints")
     logging_steps: int = Field(5, gt=0, title="Steps between log lines")

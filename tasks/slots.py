@@ -49,14 +49,25 @@ def sole_retrain(name: str, wait: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def gpu(count: int = 1) -> Iterator[None]:
-    """Hold GPU slots of the limit that PRECIS_GPU_LIMIT names; none is held where it names none."""
+def gpu(count: int = 1, spread: int = 1) -> Iterator[None]:
+    """Hold GPU slots of the limit that PRECIS_GPU_LIMIT names; none is held where it names none.
+
+    `spread`: how many GPUs one model is put on; where there are fewer slots, all of them are held.
+    """
     limit = os.environ.get("PRECIS_GPU_LIMIT")
     if not limit:
         yield
         return
-    with _held(limit, count, wait=True):
+    wanted = max(count, min(spread, _most(limit))) if spread > 1 else count
+    with _held(limit, wanted, wait=True):
         yield
+
+
+def _most(limit: str) -> int:
+    """How many slots there are; one where there is no such limit, of which `_take` has more to say."""
+    with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
+        return int(client.read_global_concurrency_limit_by_name(limit).limit)
+    return 1
 
 
 @contextlib.contextmanager

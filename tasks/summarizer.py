@@ -21,12 +21,14 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 SETTINGS_FILE = "summarizer.json"
 CODE_FILE = "summarizer.py"
 DECODER_FILE = "continuous.py"  # beside it where decoding may be continuous
+FILLED = 0.9  # of a GPU's memory, by weights alone; the rest is for keys and values
 SLOTS = 256  # documents under way on a GPU, where decoding is auto and memory allows
 # Where a part of a document may end, best first: a paragraph, a sentence, a word.
 BREAKS = (r"\S(?=[^\S\n]*\n[^\S\n]*\n)", r"[.!?][\"'\u2019\u201d)\]]*(?=\s)", r"\S(?=\s)")
@@ -172,6 +174,41 @@ def served_attention(package: Path) -> str | None:
 
     config = AutoConfig.from_pretrained(package).get_text_config()
     return "eager" if getattr(config, "attn_logit_softcapping", None) else None
+
+
+def spread(need: int) -> bool:
+    """Whether a model of `need` bytes is for several GPUs: the first one is too small for it.
+
+    What others hold of it at the moment decides nothing. The model's layers are then put on all of
+    them, one part after the other (accelerate's device_map auto).
+    """
+    import torch
+
+    if torch.cuda.device_count() < 2:  # 0 without any
+        return False
+    _, total = torch.cuda.mem_get_info(0)
+    share = float(torch.cuda.get_per_process_memory_fraction(0))
+    return need > FILLED * share * int(total)
+
+
+def weights(package: Path) -> int:
+    """How many numbers a package's weights are."""
+    from safetensors import safe_open
+
+    found = 0
+    for path in package.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+        found += sum(map(prod, shapes))
+    return found
+
+
+def refuse_offloaded(model: Any) -> None:
+    """Raise ValueError where a model that was to be spread found no room on the GPUs."""
+    if {"cpu", "disk"} & set(map(str, getattr(model, "hf_device_map", {}).values())):
+        raise ValueError(
+            "the memory of all GPUs together does not hold the model; free some, or use more of them"
+        )
 
 
 def whole_length(tokenizer: Any, document: str, settings: SummarizerSettings) -> int:
@@ -417,10 +454,17 @@ class Generator:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         ends = (self.tokenizer.eos_token_id, turn_end(self.tokenizer, self.settings))
         self.ends = [i for i in dict.fromkeys(ends) if i is not None]
+        self.spread = device is None and spread(2 * weights(package))
         model = AutoModelForCausalLM.from_pretrained(
-            package, dtype=self._dtype(), attn_implementation=served_attention(package)
+            package,
+            dtype=self._dtype(),
+            attn_implementation=served_attention(package),
+            device_map="auto" if self.spread else None,
         )
-        self.model = model.to(self.device).eval()
+        if self.spread:
+            refuse_offloaded(model)
+            self.device = str(model.device)  # the first layer's
+        self.model = (model if self.spread else model.to(self.device)).eval()
         forget_lengths(self.model)
         self.package = package
         self.refusal: str | None = None  # why continuous decoding is not used though it is wanted
@@ -517,7 +561,7 @@ class Generator:
     def decoder(self) -> Any:
         """The continuous decoder, where settings want it and the model is one that it knows.
 
-        None means `generate`; where it was not wanted, `refusal` then says why.
+        None means `generate`; where the decoder was wanted, `refusal` then says why.
         """
         asked = self.settings.decoding
         if asked == "generate" or (asked == "auto" and self.device == "cpu"):
@@ -721,7 +765,8 @@ class Generator:
             logits = self.model(
                 input_ids=ids,
                 attention_mask=mask,
-                logits_to_keep=torch.tensor(kept, device=self.device),
+                # No tensor: of a model that is spread, the head is on another GPU than the first layer.
+                logits_to_keep=kept,
                 use_cache=False,
             ).logits
         if logits.shape[1] != len(kept):  # an architecture that does not know it gives all
@@ -739,7 +784,8 @@ class Generator:
     def stream(self, document: Document) -> Iterator[str]:
         """One document's summary in pieces, as it is written; joined, what `summarize_batch` gives.
 
-        The same greedy `generate` call runs beside the reader. A piece is given out once nothing can
+        (By `generate`: where batches are written continuously and in 16 bits, ties may fall otherwise.)
+        The greedy `generate` call runs beside the reader. A piece is given out once nothing can
         change it: no part of a stop string, no white space at the end, no half character. Closing
         the iterator ends the generation.
         """

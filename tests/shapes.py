@@ -73,3 +73,31 @@ def make_base(folder: Path, model_type: str, **more: Any) -> Path:
     model.save_pretrained(folder)
     tiny.make_tokenizer(folder)
     return folder
+
+
+LLAMA_7B = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "vocab_size": 32000,
+    "max_position_embeddings": 4096,
+}
+
+
+def llama_7b() -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """Llama-2-7B's config and the shapes of its tensors, as its files' headers tell them."""
+    h, m, v = 4096, 11008, 32000
+    found: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (v, h),
+        "lm_head.weight": (v, h),
+        "model.norm.weight": (h,),
+    }
+    for n in range(32):
+        layer = f"model.layers.{n}."
+        found |= {f"{layer}self_attn.{x}_proj.weight": (h, h) for x in "qkvo"}
+        found |= {f"{layer}mlp.{x}_proj.weight": (m, h) for x in ("gate", "up")}
+        found |= {f"{layer}mlp.down_proj.weight": (h, m)}
+        found |= {f"{layer}{x}_layernorm.weight": (h,) for x in ("input", "post_attention")}
+    return LLAMA_7B, found

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import shapes
 import tiny
 import torch
 
-from tasks import estimate, package
+from tasks import estimate, needs, package
 from tasks.recipe import Recipe
 
 GIB = 2**30
@@ -63,44 +64,22 @@ def adapted(kind: str, hidden: int, mlp: int, layers: int, dtype: torch.dtype) -
 @pytest.mark.parametrize("kind", ["llama", "phi"])
 def test_a_layer_keeps_what_the_estimate_says(kind: str, dtype: torch.dtype) -> None:
     """Within a third, and not too little by more than a tenth, for narrow and wide MLPs."""
-    of_hidden, of_mlp = estimate.KEPT_BYTES["cpu" if dtype == torch.float32 else "cuda"]
+    of_hidden, of_mlp = needs.KEPT_BYTES["cpu" if dtype == torch.float32 else "cuda"]
     for hidden, mlp in ((128, 512), (256, 256)):
         three, two = (kept(adapted(kind, hidden, mlp, layers, dtype)) for layers in (3, 2))
         said = of_hidden * hidden + of_mlp * mlp
         assert 0.9 * (three - two) / TOKENS < said < 1.34 * (three - two) / TOKENS
 
 
-LLAMA_7B = {
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "vocab_size": 32000,
-    "max_position_embeddings": 4096,
-}
-
-
 def headers_of_llama_7b(folder: Path) -> Path:
     """A safetensors file of Llama-2-7B's shapes without its weights: the estimate reads no more."""
-    h, m, v = 4096, 11008, 32000
-    shapes = {
-        "model.embed_tokens.weight": [v, h],
-        "lm_head.weight": [v, h],
-        "model.norm.weight": [h],
-    }
-    for n in range(32):
-        layer = f"model.layers.{n}."
-        shapes |= {f"{layer}self_attn.{x}_proj.weight": [h, h] for x in "qkvo"}
-        shapes |= {f"{layer}mlp.{x}_proj.weight": [m, h] for x in ("gate", "up")}
-        shapes |= {f"{layer}mlp.down_proj.weight": [h, m]}
-        shapes |= {f"{layer}{x}_layernorm.weight": [h] for x in ("input", "post_attention")}
+    config, tensors = shapes.llama_7b()
     header = json.dumps(
-        {name: {"dtype": "F16", "shape": s, "data_offsets": [0, 0]} for name, s in shapes.items()}
+        {name: {"dtype": "F16", "shape": s, "data_offsets": [0, 0]} for name, s in tensors.items()}
     ).encode()
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-    (folder / "config.json").write_text(json.dumps(LLAMA_7B))
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
@@ -120,7 +99,7 @@ def test_llama_7b_on_a_16_gb_card(tmp_path: Path) -> None:
     assert found.parameters == 6_738_415_616
     # Measured on an H200, 2 x 1,024 tokens: 5.10 GiB (docs/benchmarks.md), without a context's 0.5.
     measured = bills(base, max_length=1024, per_device_train_batch_size=2)
-    said = estimate.estimate(measured, base, tmp_path).gpu_training_bytes - estimate.CUDA_BYTES
+    said = estimate.estimate(measured, base, tmp_path).gpu_training_bytes - needs.CUDA_BYTES
     assert 5.10 < said / GIB < 1.25 * 5.10
     assert 6 < found.gpu_training_bytes / GIB < 10
     plain = estimate.estimate(
@@ -138,7 +117,7 @@ def test_it_speaks_of_the_card_in_hand(tmp_path: Path) -> None:
     here = estimate.estimate(bills(base), base, tmp_path)
     assert here.device == "cpu"
     assert any("which fits a 16 GB card" in line for line in here.lines())
-    fp16 = here.weights_bytes // 2 + estimate.CUDA_BYTES
+    fp16 = here.weights_bytes // 2 + needs.CUDA_BYTES
     card = dataclasses.replace(
         here,
         device="cuda",

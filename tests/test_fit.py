@@ -15,6 +15,7 @@ import tiny
 
 from tasks import device, estimate, fit
 from tasks.fit import Layers, tensor_shapes
+from tasks.needs import adapter_parameters
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,22 @@ def test_bases_that_would_fail_at_the_merge_are_refused_before(tmp_path: Path) -
         f"base.model: {base} is quantized already; name the original, and choose base.quantization",
         f"base.model: {base} is a gpt2, whose layers (Conv1D) cannot be merged; choose another base",
     ]
+
+
+def test_some_weights_are_not_shared_out(tmp_path: Path) -> None:
+    """Nor with DoRA, nor a model type that was not tried: said before anything is loaded, with the mend."""
+    base = tiny.make_tiny_base(tmp_path)
+    parts = {"training": {"devices": 2, "base_weights": "sharded"}}
+    eight = tiny.make_recipe(base, base={"quantization": "int8"}, **parts)
+    [problem] = fit.problems(eight, base)
+    assert "training.base_weights: sharded: weights in int8" in problem
+    assert "choose base.quantization nf4" in problem
+    [problem] = fit.problems(tiny.make_recipe(base, adapter={"kind": "dora"}, **parts), base)
+    assert "DoRA reads all weights at its start; choose adapter.kind lora or rslora" in problem
+    assert "opt models" in fit.not_shared_out(
+        tiny.make_recipe(base, **parts), {"model_type": "opt"}
+    )
+    assert fit.problems(tiny.make_recipe(base, **parts), base) == []
 
 
 @pytest.mark.parametrize(
@@ -132,7 +149,7 @@ def test_adapter_parameters_are_counted_as_peft_makes_them(
         made, _ = get_peft_model(
             shapes.make_model(model_type), config
         ).get_nb_trainable_parameters()
-        assert estimate._adapter_parameters(recipe, layers) == made
+        assert adapter_parameters(recipe, layers) == made
 
 
 @pytest.mark.parametrize("model_type", shapes.SHAPES)

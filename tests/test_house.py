@@ -21,6 +21,8 @@ PURE = {
     "loading",
     "rounding",
     "fit",
+    "sizes",
+    "needs",
     "recipe",
     "records",
     "errors",

@@ -12,7 +12,19 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from tasks import artifacts, child, cluster, cuts, digest, package, slots, tracking, used, worker
+from tasks import (
+    artifacts,
+    child,
+    cluster,
+    cuts,
+    digest,
+    estimate,
+    package,
+    slots,
+    tracking,
+    used,
+    worker,
+)
 from tasks.errors import EvaluationError
 from tasks.evaluate.predict import lead3_predictions, put_together, scores_of
 from tasks.evaluate.seal import evaluation_digest
@@ -21,6 +33,7 @@ from tasks.policy import STEP
 from tasks.progress import Progress
 from tasks.recipe import Recipe
 from tasks.records import BaseRef, Cost, DatasetRef, ModelRef, Scores, read_rows
+from tasks.summarizer import weights
 from tasks.table import read_table, write_table
 from tasks.tokenizer import tokenizer_digest
 
@@ -40,7 +53,7 @@ def evaluate(
         return known
     folder = artifacts.work_folder() / "evaluate" / key[:16]
     table, package_folder = folder / f"{who}.json", artifacts.package(model.path, model.digest)
-    with slots.gpu(recipe.evaluation.devices):
+    with slots.gpu(recipe.evaluation.devices, estimate.gpus_for(2 * weights(package_folder))):
         if recipe.evaluation.cluster:
             answer, cost = _on_cluster(model, dataset, recipe, who, table)
         else:

@@ -90,11 +90,12 @@ def _log_probabilities(model: Any, examples: Examples) -> list[Any]:
     mixed = torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32)
     found = []
     for ids, labels in zip(examples.input_ids, examples.labels, strict=True):
-        before = torch.tensor([i - 1 for i, label in enumerate(labels) if label != IGNORED])
+        # No tensor: of a model that is spread, the head is on another GPU than the first layer.
+        before = [i - 1 for i, label in enumerate(labels) if label != IGNORED]
         with torch.inference_mode(), mixed:
             logits = model(
                 input_ids=torch.tensor([ids], device=model.device),
-                logits_to_keep=before.to(model.device),
+                logits_to_keep=before,
                 use_cache=False,
             ).logits[0]
         found.append(logits.float().log_softmax(-1).cpu())

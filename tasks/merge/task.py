@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 
 from prefect import task
 from prefect.logging import get_run_logger
 
-from tasks import artifacts, child, digest, package, slots, tracking, used
+from tasks import artifacts, child, digest, estimate, fit, package, slots, tracking, used
 from tasks.policy import STEP
 from tasks.recipe import Recipe
 from tasks.records import AdapterRef, BaseRef, Cost, DatasetRef, Drift, ModelRef
@@ -20,7 +21,8 @@ def merge(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Recip
     if known := run.recall("merge", key, ModelRef, _here):
         return known
     work = artifacts.work_folder() / "merge" / key[:16]
-    with slots.gpu():
+    merged = 2 * sum(map(prod, fit.tensor_shapes(Path(base.path)).values()))  # for the drift check
+    with slots.gpu(1, estimate.gpus_for(merged)):
         answer = child.run(
             "tasks.merge.merge:merge_and_check",
             {

@@ -25,7 +25,7 @@ from tasks.summarizer import CODE_FILE
 
 ARTIFACT = "package"
 # What the served file imports; the versions the judgement was made with.
-REQUIREMENTS = ("mlflow", "torch", "transformers")
+REQUIREMENTS = ("mlflow", "torch", "transformers", "accelerate")  # the last to spread over GPUs
 DIGEST_TAG = "precis.model_digest"
 
 

@@ -21,7 +21,14 @@ from tasks.recipe import Training
 
 MARKER = "complete.json"
 # Training settings that no weight depends on: another value of one is still the same job.
-HARMLESS = {"save_steps", "logging_steps", "timeout_hours", "checkpoint_store", "memory"}
+HARMLESS = {
+    "save_steps",
+    "logging_steps",
+    "timeout_hours",
+    "checkpoint_store",
+    "memory",
+    "base_weights",
+}
 
 
 def deciding(training: Training) -> dict[str, Any]:

@@ -9,7 +9,7 @@ trained by TRL's own path, and what cannot be compiled runs as it is; both are s
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from tasks import loading
 from tasks.continuous import reachable_bytes
 from tasks.examples import IGNORED
-from tasks.train import calls, groups, linear, loss, memory, nf4, rehearsal, team
+from tasks.train import calls, groups, linear, loss, memory, nf4, rehearsal, sharding, team
 from tasks.train.rehearsal import say
 from tasks.train.steady import Steady, most_rows
 
@@ -75,17 +75,23 @@ class Fast:
             "weights_resident_in_16_bits": float(self.plan.resident),
             "recomputed_layers": float(self.plan.recomputed),
             "inputs_on_host": float(self.plan.on_host),
+            "weight_shards": float(self.shape.shards),
             "predicted_memory_gib": memory.peak_bytes(self.shape, self.plan) / memory.GIB,
         }
 
 
-def choose(model: Any, recipe: Any) -> tuple[memory.Plan, memory.Shape] | None:
+def choose(model: Any, recipe: Any, shards: int = 1) -> tuple[memory.Plan, memory.Shape] | None:
     """How to train this freshly loaded base; None where it is not for this path (said why).
 
-    `model` is a causal model without adapters that attends by `varlen`.
+    `model` is a causal model without adapters that attends by `varlen`; `shards`: how many devices
+    hold a part of its weights each.
     """
     try:
-        shape = _shape(model, recipe)
+        shape = replace(_shape(model, recipe), shards=shards)
+    except (
+        torch.cuda.OutOfMemoryError
+    ) as error:  # in mid-pass: a device of several cannot go on alone
+        raise rehearsal.shared_out_does_not_fit(error) from error
     except NotServed as why:
         say(f"training takes the plain path: {why}", warn=True)
         return None
@@ -94,7 +100,7 @@ def choose(model: Any, recipe: Any) -> tuple[memory.Plan, memory.Shape] | None:
     plan = memory.named(training.memory, shape, training.gradient_checkpointing, available)
     need = memory.peak_bytes(shape, plan) / memory.GIB
     say(
-        f"training.memory {training.memory}: {plan.words(shape.layers)}; about {need:.1f} of "
+        f"training.memory {training.memory}: {plan.words(shape)}; about {need:.1f} of "
         f"{available / memory.GIB:.1f} GiB"
     )
     return plan, shape
@@ -113,6 +119,8 @@ def _shape(model: Any, recipe: Any) -> memory.Shape:
     _refuse_unknown(model, core, recipe)
     try:
         pattern = groups.pattern_of(core.layers[0], functools.partial(calls.watch, causal))
+    except torch.cuda.OutOfMemoryError:
+        raise
     except (ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise NotServed(f"{type(model).__name__}: {error}") from error
     named = groups.linears(core.layers[0])
@@ -177,6 +185,7 @@ def set_up(
     except (NotServed, ValueError) as why:
         say(f"training takes the plain path: {why}", warn=True)
         return False
+    sharding.gather(core.layers[0])
     _dequantize_quickly(installed)
     trainer.data_collator = Steady(
         trainer.data_collator,

@@ -67,7 +67,7 @@ def facts(training: Training) -> list[str]:
     each = training.per_device_train_batch_size * training.gradient_accumulation_steps
     where = "GPUs" if device.count() else "processes on the CPU"
     return [
-        f"training on {count} {where}, each with the whole model and the memory named for training: "
+        f"training on {count} {where}, each with the memory named for training: "
         f"a step learns {each * count} sequences, {each} on each"
     ]
 

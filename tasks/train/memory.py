@@ -13,7 +13,8 @@ from typing import Any
 
 GIB = 2**30
 # Bits of a doubly quantized NF4 weight: 4, a scale of 8 for 64 of them, one of 32 for 256 scales.
-NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+PACKED_BYTES = 0.5
+NF4_BYTES = PACKED_BYTES + 1 / 64 + 4 / (64 * 256)
 # Dequantizing a weight takes as long as multiplying this many tokens by it, in 16 bits on the GPUs
 # that are used for training: 17 ms of an H200 for two passes over 6.5 G weights at 707 TFLOP/s.
 DEQUANTIZED_TOKENS = 470
@@ -54,6 +55,7 @@ class Shape:
     loss_bytes: int
     element_bytes: int = 2
     quantized: bool = True
+    shards: int = 1  # parts of the linear layers' weights, one on each device
 
 
 @dataclass(frozen=True)
@@ -65,22 +67,23 @@ class Plan:
     recomputed: int = 0
     on_host: bool = False  # inputs of recomputed layers, and the embedding
 
-    def words(self, layers: int) -> str:
+    def words(self, shape: Shape) -> str:
         """For a person."""
         weights = "weights in 16 bits (dequantized once)" if self.resident else "weights as loaded"
         again = "nothing computed again"
         if self.recomputed:
-            again = f"{self.recomputed} of {layers} layers computed again"
+            again = f"{self.recomputed} of {shape.layers} layers computed again"
         elif self.selective:
             again = "norms and activations computed again"
         where = ", their inputs and the embedding in host memory" if self.on_host else ""
-        return f"{weights}, {again}{where}"
+        shared = f", shared out over {shape.shards} devices" if shape.shards > 1 else ""
+        return f"{weights}{shared}, {again}{where}"
 
 
 def peak_bytes(shape: Shape, plan: Plan) -> float:
     """The most that a step holds at once, in bytes."""
     bits = shape.element_bytes if plan.resident or not shape.quantized else NF4_BYTES
-    weights = shape.linear * bits + shape.other_bytes
+    weights = _linear_bytes(shape, bits) + shape.other_bytes
     weights -= shape.embedding_bytes if plan.on_host else 0
     always = weights + shape.adapter * (4 + shape.optimizer_bytes) + WORKSPACE
     a_token = shape.tokens * shape.element_bytes
@@ -99,6 +102,15 @@ def peak_bytes(shape: Shape, plan: Plan) -> float:
     )
 
 
+def _linear_bytes(shape: Shape, bits: float) -> float:
+    """Of the decoder's linear layers at rest; sharded with two layers whole, scales on each device."""
+    if shape.shards == 1:
+        return shape.linear * bits
+    scales = bits - PACKED_BYTES if shape.quantized else 0
+    whole = shape.linear * (bits - scales)
+    return shape.linear * scales + whole / shape.shards + min(1, 2 / shape.layers) * whole
+
+
 def relative_time(shape: Shape, plan: Plan) -> float:
     """A step's time, in passes of one token through all linear layers (of four or more)."""
     again = plan.recomputed / shape.layers
@@ -112,7 +124,7 @@ def relative_time(shape: Shape, plan: Plan) -> float:
 
 def plans(shape: Shape) -> Iterator[Plan]:
     """All ways to train this model, in no order."""
-    for resident in {False, shape.quantized}:
+    for resident in {False, _may_rest_wide(shape)}:
         for selective in (False, True):
             for recomputed in range(shape.layers + 1):
                 yield Plan(resident, selective, recomputed)
@@ -125,7 +137,7 @@ def named(name: str, shape: Shape, gradient_checkpointing: bool, available: floa
     When nothing fits, the leanest: the GPU has the last word.
     """
     fixed = {
-        "resident": Plan(resident=shape.quantized),
+        "resident": Plan(resident=_may_rest_wide(shape)),
         "none": Plan(),
         "selective": Plan(selective=True),
         "full": Plan(selective=True, recomputed=shape.layers),
@@ -141,6 +153,11 @@ def named(name: str, shape: Shape, gradient_checkpointing: bool, available: floa
     if not fitting:
         return min(wanted, key=lambda p: peak_bytes(shape, p))
     return min(fitting, key=lambda p: (relative_time(shape, p), peak_bytes(shape, p)))
+
+
+def _may_rest_wide(shape: Shape) -> bool:
+    """Whether weights can be dequantized once: what is shared out rests in few bits."""
+    return shape.quantized and shape.shards == 1
 
 
 def leaner(shape: Shape, plan: Plan) -> Plan | None:

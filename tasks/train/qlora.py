@@ -23,7 +23,7 @@ from tasks.recipe import Recipe
 from tasks.records import read_rows
 from tasks.train import checkpoints, job, launch, result, store
 
-NOT_TRAINER_S = {"timeout_hours", "checkpoint_store", "memory", "devices", "nodes"}
+NOT_TRAINER_S = {"timeout_hours", "checkpoint_store", "memory", "devices", "nodes", "base_weights"}
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
 
 
@@ -121,24 +121,28 @@ def _base_model(base: Path, recipe: Recipe) -> tuple[Any, Any]:
     import torch
 
     from tasks import rounding
-    from tasks.train import attention, fast, varlen
+    from tasks.train import attention, fast, sharding, varlen
 
     dtype, cuda = loading.compute_dtype(), loading.device() != "cpu"
     config = package.config_of(base)
     plain = attention.implementation(config) if recipe.training.packing else None
     # Scores that are capped, or shapes that no test has shown, are for the plain path.
     serves = cuda and plain is not None and not config.get("attn_logit_softcapping")
+    shards = sharding.wanted(recipe, base)
     try:
-        model = loading.load_base(
-            base, recipe.base.quantization, dtype, varlen.register() if serves else plain
-        )
+        with sharding.while_loading(base) if shards > 1 else contextlib.nullcontext():
+            model = loading.load_base(
+                base, recipe.base.quantization, dtype, varlen.register() if serves else plain
+            )
     except torch.cuda.OutOfMemoryError as error:
         raise TrainingError(
-            f"the base model does not fit one GPU, and each of training.devices holds the whole of it; "
-            "set base.quantization: nf4, name a smaller base.model, or train on GPUs with more memory "
-            f"(weights are not split over GPUs: docs/devices.md) ({error})"
+            "the base model does not fit the GPU; set base.quantization: nf4, name a smaller "
+            "base.model, or train on more devices, each with a part of it (training.base_weights: "
+            f"sharded, docs/devices.md), or on GPUs with more memory ({error})"
         ) from error
-    chosen = fast.choose(model, recipe) if serves else None
+    if shards > 1:
+        sharding.install(model)
+    chosen = fast.choose(model, recipe, shards) if serves else None
     if chosen and chosen[0].resident:
         rounding.dequantize_once(model)
     elif serves and not chosen:

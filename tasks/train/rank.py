@@ -31,6 +31,9 @@ def main(arguments: list[str]) -> int:
     # One GPU a process, as torchrun's --virtual-local-rank has it.
     loading.one_gpu(int(os.environ["LOCAL_RANK"]))
     os.environ["LOCAL_RANK"] = "0"
+    # Weights that come and go, and those that are dropped while a base is loaded, leave holes else.
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     from tasks.train import team
 
     team.join()

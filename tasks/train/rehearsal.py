@@ -40,7 +40,7 @@ def compile_layers(fast: Any, trainer: Any, compiler: str) -> None:
     # Otherwise whatever the backward pass multiplies is kept, cheap to compute again or not.
     torch._functorch.config.ban_recompute_materialized_backward = not fast.plan.selective
     for layer in fast.core.layers:
-        layer.compile(dynamic=False, fullgraph=True, backend=compiler)
+        _compile(layer, fast.shape.shards > 1, compiler)
     fast.compiled = True
     try:
         with torch.random.fork_rng(), _training(trainer.model):
@@ -54,7 +54,17 @@ def compile_layers(fast: Any, trainer: Any, compiler: str) -> None:
         logging.getLogger(__name__).warning("compilation failed", exc_info=error)
         for layer in fast.core.layers:
             layer._compiled_call_impl = None
+            vars(layer).pop("forward", None)
         fast.compiled = False
+
+
+def _compile(layer: Any, gathers: bool, compiler: str) -> None:
+    """A layer with its hooks, or, where these gather its weights, without them."""
+    how = {"dynamic": False, "fullgraph": True, "backend": compiler}
+    if gathers:
+        layer.forward = torch.compile(layer.forward, **how)
+    else:
+        layer.compile(**how)
 
 
 def rehearse(fast: Any, trainer: Any) -> None:
@@ -70,6 +80,8 @@ def rehearse(fast: Any, trainer: Any) -> None:
                 (fast(_batch(trainer)) * 0.0).backward()
         except torch.cuda.OutOfMemoryError as error:
             ran_out = str(error) or type(error).__name__
+        if ran_out and fast.shape.shards > 1:  # the others wait for weights: they can only end, too
+            raise shared_out_does_not_fit(ran_out)
         if not team.any_of(bool(ran_out)):
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()  # what is reported is training's own
@@ -77,7 +89,7 @@ def rehearse(fast: Any, trainer: Any) -> None:
         plan = memory.leaner(fast.shape, fast.plan)
         if plan is None:
             raise _does_not_fit(ran_out or "of another device")
-        say(f"memory ran out; now {plan.words(fast.shape.layers)}", warn=True)
+        say(f"memory ran out; now {plan.words(fast.shape)}", warn=True)
         fast.plan = plan
         gc.collect()  # a checkpoint that was left in the middle leaves its hooks until then
         torch.cuda.empty_cache()
@@ -87,6 +99,15 @@ def _does_not_fit(error: object) -> TrainingError:
     return TrainingError(
         "the GPU's memory does not hold one training step even with all layers computed again; lower "
         f"training.per_device_train_batch_size or training.max_length ({error})"
+    )
+
+
+def shared_out_does_not_fit(error: object) -> TrainingError:
+    """What to say where a base that is shared out left no room on one of the devices."""
+    return TrainingError(
+        "a GPU's memory does not hold its part of the base and one training step; set training.memory: "
+        "least, lower training.per_device_train_batch_size or training.max_length, or raise "
+        f"training.devices ({error})"
     )
 
 

@@ -1,4 +1,4 @@
-"""The processes that train one model together: one a device, each with the whole model.
+"""The processes that train one model together: one a device.
 
 They hand each other gradients, counts and decisions, and every function here is to be called by all
 of them at the same place. A process on its own is a team of one, for which nothing happens. Small
@@ -25,6 +25,8 @@ def join() -> None:
     """Meet the others, where torchrun's variables say."""
     if torch.cuda.is_available():
         dist.init_process_group("cpu:gloo,cuda:nccl", timeout=PATIENCE)
+        # NCCL takes its memory now, before it is asked what is free.
+        dist.all_reduce(torch.zeros(1, device="cuda"))
         return
     # accelerate would name it cpu:0, to which torch.load cannot load an optimizer's state.
     os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"

@@ -109,3 +109,22 @@ def test_more_slots_than_a_limit_has_are_refused(servers: Servers) -> None:
     assert done.stdout.strip() == "held"
     assert "3 slots of 'two-gpus' are wanted" in done.stderr
     assert "and it has 2" in done.stderr
+
+
+def test_a_model_spread_over_more_gpus_than_slots_holds_them_all(servers: Servers) -> None:
+    """One GPU step at a time is a limit of 1, whatever the machine has; a limit of 3 gives two of them."""
+    code = (
+        "import sys\nfrom tasks import slots\n"
+        "with slots.gpu(1, spread=int(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    for limit, spread, expected in ((1, 8, 1), (3, 2, 2), (3, 1, 1)):
+        name = f"gpus-{limit}-{spread}"
+        servers.prefect("gcl", "create", name, "--limit", str(limit))
+        env = servers.client.environment() | {"PRECIS_GPU_LIMIT": name}
+        words, pipe = [sys.executable, "-c", code, str(spread)], subprocess.PIPE
+        held = subprocess.Popen(words, env=env, stdin=pipe, stdout=pipe, text=True)
+        assert says(held) == "held"
+        limits = servers.ask("v2/concurrency_limits/filter", {})
+        assert next(one["active_slots"] for one in limits if one["name"] == name) == expected
+        held.communicate("", timeout=60)
+        assert held.returncode == 0

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import shapes
 import tiny
+import torch
 
 from tasks import child, continuous, forecast, package
 from tasks.recipe import Base
@@ -188,6 +189,21 @@ def test_auto_leaves_to_generate_what_memory_has_no_room_for(llama: Path, tmp_pa
     assert [replace(summary, batch=0) for summary in generator.summarize(DOCUMENTS)] == expected
     assert "no room" in str(generator.refusal)
     assert generator.decoder() is None
+
+
+def test_room_is_what_memory_leaves_beside_the_work(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt fits with its summary's keys and values, to the token; 2 GiB are the packed steps'."""
+    decoder, config = generator.decoder(), generator.model.config
+    token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
+    known = type(decoder).fits.__globals__
+    monkeypatch.setitem(known, "reachable_bytes", lambda device: (2 << 30) + 100 * token + 7)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda device: 7)
+    decoder.device = torch.device("cuda")  # the arithmetic is a GPU's
+    room = 100 - SETTINGS.max_new_tokens
+    assert decoder.fits(room)
+    assert not decoder.fits(room + 1)
 
 
 def test_the_forecast_knows_the_same_models() -> None:

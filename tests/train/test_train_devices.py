@@ -18,6 +18,7 @@ import psutil
 import pytest
 import tiny
 import torch
+import two
 from safetensors.torch import load_file
 
 from tasks import child
@@ -130,6 +131,22 @@ def test_losses_and_weights_are_those_of_one_process_on_the_same_batches(
     for name, value in adapter(found).items():
         torch.testing.assert_close(value, weights[name], rtol=1e-3, atol=1e-4)
     assert json.loads((job.folder / "job" / "finished.json").read_text()) == found
+
+
+def test_a_shared_out_base_trains_the_very_same_adapter_though_a_rank_is_killed(
+    inputs: Path, together: tuple[Job, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Each holds half of the weights: with one gone all end, the retry goes on, and no bit differs."""
+    job = Job(inputs, tmp_path, devices=2, base_weights="sharded")
+    job.at = (15, lambda: numbered(job.ranks(), 1).kill())
+    with pytest.raises(ChildFailed, match=r"rank 1 of 2 ended by signal SIGKILL"):
+        job.train()
+    assert job.ranks() == []
+    found, (other, expected) = job.train(), together
+    assert found["digest"] == expected["digest"]
+    assert {n: line["loss"] for n, line in job.steps().items()} == {
+        n: line["loss"] for n, line in other.steps().items()
+    }
 
 
 def test_a_killed_rank_is_named_and_a_cancelled_run_goes_on_to_the_same_end(
@@ -266,19 +283,8 @@ def test_the_gpu_s_path_in_a_team(tmp_path: Path) -> None:
     import ranks_fast
 
     expected = ranks_fast.trained(tmp_path / "one", accumulation=2)
-    here = Path(__file__).parent
-    path = os.pathsep.join(map(str, (here.parents[1], here.parent, here)))
-    words = ["--standalone", "--nproc-per-node", "2", ranks_fast.__file__, str(tmp_path / "two")]
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *words],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, second = (json.loads((tmp_path / "two" / f"{rank}.json").read_text()) for rank in (0, 1))
+    (tmp_path / "two").mkdir(exist_ok=True)
+    first, second = two.processes("ranks_fast.py", tmp_path / "two", 240)
     assert first["steps"] == second["steps"]
     for ours, theirs in zip(first["steps"], expected["steps"], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)

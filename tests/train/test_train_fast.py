@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +279,25 @@ def test_when_memory_runs_out_more_is_computed_again(
         TrainingError, match=r"not hold one training step.*per_device_train_batch_size"
     ):
         rehearsal.rehearse(trainer.fast, trainer)
+    # Of a shared base no device can try again alone.
+    monkeypatch.setattr(Full, "room", 0)
+    trainer.fast.plan, trainer.fast.shape = Plan(), replace(trainer.fast.shape, shards=2)
+    with pytest.raises(TrainingError, match=r"its part of the base.*training\.memory: least"):
+        rehearsal.rehearse(trainer.fast, trainer)
+
+
+def test_memory_that_runs_out_while_layers_are_watched_is_no_plain_path(
+    bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that took it for itself would leave the others waiting for its share of the weights."""
+
+    def run_out(*_: Any) -> None:
+        raise torch.cuda.OutOfMemoryError("of this test")
+
+    trainer, recipe = trainer_over(bases["llama"], tmp_path)
+    monkeypatch.setattr(fast.calls, "watch", run_out)
+    with pytest.raises(TrainingError, match=r"its part of the base.*of this test"):
+        fast.choose(trainer.model.get_base_model(), recipe, shards=2)
 
 
 def test_the_choice_is_part_of_the_metrics(bases: dict[str, Path], tmp_path: Path) -> None:

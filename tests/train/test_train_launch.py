@@ -133,7 +133,7 @@ def test_the_rank_that_was_killed_is_named_before_those_that_missed_it(tmp_path:
 def test_a_base_that_does_not_fit_one_gpu_is_said_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights are not split over devices, so more of them would not help."""
+    """Fewer bits, a smaller base, more devices with a part of it each, or more memory."""
 
     def full(*_: Any, **__: Any) -> Any:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
@@ -142,5 +142,8 @@ def test_a_base_that_does_not_fit_one_gpu_is_said_with_what_to_do(
     rows = tiny.write_rows(tmp_path / "rows.jsonl", tiny.make_rows(4))
     monkeypatch.setattr(loading, "load_base", full)
     recipe = tiny.make_recipe(base).model_dump(mode="json")
-    with pytest.raises(TrainingError, match=r"not fit one GPU.*nf4.*not split.*docs/devices"):
+    with pytest.raises(
+        TrainingError,
+        match=r"does not fit the GPU.*nf4.*more devices.*base_weights: sharded.*docs/devices",
+    ):
         qlora.train(str(rows), str(base), recipe, str(tmp_path / "job"))

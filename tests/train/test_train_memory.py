@@ -20,6 +20,12 @@ LLAMA: dict[str, Any] = {
     "num_attention_heads": 32,
 }
 PHI: dict[str, Any] = LLAMA | {"vocab_size": 51200, "hidden_size": 2560, "intermediate_size": 10240}
+LLAMA_13B: dict[str, Any] = LLAMA | {
+    "hidden_size": 5120,
+    "intermediate_size": 13824,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 40,
+}
 GROUPS = {
     "llama": [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]],
     "phi": [["q_proj", "k_proj", "v_proj", "fc1"], ["dense"], ["fc2"]],
@@ -41,7 +47,8 @@ MEASURED = [
 
 
 def shape(kind: str, optimizer: str = "adamw_torch", tokens: int = 8192) -> memory.Shape:
-    values = {"llama": LLAMA, "phi": PHI}[kind]
+    values = {"llama": LLAMA, "13b": LLAMA_13B, "phi": PHI}[kind]
+    kind = "phi" if kind == "phi" else "llama"
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
             AutoConfig.for_model(kind, **values), dtype=torch.bfloat16
@@ -65,6 +72,23 @@ def test_predicted_peaks_are_within_a_tenth_of_measured_ones(
     """All plans, two architectures, 2,112 to 8,192 tokens."""
     predicted = memory.peak_bytes(shape(kind, optimizer, tokens), plan) / GIB
     assert predicted == pytest.approx(measured, rel=0.1)
+
+
+def test_predicted_peaks_of_a_shared_out_base_are_near_measured_ones() -> None:
+    """7 B on two H200s; 13 B on two that had 9 GiB left each (docs/benchmarks.md, 2026-11-22)."""
+    two = replace(shape("llama"), shards=2)
+    assert memory.peak_bytes(two, Plan()) / GIB == pytest.approx(35.83, rel=0.05)
+    larger = replace(shape("13b", tokens=2048), shards=2)
+    plan = Plan(selective=True, recomputed=37)
+    assert memory.peak_bytes(larger, plan) / GIB == pytest.approx(6.47, rel=0.05)
+    assert memory.peak_bytes(larger, plan) < memory.peak_bytes(replace(larger, shards=1), plan)
+
+
+def test_what_is_shared_out_is_not_dequantized_once() -> None:
+    """Neither where memory would hold it, nor where the recipe names it."""
+    shared = replace(shape("llama"), shards=8)
+    assert not memory.named("auto", shared, False, 139 * GIB).resident
+    assert not memory.named("resident", shared, False, 139 * GIB).resident
 
 
 @pytest.mark.parametrize(
