@@ -7,7 +7,8 @@ models are random weights of a known model's shape, made under OUT/models. Each 
 of its own. Those of one group are loaded together and take turns, so that their timed parts are
 interleaved; a variant that fails prints its traceback and the others go on. GROUPS below says what
 there is; `check` compares gradients with plain PEFT's. PROFILE names a variant of precis whose steps
-are profiled. Needs no Prefect; trl, and unsloth for its variants (UNSLOTH_SITE: where its packages are).
+are profiled. Needs no Prefect; trl, and for variants of unsloth's its packages in a folder of their own,
+UNSLOTH_SITE: they want another trl.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,17 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 32,
         "num_attention_heads": 32,
         "num_key_value_heads": 32,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+    },
+    "llama2-13b": {
+        "model_type": "llama",
+        "vocab_size": 32000,
+        "hidden_size": 5120,
+        "intermediate_size": 13824,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 40,
         "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-5,
     },
@@ -64,6 +77,7 @@ VARIANTS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "plain": ("precis", "llama2-7b", PACKED | {"memory": "plain"}, {}),
     "trl": ("trl", "llama2-7b", PACKED, {}),
     "unsloth": ("unsloth", "llama2-7b", PACKED, {}),
+    "unsloth-torch": ("unsloth", "llama2-7b", PACKED, {"without": ["xformers"]}),
     "small-least": ("precis", "llama2-7b", SMALL | {"memory": "least"}, {}),
     "small-full": ("precis", "llama2-7b", SMALL | {"memory": "full"}, {}),
     "bill-full": ("precis", "llama2-7b", BILL | {"memory": "full"}, CARD | {"long": True}),
@@ -73,11 +87,18 @@ VARIANTS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "phi-trl": ("trl", "phi-2", PACKED, {}),
     "phi-unsloth": ("unsloth", "phi-2", PACKED, {}),
 }
+# Unsloth's names of what the others' target_modules "all-linear" comes to.
+LINEARS = {
+    "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    "phi": ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"],
+}
 GROUPS = {
     "speed": ["auto", "nf4", "trl"],
+    "peers": ["auto", "trl", "unsloth"],  # 128 GiB
     "memory": ["selective", "full"],
     "small": ["small-least", "small-full", "bill-full", "bill-auto"],
     "phi": ["phi-auto", "phi-nf4", "phi-trl"],
+    "phi-peers": ["phi-auto", "phi-trl", "phi-unsloth"],
     "together": ["auto", "trl", "bill-full", "phi-auto", "small-least"],  # 127 GiB
 }
 
@@ -145,6 +166,17 @@ class Turns:
         return None
 
 
+def start_adapter(model: Any) -> None:
+    """The same adapter for all, in numbers that bf16 holds: TRL's adapter is in bf16."""
+    import torch
+
+    named = [p for n, p in model.named_parameters() if "lora_A" in n]
+    for i, parameter in enumerate(named):
+        made = torch.Generator(parameter.device).manual_seed(i)
+        start = torch.randn(parameter.shape, generator=made, device=parameter.device)
+        parameter.data.copy_((start * 0.02).bfloat16())
+
+
 def segments(turns: Turns, count: Any, found: dict[str, Any], profiled: Path | None = None) -> Any:
     """A TrainerCallback that times PARTS parts; `count()` gives non-pad tokens so far.
 
@@ -155,11 +187,7 @@ def segments(turns: Turns, count: Any, found: dict[str, Any], profiled: Path | N
 
     class Segments(TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, *_: Any, model: Any = None, **__: Any) -> None:
-            named = [p for n, p in model.named_parameters() if "lora_A" in n]
-            for i, parameter in enumerate(named):  # the same adapter for all
-                made = torch.Generator(parameter.device).manual_seed(i)
-                start = torch.randn(parameter.shape, generator=made, device=parameter.device)
-                parameter.data.copy_(start * 0.02)
+            start_adapter(model)
             turns.wait(-1)
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -215,13 +243,9 @@ def precis(
     shape: Path, training: dict[str, Any], more: dict[str, Any], turns: Turns, out: Path
 ) -> dict[str, Any]:
     """The flow's own training step."""
-    from unittest import mock
-
     import torch
 
     from tasks import loading
-    from tasks.recipe import Recipe
-    from tasks.train import qlora
 
     if more.get("gib"):
         torch.cuda.set_per_process_memory_fraction(
@@ -230,37 +254,66 @@ def precis(
     if more.get("fp16"):
         torch.backends.cuda.enable_flash_sdp(False)
         loading.compute_dtype = lambda: torch.float16
+    found: dict[str, Any] = {}
+    wanted = out if os.environ.get("PROFILE") == turns.me else None
+
+    def listen(trainer: Any) -> None:
+        tokens = lambda: trainer.meter.read()["tokens"]  # noqa: E731
+        trainer.add_callback(segments(turns, tokens, found, wanted))
+
+    rows = shape.parent / ("bills.jsonl" if more.get("long") else "rows.jsonl")
+    metrics = train_precis(shape, steps() | training, rows, out, listen)
+    notes = [json.loads(line) for line in (out / "progress.jsonl").read_text().splitlines()]
+    found["notes"] = [line["text"] for line in notes if line["kind"] == "note"]
+    found["predicted"] = metrics.get("predicted_memory_gib")
+    return found
+
+
+def train_precis(
+    shape: Path,
+    training: dict[str, Any],
+    rows: Path,
+    out: Path,
+    listen: Callable[[Any], None],
+) -> dict[str, Any]:
+    """tasks.train.qlora.train in OUT/job, `listen` called with its trainer first; its metrics."""
+    from unittest import mock
+
+    from tasks.recipe import Recipe
+    from tasks.train import qlora
+
     recipe = Recipe.model_validate(
         {
             "name": "bench",
             "data": {"train": "-"},
-            "base": {"model": str(shape)},
-            "training": steps() | training,
+            "base": {"model": str(shape), "quantization": quantization()},
+            "training": training,
         }
     )
-    found: dict[str, Any] = {}
     run = qlora._run
 
-    def with_segments(trainer: Any, resume: Any) -> None:
-        wanted = out if os.environ.get("PROFILE") == turns.me else None
-        tokens = lambda: trainer.meter.read()["tokens"]  # noqa: E731
-        trainer.add_callback(segments(turns, tokens, found, wanted))
+    def listened(trainer: Any, resume: Any) -> None:
+        listen(trainer)
         run(trainer, resume)
 
     os.environ["PRECIS_CHILD_FOLDER"] = str(out)  # notes and progress lines are kept there
-    rows = shape.parent / ("bills.jsonl" if more.get("long") else "rows.jsonl")
     # Hashing 13 GB for each variant would cost more device time than training does.
     with (
         mock.patch.object(qlora.digest, "of_folder", str),
-        mock.patch.object(qlora, "_run", with_segments),
+        mock.patch.object(qlora, "_run", listened),
     ):
         answer = qlora.train(
             str(rows), str(shape), recipe.model_dump(mode="json"), str(out / "job")
         )
-    notes = [json.loads(line) for line in (out / "progress.jsonl").read_text().splitlines()]
-    found["notes"] = [line["text"] for line in notes if line["kind"] == "note"]
-    found["predicted"] = answer["metrics"].get("predicted_memory_gib")
+    found: dict[str, Any] = answer["metrics"]
     return found
+
+
+def quantization() -> str:
+    """Of all base models. Where a script is tried on a CPU nothing is rounded."""
+    import torch
+
+    return "nf4" if torch.cuda.is_available() else "none"
 
 
 def write_profile(profiler: Any, folder: Path) -> None:
@@ -302,28 +355,69 @@ def steps() -> dict[str, Any]:
     return {"max_steps": total, "logging_steps": total, "save_steps": 10_000, "learning_rate": 2e-4}
 
 
-def trl(
-    shape: Path, training: dict[str, Any], more: dict[str, Any], turns: Turns, out: Path
-) -> dict[str, Any]:
-    """TRL at its best: packed, variable-length attention, nothing computed again; the same rows."""
-    import torch
+def encoded(shape: Path, length: int) -> tuple[Any, Any]:
+    """Its tokenizer, and the rows as precis trains on them: what is learned is the completion."""
     from datasets import Dataset
-    from peft import LoraConfig
-    from torch.nn.attention.varlen import varlen_attn
-    from transformers import (
-        AttentionInterface,
-        AttentionMaskInterface,
-        AutoModelForCausalLM,
-        AutoTokenizer,
-    )
-    from trl import SFTConfig, SFTTrainer
+    from transformers import AutoTokenizer
 
-    from tasks import rounding
     from tasks.examples import encode_for
     from tasks.recipe import Recipe
     from tasks.records import read_rows
 
-    def varlen(
+    tokenizer = AutoTokenizer.from_pretrained(shape)
+    recipe = Recipe.model_validate(
+        {
+            "name": "bench",
+            "data": {"train": "-"},
+            "base": {"model": str(shape)},
+            "training": {"max_length": length},
+        }
+    )
+    examples = encode_for(read_rows(shape.parent / "rows.jsonl"), tokenizer, recipe, shape)
+    columns = {"input_ids": examples.input_ids, "labels": examples.labels}
+    return tokenizer, Dataset.from_dict(columns)
+
+
+def peer_arguments(out: Path, training: dict[str, Any], **more: Any) -> Any:
+    """What precis trains with, in full: Unsloth has defaults of its own (accumulation 2, decay)."""
+    import torch
+    from trl import SFTConfig
+
+    cuda = torch.cuda.is_available()
+    common = {
+        "gradient_accumulation_steps": 1,
+        "optim": "adamw_torch_fused",
+        "weight_decay": 0.0,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 0.03,
+        "max_grad_norm": 1.0,
+    }
+    return SFTConfig(
+        output_dir=str(out),
+        **(common | training | more),
+        seed=0,
+        data_seed=0,
+        bf16=cuda,
+        use_cpu=not cuda,
+        packing=True,
+        packing_strategy="bfd",
+        gradient_checkpointing=False,
+        save_strategy="no",
+        logging_first_step=True,
+        report_to=[],
+        disable_tqdm=True,
+    )
+
+
+def varlen() -> str:
+    """An attention over packed rows for plain TRL: torch's own kernel; row by row on a CPU."""
+    import torch
+    from torch.nn.attention.varlen import varlen_attn
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    from tasks.train import attention
+
+    def by_kernel(
         module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: Any = None, **kw: Any
     ) -> Any:
         _, _, tokens, width = query.shape
@@ -338,48 +432,36 @@ def trl(
         )
         return made.view(1, tokens, -1, width), None
 
-    AttentionInterface.register("varlen", varlen)
+    if not torch.cuda.is_available():
+        return attention.register()
+    AttentionInterface.register("varlen", by_kernel)
     AttentionMaskInterface.register("varlen", lambda *_, **__: None)
-    tokenizer = AutoTokenizer.from_pretrained(shape)
-    recipe = Recipe.model_validate(
-        {
-            "name": "bench",
-            "data": {"train": "-"},
-            "base": {"model": str(shape)},
-            "training": {"max_length": training["max_length"]},
-        }
-    )
-    examples = encode_for(read_rows(shape.parent / "rows.jsonl"), tokenizer, recipe, shape)
+    return "varlen"
+
+
+def trl_trainer(shape: Path, training: dict[str, Any], attention: str, out: Path) -> Any:
+    """TRL's trainer: packed, nothing computed again; the same rows."""
+    import torch
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM
+    from trl import SFTTrainer
+
+    from tasks import loading, rounding
+
+    tokenizer, dataset = encoded(shape, training["max_length"])
+    dtype = loading.compute_dtype()
     model = AutoModelForCausalLM.from_pretrained(
         shape,
-        quantization_config=rounding.config("nf4", torch.bfloat16),
-        dtype=torch.bfloat16,
-        device_map={"": 0},
-        attn_implementation="varlen",
+        quantization_config=rounding.config(quantization(), dtype),
+        dtype=dtype,
+        device_map={"": loading.device()},
+        attn_implementation=attention,
     )
     torch.manual_seed(0)
-    args = SFTConfig(
-        output_dir=str(out / "trl"),
-        **(steps() | training),
-        optim="adamw_torch_fused",
-        warmup_steps=0.03,
-        seed=0,
-        data_seed=0,
-        bf16=True,
-        packing=True,
-        packing_strategy="bfd",
-        gradient_checkpointing=False,
-        save_strategy="no",
-        logging_first_step=True,
-        report_to=[],
-        disable_tqdm=True,
-    )
-    trainer = SFTTrainer(
+    return SFTTrainer(
         model=model,
-        args=args,
-        train_dataset=Dataset.from_dict(
-            {"input_ids": examples.input_ids, "labels": examples.labels}
-        ),
+        args=peer_arguments(out / "trl", training),
+        train_dataset=dataset,
         processing_class=tokenizer,
         peft_config=LoraConfig(
             r=16,
@@ -389,78 +471,66 @@ def trl(
             task_type="CAUSAL_LM",
         ),
     )
-    return peer(trainer, turns)
+
+
+def trl(
+    shape: Path, training: dict[str, Any], more: dict[str, Any], turns: Turns, out: Path
+) -> dict[str, Any]:
+    """TRL at its best: variable-length attention."""
+    return peer(trl_trainer(shape, steps() | training, varlen(), out), turns)
 
 
 def unsloth(
     shape: Path, training: dict[str, Any], more: dict[str, Any], turns: Turns, out: Path
 ) -> dict[str, Any]:
-    """Unsloth at its best: packed, nothing computed again. It learns the prompts too (text rows)."""
+    """Unsloth at its best: packed, nothing computed again; the same rows. Imported before trl."""
     import importlib
 
-    fast_model = importlib.import_module("unsloth").FastLanguageModel  # before trl
+    for name in more.get("without", []):
+        sys.modules[name] = None  # type: ignore[assignment]
+    fast_model = importlib.import_module("unsloth").FastLanguageModel
     import torch
-    from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTTrainer
 
-    length = training["max_length"]
+    kinds = {"load_in_4bit": True, "dtype": torch.bfloat16, "use_gradient_checkpointing": False}
     model, tokenizer = fast_model.from_pretrained(
-        str(shape),
-        max_seq_length=length,
-        load_in_4bit=True,
-        dtype=torch.bfloat16,
-        local_files_only=True,
+        str(shape), max_seq_length=training["max_length"], local_files_only=True, **kinds
     )
-    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     model = fast_model.get_peft_model(
         model,
         r=16,
         lora_alpha=32,
         lora_dropout=0,
         bias="none",
-        target_modules=targets,
+        target_modules=LINEARS[SHAPES[shape.name]["model_type"]],
         use_gradient_checkpointing=False,
         random_state=0,
     )
-    lines = (shape.parent / "rows.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    prompt = "Summarize the following conversation.\n\n{}\n\nSummary: {}</s>"
-    texts = [{"text": prompt.format(r["document"], r["references"][0])} for r in rows]
-    args = SFTConfig(
-        output_dir=str(out / "unsloth"),
-        dataset_text_field="text",
-        **(steps() | training),
-        bf16=True,
-        packing=True,
-        optim="adamw_8bit",
-        save_strategy="no",
-        logging_first_step=True,
-        report_to=[],
-        disable_tqdm=True,
-        dataset_num_proc=4,
-    )
-    return peer(
-        SFTTrainer(
-            model=model,
-            processing_class=tokenizer,
-            train_dataset=Dataset.from_list(texts),
-            args=args,
-        ),
+    _, dataset = encoded(shape, training["max_length"])
+    # dataset_num_proc: its default starts many processes to pack.
+    args = peer_arguments(out / "unsloth", steps() | training, dataset_num_proc=1)
+    found = peer(
+        SFTTrainer(model=model, processing_class=tokenizer, train_dataset=dataset, args=args),
         turns,
     )
+    chosen = importlib.import_module("unsloth.utils.attention_dispatch").select_attention_backend
+    packed = importlib.import_module("unsloth.utils.hf_packed_attention").HF_PACKED_ATTENTION_STATS
+    found["notes"] = [f"packed rows attend by {chosen(use_varlen=True)}; generic path {packed}"]
+    return found
 
 
 def peer(trainer: Any, turns: Turns) -> dict[str, Any]:
     """Count tokens as they are handed over, and train."""
-    seen, compute = [0], trainer.compute_loss
+    compute = trainer.compute_loss
+    seen: list[Any] = [0]  # on the GPU until it is asked for: reading it would wait for all before
 
     def counted(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        seen[0] += int(inputs["input_ids"].ne(0).sum())
+        seen[0] = seen[0] + inputs["input_ids"].ne(0).sum()
         return compute(model, inputs, *args, **kwargs)
 
     trainer.compute_loss = counted
     found: dict[str, Any] = {}
-    trainer.add_callback(segments(turns, lambda: seen[0], found))
+    trainer.add_callback(segments(turns, lambda: int(seen[0]), found))
     trainer.train()
     return found
 
@@ -506,6 +576,21 @@ def line(name: str, out: Path) -> str:
         f"grad {f['grad_norm']:.4f}  |B| {f['adapter']:.4f}"
         + "".join(f"\n    {note}" for note in f.get("notes", []))
     )
+
+
+def _environment(name: str, out: Path) -> dict[str, str]:
+    """A variant's: Unsloth's packages go before all others, and are seen by it alone."""
+    env = dict(os.environ)
+    if VARIANTS[name][0] != "unsloth":
+        return env
+    site = Path(env["UNSLOTH_SITE"])
+    # xformers' kernels are linked with another release of the CUDA runtime than torch's.
+    firsts = {"PYTHONPATH": site, "LD_LIBRARY_PATH": site / "nvidia/cuda_runtime/lib"}
+    for path, first in firsts.items():
+        env[path] = os.pathsep.join(filter(None, [str(first), env.get(path, "")]))
+    offline = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "UNSLOTH_DISABLE_STATISTICS")
+    compiled = {"UNSLOTH_COMPILE_LOCATION": str((out / name / "compiled").absolute())}
+    return env | dict.fromkeys(offline, "1") | compiled
 
 
 def check(folder: Path) -> None:
@@ -643,16 +728,13 @@ def main(out: Path, source: Path, tokenizer: Path, *wanted: str) -> None:
         running = []
         for name in members:
             (out / name).mkdir(parents=True, exist_ok=True)
-            env = dict(os.environ)
-            if VARIANTS[name][0] == "unsloth":
-                env["PYTHONPATH"] = os.pathsep.join([env["UNSLOTH_SITE"], env["PYTHONPATH"]])
             with (out / name / "log.txt").open("wb") as log:
                 running.append(
                     subprocess.Popen(
                         [sys.executable, __file__, "--one", name, ",".join(members), str(out)],
                         stdout=log,
                         stderr=subprocess.STDOUT,
-                        env=env,
+                        env=_environment(name, out),
                     )
                 )
         for name, process in zip(members, running, strict=True):

@@ -1,0 +1,106 @@
+"""A merged model that one GPU does not hold: drift check, evaluation and losses, spread over all GPUs.
+
+    python tests/bench/gpu_spread.py OUT [ROWS TOKENIZER]
+
+ROWS is DialogSum's dev.jsonl, TOKENIZER a folder with a tokenizer of at most 32,000 entries. A model
+of Llama-2-7B's shape (random weights and adapter) is merged, compared with its adapter and evaluated
+on ROW_COUNT rows, first with all of each GPU's memory, then with a share of LEFT_GIB of it, and what both
+gave is compared: seconds, memory a GPU, drift, summaries, losses. Without ROWS a small model takes
+both turns alike, on a CPU: that tries the script. Prints one table.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import bulk_models
+import gpu_train
+import tiny
+
+LEFT_GIB, ROW_COUNT = 9.0, 48
+
+
+def judge(out: Path, turn: str, size: str) -> dict[str, Any]:
+    """Drift and evaluation in this process."""
+    import torch
+
+    from tasks.evaluate.predict import predict
+    from tasks.merge import drift
+
+    if turn == "crowded":
+        for at in range(torch.cuda.device_count()):
+            total = torch.cuda.get_device_properties(at).total_memory
+            torch.cuda.set_per_process_memory_fraction(LEFT_GIB * 2**30 / total, at)
+    recipe = bulk_models.recipe(out / "base", merge={"drift_rows": 4})
+    begun = time.monotonic()
+    found = drift.measure(
+        out / "base", out / "adapter", out / "package", out / "rows.jsonl", recipe
+    )
+    drifted = time.monotonic() - begun
+    table = out / f"{turn}.json"
+    answer = predict(str(out / "package"), str(out / "rows.jsonl"), str(table), loss=True)
+    peaks = [torch.cuda.max_memory_allocated(i) / 2**30 for i in range(torch.cuda.device_count())]
+    return {
+        "drift s": drifted,
+        "kl": found.kl,
+        "top1": found.top1_agreement,
+        "tokens": answer["output_tokens"],
+        "write s": answer["seconds"],
+        "means": answer["means"],
+        "decoding": answer["decoding"],
+        "peaks": peaks,
+    }
+
+
+def prepare(out: Path, size: str, *named: str) -> None:
+    """Base, adapter, rows and the merged package, where they are not there."""
+    from tasks import loading
+    from tasks.merge import merge
+    from tasks.records import Row
+
+    out.mkdir(parents=True, exist_ok=True)
+    if named:
+        words = [gpu_train.__file__, "--make", "llama2-7b", str(out / "base"), named[1]]
+        subprocess.run([sys.executable, *words], check=True)
+        lines = [json.loads(line) for line in Path(named[0]).read_text().splitlines()[:ROW_COUNT]]
+        rows = [Row(r["fname"], r["fname"], r["dialogue"], (r["summary"],)) for r in lines]
+    else:
+        bulk_models.make_base(out / "base", size)
+        rows = tiny.make_rows(6)
+    tiny.write_rows(out / "rows.jsonl", rows)
+    dtype = str(loading.compute_dtype()).removeprefix("torch.")
+    bulk_models.make_adapter(out / "adapter", out / "base", size, dtype)
+    recipe = bulk_models.recipe(
+        out / "base", evaluation={"decoding": "generate", "max_new_tokens": 48, "batch_size": 16}
+    )
+    values = recipe.model_dump(mode="json")
+    merge.merge(str(out / "base"), str(out / "adapter"), values, str(out / "package"))
+
+
+def main(out: Path, *named: str) -> None:
+    """Both turns, then the table."""
+    size = "7b" if named else "small"
+    prepare(out, size, *named)
+    found = []
+    for turn in ("alone", "crowded"):
+        words = [sys.executable, __file__, "--one", str(out), turn, size]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode:
+            print(f"{turn} failed:\n{done.stderr[-3000:]}", flush=True)
+            continue
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+        print(turn, json.dumps(found[-1]), flush=True)
+    alone, crowded = ((out / f"{turn}.json").read_text() for turn in ("alone", "crowded"))
+    print(f"predictions are {'the same' if alone == crowded else 'NOT the same'}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--one":
+        print(json.dumps(judge(Path(sys.argv[2]), *sys.argv[3:])))
+    else:
+        main(Path(sys.argv[1]), *sys.argv[2:])
