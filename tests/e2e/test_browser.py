@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -177,17 +178,17 @@ def submit(page: Page) -> None:
 
 def a_promotion_is_seen(page: Page) -> None:
     """Progress on the way, the verdict as the state, its sentence as the message."""
+    page.set_viewport_size(SHOWS_ALL_ARTIFACTS)  # type: ignore[arg-type]
     tab(page, "Artifacts")
-    expect(artifact(page, "training")).to_be_visible(timeout=RUN_SECONDS * 1000)
+    comes(page, "training")
     state = page.locator(".state-badge").first
     expect(state).to_have_text(FINAL, timeout=RUN_SECONDS * 1000)
     expect(state).to_have_text("PROMOTE")
-    page.set_viewport_size(SHOWS_ALL_ARTIFACTS)  # type: ignore[arg-type]
     # The graph is drawn for the tasks that it finds; artifacts made just before the end may not have
     # been listed yet, and once a run has ended the page asks for them no more.
     page.reload()
     tab(page, "Artifacts")
-    expect(artifact(page, "report")).to_be_visible()
+    comes(page, "report")
     picture(page, "run")
     page.set_viewport_size(VIEW)  # type: ignore[arg-type]
     tab(page, "Details")
@@ -207,6 +208,14 @@ def artifact(page: Page, key: str) -> Locator:
     return page.locator("a[href*='/artifacts/artifact/']").filter(
         has=page.get_by_text(key, exact=True)
     )
+
+
+def comes(page: Page, key: str) -> None:
+    """Scrolls on until it is there: what is drawn above later pushes an artifact out of view again."""
+    end = time.monotonic() + RUN_SECONDS
+    while not artifact(page, key).first.is_visible():
+        assert time.monotonic() < end, f"no artifact {key!r} within {RUN_SECONDS} s"
+        page.wait_for_timeout(500)
 
 
 def the_report_is_read(page: Page) -> None:
