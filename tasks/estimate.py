@@ -1,10 +1,8 @@
 """What a run will need, from the recipe and the base's file headers alone: memory and disk.
 
-A first estimate, meant to catch runs that cannot fit. Training on a GPU is what tasks.train.memory says
-of it; on a CPU, or by TRL's own path, weights, adapter, optimizer and what autograd keeps of one
-micro-batch (counted on Llama and Phi shapes with saved_tensors_hooks, which tests/test_estimate.py
-repeats). Evaluation: the merged model's weights and its cache of keys and values. Nothing here grows with
-the square of the context: attention never builds its matrix.
+A first estimate, meant to catch runs that cannot fit. Training is tasks.needs'. Evaluation: the merged
+model's weights and its cache of keys and values. Nothing here grows with the square of the context:
+attention never builds its matrix.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from typing import Any
 import psutil
 
 from tasks import device, needs, package, speed
-from tasks.fit import Layers, tensor_shapes
+from tasks.fit import Layers, not_shared_out, tensor_shapes
 from tasks.recipe import Recipe
 from tasks.summarizer import FILLED
 from tasks.train import memory
@@ -45,6 +43,7 @@ class Estimate:
     shape: memory.Shape | None = None
     plan: memory.Plan | None = None
     evaluation_devices: int = 1  # processes that write summaries, each with a GPU of its own
+    may_share_out: bool = False  # whether more devices would take a part of the base each
 
     def lines(self) -> list[str]:
         """For a terminal."""
@@ -68,8 +67,14 @@ class Estimate:
 
     def _for_evaluation(self) -> int:
         """Memory that one process has for it: of all GPUs, where it is the only one."""
-        gpus = gpus_for(self.weights_bytes) if self.evaluation_devices == 1 else 1
-        return self.memory_bytes * gpus
+        return self.memory_bytes * (self._gpus() if self.is_spread() else 1)
+
+    def is_spread(self) -> bool:
+        """Whether evaluation's one process has its weights on several GPUs."""
+        return self.evaluation_devices == 1 and self._gpus() > 1
+
+    def _gpus(self) -> int:
+        return gpus_for(2 * self.parameters)
 
     def _evaluation(self) -> str:
         # No problem yet: documents may be shorter than they are allowed to be.
@@ -89,16 +94,17 @@ class Estimate:
         """What does not fit, with the mend."""
         found = []
         if self.training_bytes > self.memory_bytes:
+            shared = ", or share the base's weights out over more training.devices"
             found.append(
                 f"training needs about {self.training_bytes / GIB:.1f} GiB and {self.device} has "
                 f"{self.memory_bytes / GIB:.1f}; lower training.per_device_train_batch_size or "
-                "training.max_length, set training.gradient_checkpointing, or share the base's weights "
-                "out over more training.devices"
+                "training.max_length, or set training.gradient_checkpointing"
+                + (shared if self.may_share_out else "")
             )
         if self.weights_bytes > self._for_evaluation():
             there = f"{self.device} has {self._for_evaluation() / GIB:.1f}"
             mend = "name a smaller base, or run where there is more memory"
-            if self.weights_bytes <= self.memory_bytes * gpus_for(self.weights_bytes):
+            if self.weights_bytes <= self.memory_bytes * self._gpus():
                 mend = "one process alone spreads it over all GPUs: set evaluation.devices to 1"
             found.append(
                 f"evaluation loads the merged model's {self.weights_bytes / GIB:.1f} GiB and {there}; "
@@ -125,6 +131,7 @@ def estimate(recipe: Recipe, base: Path, work: Path) -> Estimate:
     where, rows = device.compute(), package.context_for(recipe, base)
     free = _memory_bytes()
     parts = needs.weight_shards(recipe, config, shapes, where, rows, free)
+    on_card = needs.weight_shards(recipe, config, shapes, "cuda", rows, CARD)
     chosen = needs.planned(recipe, config, shapes, free, parts) if where == "cuda" else None
     existing = work
     while not existing.exists():
@@ -132,7 +139,7 @@ def estimate(recipe: Recipe, base: Path, work: Path) -> Estimate:
     return Estimate(
         parameters,
         needs.training_bytes(recipe, config, shapes, where, rows, free, parts),
-        needs.training_bytes(recipe, config, shapes, "cuda", rows, CARD, parts),
+        needs.training_bytes(recipe, config, shapes, "cuda", rows, CARD, on_card),
         needs.width(where) * parameters + (needs.CUDA_BYTES if where == "cuda" else 0),
         # At least a byte: where a config does not say what a token takes, there is no room to divide.
         max(1, rows * _row_token_bytes(config, needs.width(where), recipe.evaluation.kv_cache)),
@@ -147,6 +154,7 @@ def estimate(recipe: Recipe, base: Path, work: Path) -> Estimate:
         chosen[1] if chosen else None,
         # A worker of a cluster has one GPU, too.
         2 if recipe.evaluation.cluster else recipe.evaluation.devices,
+        where == "cuda" and not not_shared_out(recipe, config),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,11 @@ def tensor_shapes(model: Path) -> Shapes:
             header = json.loads(stream.read(length))
         shapes |= {k: tuple(v["shape"]) for k, v in header.items() if k != "__metadata__"}
     return shapes
+
+
+def weights(model: Path) -> int:
+    """How many numbers they are, from the same headers."""
+    return sum(map(prod, tensor_shapes(model).values()))
 
 
 def problems(recipe: Recipe, base: Path) -> list[str]:

@@ -138,11 +138,11 @@ def foresee(
     found = found or speed.here()
     if found is None:
         return {}
-    needs = estimate.estimate(recipe, base, artifacts.work_folder())
+    foreseen = estimate.estimate(recipe, base, artifacts.work_folder())
     limit = package.settings_for(recipe, base).max_source_tokens
     train, evaluation = (Rows.of(report[side], limit) for side in ("train", "evaluation"))
     size = sum(file["bytes"] for one in report["inputs"].values() for file in one["files"])
-    return _Run(recipe, base, needs, found, train, evaluation, size).forecast()
+    return _Run(recipe, base, foreseen, found, train, evaluation, size).forecast()
 
 
 def note(run: Any, recipe: Recipe, base: Path, report: Path) -> None:
@@ -192,7 +192,7 @@ def lines(forecast: Forecast, champion: bool) -> list[str]:
 class _Run:
     recipe: Recipe
     base: Path
-    needs: estimate.Estimate
+    foreseen: estimate.Estimate
     speed: Speed
     train_rows: Rows
     evaluation_rows: Rows
@@ -201,8 +201,8 @@ class _Run:
     def forecast(self) -> Forecast:
         model = Model.of(self.recipe, self.base)
         batch, row_bytes = self._under_way()
-        judging = (self.needs.weights_bytes + batch * row_bytes) / GIB
-        merging = max(self._largest_file() / GIB * 2, self.needs.weights_bytes / GIB)
+        judging = (self.foreseen.weights_bytes + batch * row_bytes) / GIB
+        merging = max(self._largest_file() / GIB * 2, self.foreseen.weights_bytes / GIB)
         tuned = self._evaluation(model, tuned=True)
         return {
             "ingest": self._ingest(),
@@ -222,18 +222,18 @@ class _Run:
 
     def _under_way(self) -> tuple[int, float]:
         """How many documents are written about at once, and the bytes that one of them takes."""
-        needs, rows, asked = self.needs, self.evaluation_rows, self.recipe.evaluation
+        known, rows, asked = self.foreseen, self.evaluation_rows, self.recipe.evaluation
         mine = math.ceil(rows.rows / asked.devices)
         if self._way() != "continuous":
-            tokens = min(rows.longest_prompt + asked.max_new_tokens, needs.row_tokens)
-            return min(needs.batch_size, mine), needs.row_bytes / needs.row_tokens * tokens
+            tokens = min(rows.longest_prompt + asked.max_new_tokens, known.row_tokens)
+            return min(known.batch_size, mine), known.row_bytes / known.row_tokens * tokens
         # Each has what it needs, and the longer half is under way first.
         tokens = (7 * rows.median_prompt + rows.longest_prompt) // 8 + asked.max_new_tokens
         config = package.config_of(self.base)
         cached = estimate.cached_token_bytes(config, 2) * int(config.get("num_hidden_layers", 0))
         row_bytes = max(1, cached * tokens)
         slots = max(SLOTS, asked.batch_size) if asked.decoding == "auto" else asked.batch_size
-        fitting = (needs.memory_bytes - needs.weights_bytes - WRITING_BYTES) // row_bytes
+        fitting = (known.memory_bytes - known.weights_bytes - WRITING_BYTES) // row_bytes
         return max(1, min(slots, fitting, mine)), float(row_bytes)
 
     def _with_libraries(self, step: str, gib: float) -> float:
@@ -251,7 +251,7 @@ class _Run:
         return Cost(seconds, FLOW_GIB + held / GIB)
 
     def _training_gib(self) -> float:
-        known = self.needs.training_bytes / GIB
+        known = self.foreseen.training_bytes / GIB
         lists = TOKEN_LIST_BYTES * self.train_rows.tokens / GIB
         return self._with_libraries("train", known + (lists if self.speed.device == "cpu" else 0))
 
@@ -276,7 +276,7 @@ class _Run:
 
     def _gpu_batch(self, tokens: float) -> float:
         """Seconds of a micro-batch of so many tokens on a GPU."""
-        shape, plan = self.needs.shape, self.needs.plan
+        shape, plan = self.foreseen.shape, self.foreseen.plan
         if shape is None or plan is None:
             model = Model.of(self.recipe, self.base)
             plain = 4 * model.linear * tokens / self.speed.products
@@ -332,6 +332,8 @@ class _Run:
         served = served and asked.kv_cache == "device" and self.recipe.base.rope != "dynamic"
         old = WITHOUT_BF16 & set(self.speed.name.replace("-", " ").split())
         if self.speed.device == "cpu" or asked.decoding == "generate" or old or not served:
+            return self.speed.device
+        if self.foreseen.is_spread():
             return self.speed.device
         return "continuous"
 

@@ -11,10 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from tasks import fit, summarizer
-
-# A weight of a linear layer at rest, with its share of the scales.
-BYTES = {"nf4": 0.52, "fp4": 0.52, "int8": 1.0, "none": 2.0}
+from tasks import fit, needs, summarizer
 
 
 def one_gpu(place: int = 0) -> None:
@@ -51,10 +48,9 @@ def compute_dtype() -> Any:
 
 def resting_bytes(base: Path, quantization: str) -> int:
     """About what a loaded model's weights take: 16 bits each, those of linear layers as quantized."""
-    shapes = fit.tensor_shapes(base)
-    inner = sum(map(prod, fit.Layers.of(shapes).inner.values()))
-    rest = sum(map(prod, shapes.values())) - inner
-    return int(2 * rest + BYTES[quantization] * inner)
+    inner = fit.Layers.of(fit.tensor_shapes(base)).inner.values()
+    rest = fit.weights(base) - sum(map(prod, inner))
+    return int(2 * rest + sum(needs.resting_bytes(one, quantization, "cuda") for one in inner))
 
 
 def load_base(base: Path, quantization: str, dtype: Any, attention: str | None = None) -> Any:

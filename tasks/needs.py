@@ -1,6 +1,9 @@
 """What training needs of a device's memory, from the recipe and the base's file headers alone.
 
-And so whether a base's weights rest whole on each device of a team. Imports no torch.
+And so whether a base's weights rest whole on each device of a team. On a GPU it is what
+tasks.train.memory says; on a CPU, or by TRL's own path, weights, adapter, optimizer and what autograd
+keeps of one micro-batch (counted on Llama and Phi shapes with saved_tensors_hooks, which
+tests/test_estimate.py repeats). Imports no torch.
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ from tasks.fit import Layers, Shapes, not_shared_out
 from tasks.recipe import Recipe
 from tasks.train import memory
 
-FOUR_BIT_BYTES = 0.516  # 4 bits and, doubly quantized, 0.127 bits of scale a weight
 # Kept for the backward pass, bytes a token and layer: for each hidden unit, for each unit of the MLP.
 # Mixed precision keeps casts beside what it casts. With checkpointing a layer keeps its input alone.
 KEPT_BYTES = {"cuda": (30, 10), "cpu": (36, 20)}
@@ -37,10 +39,23 @@ def weight_shards(
     if asked == "auto":
         if where == "cpu":
             return 1
-        whole = training_bytes(recipe, config, shapes, where, rows, int(free), 1) - CUDA_BYTES
+        whole = _leanest_bytes(recipe, config, shapes, rows, int(free)) - CUDA_BYTES
         if whole <= memory.USABLE * (free - CUDA_BYTES):
             return 1
     return count
+
+
+def _leanest_bytes(
+    recipe: Recipe, config: dict[str, Any], shapes: Shapes, rows: int, free: int
+) -> int:
+    """Of a GPU that holds all weights, by the last plan that a rehearsal would come to."""
+    chosen = planned(recipe, config, shapes, free, 1)
+    if chosen is None:
+        return training_bytes(recipe, config, shapes, "cuda", rows, free, 1)
+    shape, plan = chosen
+    while lean := memory.leaner(shape, plan):
+        plan = lean
+    return int(memory.peak_bytes(shape, plan)) + CUDA_BYTES
 
 
 def planned(
@@ -76,7 +91,7 @@ def training_bytes(
     wide, training, layers = width(where), recipe.training, Layers.of(shapes)
     linear = layers.inner.values()
     weights: float = (sum(map(prod, shapes.values())) - sum(map(prod, linear))) * wide
-    resting = sum(_resting_bytes(shape, recipe.base.quantization, where) for shape in linear)
+    resting = sum(resting_bytes(shape, recipe.base.quantization, where) for shape in linear)
     depth, hidden = int(config.get("num_hidden_layers", 0)), int(config.get("hidden_size", 0))
     # Of several parts one rests here, and two layers are whole.
     weights += resting if parts == 1 else resting * min(1, 1 / parts + 2 / max(1, depth))
@@ -96,12 +111,13 @@ def training_bytes(
     return int(weights + adapter + tokens * kept) + (CUDA_BYTES if where == "cuda" else 0)
 
 
-def _resting_bytes(shape: tuple[int, ...], quantization: str, where: str) -> float:
+def resting_bytes(shape: tuple[int, ...], quantization: str, where: str) -> float:
+    """What a linear layer's weights take once loaded, with their scales."""
     rows, columns = shape
     # Uneven rows of 4 bits rest in full on a CPU: tasks.rounding.
     if quantization == "none" or (quantization != "int8" and where == "cpu" and columns % 64):
         return prod(shape) * width(where)
-    return prod(shape) + 4 * rows if quantization == "int8" else prod(shape) * FOUR_BIT_BYTES
+    return prod(shape) + 4 * rows if quantization == "int8" else prod(shape) * memory.NF4_BYTES
 
 
 def adapter_parameters(recipe: Recipe, layers: Layers) -> int:

@@ -142,6 +142,35 @@ def test_it_speaks_of_the_card_in_hand(tmp_path: Path) -> None:
     assert "evaluation loads the merged model's 13.1 GiB and cuda has 11.0" in small.problems()[0]
 
 
+def test_a_team_s_card_is_spoken_of_as_the_team_would_use_it(tmp_path: Path) -> None:
+    """On a machine without GPUs: 13.5 GB of 16-bit weights, whole on one 16 GB card or over two of them."""
+    base = headers_of_llama_7b(tmp_path / "base")
+    training = {"max_length": 2048, "per_device_train_batch_size": 12}
+    for devices, words in ((1, "which does not fit a 16 GB card"), (2, "which fits a 16 GB card")):
+        recipe = tiny.make_recipe(
+            base, base={"quantization": "none"}, training=training | {"devices": devices}
+        )
+        assert words in estimate.estimate(recipe, base, tmp_path).lines()[2]
+
+
+def test_more_devices_are_offered_where_they_would_take_a_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On GPUs, of what can be shared out; the processes of a CPU each hold everything."""
+    base = headers_of_llama_7b(tmp_path / "base")
+    for where, kind, offered in (
+        ("cuda", "lora", True),
+        ("cuda", "dora", False),
+        ("cpu", "lora", False),
+    ):
+        monkeypatch.setattr(estimate.device, "compute", lambda where=where: where)
+        monkeypatch.setattr(estimate, "_memory_bytes", lambda: 2 * GIB)
+        recipe = tiny.make_recipe(base, adapter={"kind": kind})
+        problem = estimate.estimate(recipe, base, tmp_path).problems()[0]
+        assert problem.startswith("training needs about")
+        assert ("share the base's weights out over more training.devices" in problem) is offered
+
+
 def test_the_longest_row_is_what_the_recipe_and_the_base_allow(tmp_path: Path) -> None:
     """Not max_length where the base reads less, nor the base's maximum where the recipe limits it."""
     base = tiny.make_tiny_base(tmp_path / "base", context=96)

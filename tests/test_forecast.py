@@ -62,8 +62,8 @@ def test_continuous_writing_is_foretold_within_a_fifth(
     rows = forecast.Rows(500, 500, 114_852, 64_000, 230, 790, 127)
     card = speed.of_card("NVIDIA H200")
     assert card
-    needs = estimate.estimate(recipe, base, tmp_path)
-    run = forecast._Run(recipe, base, needs, card, rows, rows, 0)
+    expected = estimate.estimate(recipe, base, tmp_path)
+    run = forecast._Run(recipe, base, expected, card, rows, rows, 0)
     model = forecast.Model.of(recipe, base)
     loading = forecast.STARTING["evaluate"] + 2 * model.parameters / forecast.LOADED["cuda"]
     foreseen = run.forecast()
@@ -76,6 +76,25 @@ def test_continuous_writing_is_foretold_within_a_fifth(
     assert merged
     assert drift
     assert merged + drift == pytest.approx(27, rel=0.2)
+
+
+def test_a_spread_model_is_foretold_as_it_will_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By `generate`, in the recipe's own batches; each of two processes has the whole on one GPU."""
+    monkeypatch.setattr(estimate.device, "compute", lambda: "cuda")
+    monkeypatch.setattr(estimate.device, "count", lambda: 2)
+    monkeypatch.setattr(estimate.device, "memory_bytes", lambda: 12 * 2**30)
+    monkeypatch.setattr(estimate, "_memory_bytes", lambda: 11 * 2**30)
+    base = headers_of_llama_7b(tmp_path / "base")
+    rows = forecast.Rows(500, 500, 114_852, 64_000, 230, 790, 127)
+    card = speed.of_card("NVIDIA H200")
+    assert card
+    for devices, way, at_once in ((1, "cuda", 16), (2, "continuous", 1)):
+        recipe = tiny.make_recipe(base, evaluation={"batch_size": 16, "devices": devices})
+        foreseen = estimate.estimate(recipe, base, tmp_path)
+        run = forecast._Run(recipe, base, foreseen, card, rows, rows, 0)
+        assert (run._way(), run._under_way()[0]) == (way, at_once)
 
 
 def test_cards_are_known_by_whole_names() -> None:

@@ -39,6 +39,16 @@ def test_a_cpu_shares_out_by_name_alone() -> None:
     assert shards(1, "cpu", training={"devices": 4, "base_weights": "sharded"}) == 4
 
 
+@pytest.mark.parametrize("memory_named", ["none", "selective", "full", "least"])
+def test_a_named_plan_shares_out_only_what_no_leaner_one_would_train(memory_named: str) -> None:
+    """Held whole, a rehearsal goes on to leaner plans; weights in 16 bits stay so."""
+    step = {"max_length": 2048, "per_device_train_batch_size": 4, "devices": 2}
+    assert shards(8, training=step | {"memory": memory_named}) == 1
+    assert shards(4, training=step | {"memory": memory_named}) == 2
+    assert shards(12, training=step | {"memory": "resident"}) == 2
+    assert shards(24, training=step | {"memory": "resident"}) == 1
+
+
 @pytest.mark.parametrize("quantization", ["nf4", "fp4"])
 def test_four_bits_are_four_bits_on_the_plain_path(quantization: str) -> None:
     """Where TRL's own path is taken, its figure decides, the same that precis check shows."""

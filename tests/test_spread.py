@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import types
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +14,11 @@ import shapes
 import tiny
 import torch
 from accelerate.big_modeling import attach_align_device_hook_on_blocks
+from prefect.states import Failed
 
-from tasks import device, estimate, loading, summarizer
+from tasks import device, estimate, loading, policy, summarizer
+from tasks.errors import MergeError
+from tasks.merge import drift
 from tasks.summarizer import SummarizerSettings
 
 GIB = 2**30
@@ -49,6 +54,23 @@ def test_no_room_on_all_gpus_together_is_an_error() -> None:
         summarizer.refuse_offloaded(spread)
     spread.hf_device_map["model.layers.1"] = 1
     summarizer.refuse_offloaded(spread)
+
+
+def test_a_drift_check_without_room_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A MergeError, which no retry follows: here the model is to be spread, and lands on the host."""
+    base, look = tiny.make_tiny_base(tmp_path), summarizer.refuse_offloaded
+
+    def landed(model: Any) -> None:
+        model.hf_device_map = {"": "cpu"}
+        look(model)
+
+    monkeypatch.setattr(summarizer, "spread", lambda need: True)
+    monkeypatch.setattr(summarizer, "refuse_offloaded", landed)
+    with pytest.raises(MergeError, match=r"cannot load .*all GPUs together does not hold"):
+        drift._merged_model(base)
+    assert not policy._may_help(None, None, Failed(data=MergeError("x")))  # type: ignore[arg-type]
 
 
 def test_under_accelerate_s_hooks_a_model_gives_what_it_gives_without(tmp_path: Path) -> None:
@@ -87,19 +109,37 @@ def test_a_check_names_the_one_process_that_can_hold_it(
         tiny.make_recipe(base := tiny.make_tiny_base(tmp_path)), base, tmp_path
     )
     given(monkeypatch, 4, 16)
-    large = replace(here, weights_bytes=26 * GIB, memory_bytes=15 * GIB, device="cuda")
+    large = replace(
+        here, parameters=13 * GIB, weights_bytes=26 * GIB, memory_bytes=15 * GIB, device="cuda"
+    )
     assert large.problems() == []
     [problem] = replace(large, evaluation_devices=4).problems()
     assert "evaluation loads the merged model's 26.0 GiB and cuda has 15.0" in problem
     assert problem.endswith("set evaluation.devices to 1")
-    [problem] = replace(large, weights_bytes=100 * GIB).problems()
+    [problem] = replace(large, parameters=50 * GIB, weights_bytes=100 * GIB).problems()
     assert problem.endswith("name a smaller base, or run where there is more memory")
 
 
-@pytest.mark.parametrize(("quantization", "gib"), [("none", 12.55), ("nf4", 3.63), ("int8", 6.52)])
+@pytest.mark.parametrize(("quantization", "gib"), [("none", 12.55), ("nf4", 3.60), ("int8", 6.52)])
 def test_weights_at_rest_are_counted_from_headers(
     monkeypatch: pytest.MonkeyPatch, quantization: str, gib: float
 ) -> None:
     """Llama-2-7B: 16 bits a weight, or those of linear layers as quantized."""
     monkeypatch.setattr(loading.fit, "tensor_shapes", lambda base: shapes.llama_7b()[1])
     assert loading.resting_bytes(Path("base"), quantization) / GIB == pytest.approx(gib, abs=0.02)
+
+
+def test_weights_are_counted_without_torch(tmp_path: Path) -> None:
+    """By the flow's process, before it waits for GPU slots; the package's own code counts the same."""
+    base = tiny.make_tiny_base(tmp_path)
+    script = (
+        "import sys, pathlib; from tasks import estimate, fit, summarizer\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "assert estimate.gpus_for(2 * fit.weights(folder)) == 1\n"
+        "assert summarizer.weights(folder) == fit.weights(folder) > 0\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, base], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -19,6 +19,7 @@ from tasks import (
     cuts,
     digest,
     estimate,
+    fit,
     package,
     slots,
     tracking,
@@ -33,7 +34,6 @@ from tasks.policy import STEP
 from tasks.progress import Progress
 from tasks.recipe import Recipe
 from tasks.records import BaseRef, Cost, DatasetRef, ModelRef, Scores, read_rows
-from tasks.summarizer import weights
 from tasks.table import read_table, write_table
 from tasks.tokenizer import tokenizer_digest
 
@@ -53,7 +53,7 @@ def evaluate(
         return known
     folder = artifacts.work_folder() / "evaluate" / key[:16]
     table, package_folder = folder / f"{who}.json", artifacts.package(model.path, model.digest)
-    with slots.gpu(recipe.evaluation.devices, estimate.gpus_for(2 * weights(package_folder))):
+    with slots.gpu(recipe.evaluation.devices, estimate.gpus_for(2 * fit.weights(package_folder))):
         if recipe.evaluation.cluster:
             answer, cost = _on_cluster(model, dataset, recipe, who, table)
         else:

@@ -17,7 +17,8 @@ def measure(base: Path, adapter: Path, merged: Path, rows: Path, recipe: Recipe)
     """Mean KL(adapter || merged), nats a token, and how often both find the same token likeliest.
 
     The live adapter runs on the base as it was quantized in training, the merged model in the
-    precision it will be served in; one after the other, so that memory holds one of them.
+    precision it will be served in; one after the other, so that memory holds one of them. Raises
+    MergeError where no GPUs' memory holds one.
     """
     from transformers import AutoTokenizer
 
@@ -58,9 +59,7 @@ def _live_model(base: Path, adapter: Path, recipe: Recipe) -> Any:
     from peft import PeftModel
 
     dtype = loading.compute_dtype()
-    model = PeftModel.from_pretrained(
-        loading.load_base(base, recipe.base.quantization, dtype), adapter
-    ).eval()
+    model = PeftModel.from_pretrained(_load(base, recipe.base.quantization, dtype), adapter).eval()
     # bitsandbytes' inference kernel for CPUs computes in bf16 and asserts on sizes that are no
     # multiple of 32; in training mode a 4-bit layer computes as it did in training, on any device.
     # Not PEFT's wrapper, which has the same name: its dropout would be drawn again.
@@ -71,7 +70,14 @@ def _live_model(base: Path, adapter: Path, recipe: Recipe) -> Any:
 
 
 def _merged_model(folder: Path) -> Any:
-    return loading.load_base(folder, "none", loading.compute_dtype()).eval()
+    return _load(folder, "none", loading.compute_dtype()).eval()
+
+
+def _load(model: Path, quantization: str, dtype: Any) -> Any:
+    try:
+        return loading.load_base(model, quantization, dtype)
+    except ValueError as error:  # no other try would find more room
+        raise MergeError(f"the drift check cannot load {model}: {error}") from error
 
 
 def _forget() -> None:

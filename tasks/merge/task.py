@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
 from pathlib import Path
 
 from prefect import task
@@ -21,7 +20,7 @@ def merge(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Recip
     if known := run.recall("merge", key, ModelRef, _here):
         return known
     work = artifacts.work_folder() / "merge" / key[:16]
-    merged = 2 * sum(map(prod, fit.tensor_shapes(Path(base.path)).values()))  # for the drift check
+    merged = 2 * fit.weights(Path(base.path))  # bytes, for the drift check
     with slots.gpu(1, estimate.gpus_for(merged)):
         answer = child.run(
             "tasks.merge.merge:merge_and_check",

@@ -88,10 +88,8 @@ def choose(model: Any, recipe: Any, shards: int = 1) -> tuple[memory.Plan, memor
     """
     try:
         shape = replace(_shape(model, recipe), shards=shards)
-    except (
-        torch.cuda.OutOfMemoryError
-    ) as error:  # in mid-pass: a device of several cannot go on alone
-        raise rehearsal.shared_out_does_not_fit(error) from error
+    except torch.cuda.OutOfMemoryError as error:  # none of several devices can go on alone
+        raise rehearsal.does_not_fit(error, shards) from error
     except NotServed as why:
         say(f"training takes the plain path: {why}", warn=True)
         return None

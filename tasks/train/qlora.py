@@ -121,7 +121,7 @@ def _base_model(base: Path, recipe: Recipe) -> tuple[Any, Any]:
     import torch
 
     from tasks import rounding
-    from tasks.train import attention, fast, sharding, varlen
+    from tasks.train import attention, fast, rehearsal, sharding, varlen
 
     dtype, cuda = loading.compute_dtype(), loading.device() != "cpu"
     config = package.config_of(base)
@@ -141,7 +141,10 @@ def _base_model(base: Path, recipe: Recipe) -> tuple[Any, Any]:
             f"sharded, docs/devices.md), or on GPUs with more memory ({error})"
         ) from error
     if shards > 1:
-        sharding.install(model)
+        try:
+            sharding.install(model)  # a layer is there twice while it is put in its place
+        except torch.cuda.OutOfMemoryError as error:
+            raise rehearsal.does_not_fit(error, shards) from error
     chosen = fast.choose(model, recipe, shards) if serves else None
     if chosen and chosen[0].resident:
         rounding.dequantize_once(model)

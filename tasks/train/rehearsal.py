@@ -47,7 +47,7 @@ def compile_layers(fast: Any, trainer: Any, compiler: str) -> None:
             found = first(*args, **kwargs)
             (found if isinstance(found, torch.Tensor) else found[0]).sum().backward()
     except torch.cuda.OutOfMemoryError as error:
-        raise _does_not_fit(error) from error
+        raise does_not_fit(error, fast.shape.shards) from error
     except torch._dynamo.exc.TorchDynamoException as error:
         said = str(error).strip().splitlines()[0]
         say(f"layers run without compilation: {type(error).__name__}: {said}", warn=True)
@@ -81,33 +81,36 @@ def rehearse(fast: Any, trainer: Any) -> None:
         except torch.cuda.OutOfMemoryError as error:
             ran_out = str(error) or type(error).__name__
         if ran_out and fast.shape.shards > 1:  # the others wait for weights: they can only end, too
-            raise shared_out_does_not_fit(ran_out)
+            raise does_not_fit(ran_out, fast.shape.shards)
         if not team.any_of(bool(ran_out)):
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()  # what is reported is training's own
             return
         plan = memory.leaner(fast.shape, fast.plan)
         if plan is None:
-            raise _does_not_fit(ran_out or "of another device")
+            raise does_not_fit(ran_out or "of another device", leanest=True)
         say(f"memory ran out; now {plan.words(fast.shape)}", warn=True)
         fast.plan = plan
         gc.collect()  # a checkpoint that was left in the middle leaves its hooks until then
         torch.cuda.empty_cache()
 
 
-def _does_not_fit(error: object) -> TrainingError:
+def does_not_fit(error: object, shards: int = 1, leanest: bool = False) -> TrainingError:
+    """What to say when memory ran out: `shards` of the base's weights, the `leanest` plan having failed."""
+    lower = "lower training.per_device_train_batch_size or training.max_length"
+    if shards > 1:
+        return TrainingError(
+            "a GPU's memory does not hold its part of the base and one training step; set "
+            f"training.memory: least, {lower}, or raise training.devices ({error})"
+        )
+    if leanest:
+        return TrainingError(
+            "the GPU's memory does not hold one training step even with all layers computed again; "
+            f"{lower} ({error})"
+        )
     return TrainingError(
-        "the GPU's memory does not hold one training step even with all layers computed again; lower "
-        f"training.per_device_train_batch_size or training.max_length ({error})"
-    )
-
-
-def shared_out_does_not_fit(error: object) -> TrainingError:
-    """What to say where a base that is shared out left no room on one of the devices."""
-    return TrainingError(
-        "a GPU's memory does not hold its part of the base and one training step; set training.memory: "
-        "least, lower training.per_device_train_batch_size or training.max_length, or raise "
-        f"training.devices ({error})"
+        f"the GPU's memory does not hold the base and one layer's pass; set training.memory: least, or "
+        f"{lower} ({error})"
     )
 
 

@@ -4,9 +4,9 @@
 
 ROWS is DialogSum's dev.jsonl, TOKENIZER a folder with a tokenizer of at most 32,000 entries. A model
 of Llama-2-7B's shape (random weights and adapter) is merged, compared with its adapter and evaluated
-on ROW_COUNT rows, first with all of each GPU's memory, then with a share of LEFT_GIB of it, and what both
-gave is compared: seconds, memory a GPU, drift, summaries, losses. Without ROWS a small model takes
-both turns alike, on a CPU: that tries the script. Prints one table.
+on ROW_COUNT rows, first with all of each GPU's memory, then with a share of LEFT_GIB of it. Without ROWS
+a small model takes both turns alike, on a CPU: that tries the script. Prints a line a turn (seconds,
+memory a GPU, drift, losses) and how many summaries are the same; fails where a turn does.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def judge(out: Path, turn: str, size: str) -> dict[str, Any]:
 
 
 def prepare(out: Path, size: str, *named: str) -> None:
-    """Base, adapter, rows and the merged package, where they are not there."""
+    """Base, adapter, rows and the merged package."""
     from tasks import loading
     from tasks.merge import merge
     from tasks.records import Row
@@ -83,20 +83,20 @@ def prepare(out: Path, size: str, *named: str) -> None:
 
 
 def main(out: Path, *named: str) -> None:
-    """Both turns, then the table."""
+    """Both turns, then what they wrote side by side."""
+    from tasks.table import read_table
+
     size = "7b" if named else "small"
     prepare(out, size, *named)
-    found = []
     for turn in ("alone", "crowded"):
         words = [sys.executable, __file__, "--one", str(out), turn, size]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
-            print(f"{turn} failed:\n{done.stderr[-3000:]}", flush=True)
-            continue
-        found.append(json.loads(done.stdout.splitlines()[-1]))
-        print(turn, json.dumps(found[-1]), flush=True)
-    alone, crowded = ((out / f"{turn}.json").read_text() for turn in ("alone", "crowded"))
-    print(f"predictions are {'the same' if alone == crowded else 'NOT the same'}")
+            sys.exit(f"{turn} failed:\n{done.stderr[-3000:]}")
+        print(turn, done.stdout.splitlines()[-1], flush=True)
+    pairs = zip(*(read_table(out / f"{turn}.json") for turn in ("alone", "crowded")), strict=True)
+    same = [one.text == other.text for one, other in pairs]
+    print(f"{sum(same)} of {len(same)} summaries are the same")
 
 
 if __name__ == "__main__":

@@ -298,6 +298,8 @@ def test_memory_that_runs_out_while_layers_are_watched_is_no_plain_path(
     monkeypatch.setattr(fast.calls, "watch", run_out)
     with pytest.raises(TrainingError, match=r"its part of the base.*of this test"):
         fast.choose(trainer.model.get_base_model(), recipe, shards=2)
+    with pytest.raises(TrainingError, match=r"the base and one layer's pass; set training\.memory"):
+        fast.choose(trainer.model.get_base_model(), recipe)
 
 
 def test_the_choice_is_part_of_the_metrics(bases: dict[str, Path], tmp_path: Path) -> None:
