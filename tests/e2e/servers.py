@@ -25,10 +25,9 @@ from deployments import services
 from tasks import attached
 
 BIN = Path(sys.executable).parent
-BUSY, BUSY_TRIES = (
-    503,
-    60,
-)  # a second each: sixty runs queued at once keep SQLite locked for longer than five
+# A second each: sixty runs queued at once keep SQLite locked for longer than five.
+BUSY, BUSY_TRIES = 503, 60
+ANSWER_SECONDS = 90  # Prefect's SQLite waits 60 for a lock, and then says busy
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
@@ -226,7 +225,7 @@ def _request(url: str, body: Any, auth: str, method: str | None = None) -> Any:
     request = urllib.request.Request(url, data, headers, method=method)
     for _ in range(BUSY_TRIES):
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
                 text = answer.read()
             return json.loads(text) if text else None
         except urllib.error.HTTPError as error:

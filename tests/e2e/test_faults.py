@@ -63,7 +63,7 @@ def _words(process: psutil.Process) -> list[str]:
 
 def test_two_runs_at_once_register_one_after_the_other_or_not_at_all(stack: Stack) -> None:
     """Both gated against the same champion: at most one succeeds it; the other is gated again."""
-    runs = [stack.start({"training.seed": seed, "data.train_rows": 500}) for seed in (1, 2)]
+    runs = [stack.start({"training.seed": seed, "data.train_rows": 300}) for seed in (1, 2)]
     outcomes = [stack.finish(run) for run in runs]
     promoted = sorted(o["version"] for o in outcomes if o["version"])
     champion = stack.ask("champion", "demo")
