@@ -24,7 +24,8 @@ from typing import Any
 import psutil
 
 GRACE_SECONDS = 25.0  # a training step under way ends, and its checkpoint is written
-STOP_SECONDS = GRACE_SECONDS + 10
+KILLED_SECONDS = 5.0
+STOP_SECONDS = GRACE_SECONDS + 2 * KILLED_SECONDS
 
 
 def start(words: Sequence[str], log: Path, env: dict[str, str] | None = None) -> Any:
@@ -68,7 +69,7 @@ def main(words: list[str]) -> int:
 
 def end_family(pid: int) -> None:
     """End a process, all below it and its process group: TERM to each, KILL after the grace."""
-    family = _group(pid)
+    family = group(pid)
     with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended, and left others
         root = psutil.Process(pid)
         family |= {root, *root.children(recursive=True)}
@@ -76,16 +77,23 @@ def end_family(pid: int) -> None:
         _signal(process, signal.SIGTERM)
     # What they start while they end is in the group.
     _, left = psutil.wait_procs(family, timeout=GRACE_SECONDS)
-    for process in {*left, *_group(pid)}:
+    killed = {*left, *group(pid)}
+    for process in killed:
         _signal(process, signal.SIGKILL)
-    psutil.wait_procs(left, timeout=5)
+    wait_for(killed)
 
 
-def _group(pid: int) -> set[psutil.Process]:
+def wait_for(killed: set[psutil.Process]) -> None:
+    """Until killed processes are gone; not for ever for those whose parent does not ask for their end."""
+    psutil.wait_procs(killed, timeout=KILLED_SECONDS)
+
+
+def group(pid: int) -> set[psutil.Process]:
+    """The processes of a group that have not ended."""
     found = set()
     for process in psutil.process_iter():
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if os.getpgid(process.pid) == pid:
+        with contextlib.suppress(ProcessLookupError, PermissionError, psutil.NoSuchProcess):
+            if os.getpgid(process.pid) == pid and process.status() != psutil.STATUS_ZOMBIE:
                 found.add(process)
     return found
 

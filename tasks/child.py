@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tasks import errors, used
+from tasks import attached, errors, used
 from tasks.lock import held
 
 PR_SET_PDEATHSIG = 1
@@ -132,7 +132,7 @@ def _forward(path: Path, seen: int, on_progress: Progress | None) -> int:
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """End the child's whole process group: TERM first, then KILL."""
+    """End the child's whole process group: TERM first, then KILL; returns when all of it is gone."""
     for sig, wait in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, GRACE_SECONDS)):
         try:
             os.killpg(process.pid, sig)
@@ -143,6 +143,8 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             continue
     process.wait()
+    # Killed is not yet gone, and a GPU's memory is given back when it is.
+    attached.wait_for(attached.group(process.pid))
 
 
 def _answer(process: subprocess.Popen[bytes], folder: Path, target: str) -> Any:
