@@ -132,7 +132,7 @@ def _forward(path: Path, seen: int, on_progress: Progress | None) -> int:
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """End the child's whole process group: TERM first, then KILL; returns when all of it is gone."""
+    """End the child's whole process group: TERM first, then KILL; wait until it is gone."""
     for sig, wait in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, GRACE_SECONDS)):
         try:
             os.killpg(process.pid, sig)

@@ -42,7 +42,7 @@ class Estimate:
     # How a GPU here trains; None on a CPU, and for TRL's own path.
     shape: memory.Shape | None = None
     plan: memory.Plan | None = None
-    evaluation_devices: int = 1  # processes that write summaries, each with a GPU of its own
+    one_gpu_each: bool = False  # several processes, or workers of a cluster, write summaries
     may_share_out: bool = False  # whether more devices would take a part of the base each
 
     def lines(self) -> list[str]:
@@ -71,7 +71,7 @@ class Estimate:
 
     def is_spread(self) -> bool:
         """Whether evaluation's one process has its weights on several GPUs."""
-        return self.evaluation_devices == 1 and self._gpus() > 1
+        return not self.one_gpu_each and self._gpus() > 1
 
     def _gpus(self) -> int:
         return gpus_for(2 * self.parameters)
@@ -105,7 +105,9 @@ class Estimate:
             there = f"{self.device} has {self._for_evaluation() / GIB:.1f}"
             mend = "name a smaller base, or run where there is more memory"
             if self.weights_bytes <= self.memory_bytes * self._gpus():
-                mend = "one process alone spreads it over all GPUs: set evaluation.devices to 1"
+                mend = (
+                    "one process alone spreads it over all GPUs: evaluation.devices 1, no cluster"
+                )
             found.append(
                 f"evaluation loads the merged model's {self.weights_bytes / GIB:.1f} GiB and {there}; "
                 f"{mend}"
@@ -152,8 +154,7 @@ def estimate(recipe: Recipe, base: Path, work: Path) -> Estimate:
         where,
         chosen[0] if chosen else None,
         chosen[1] if chosen else None,
-        # A worker of a cluster has one GPU, too.
-        2 if recipe.evaluation.cluster else recipe.evaluation.devices,
+        recipe.evaluation.devices > 1 or recipe.evaluation.cluster is not None,
         where == "cuda" and not not_shared_out(recipe, config),
     )
 

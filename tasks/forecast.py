@@ -331,9 +331,8 @@ class _Run:
         served = config.get("model_type") in CONTINUOUS and not slides
         served = served and asked.kv_cache == "device" and self.recipe.base.rope != "dynamic"
         old = WITHOUT_BF16 & set(self.speed.name.replace("-", " ").split())
-        if self.speed.device == "cpu" or asked.decoding == "generate" or old or not served:
-            return self.speed.device
-        if self.foreseen.is_spread():
+        served = served and not old and not self.foreseen.is_spread()
+        if self.speed.device == "cpu" or asked.decoding == "generate" or not served:
             return self.speed.device
         return "continuous"
 

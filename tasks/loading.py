@@ -46,10 +46,11 @@ def compute_dtype() -> Any:
     return torch.float16
 
 
-def resting_bytes(base: Path, quantization: str) -> int:
+def loaded_bytes(base: Path, quantization: str) -> int:
     """About what a loaded model's weights take: 16 bits each, those of linear layers as quantized."""
-    inner = fit.Layers.of(fit.tensor_shapes(base)).inner.values()
-    rest = fit.weights(base) - sum(map(prod, inner))
+    shapes = fit.tensor_shapes(base)
+    inner = fit.Layers.of(shapes).inner.values()
+    rest = sum(map(prod, shapes.values())) - sum(map(prod, inner))
     return int(2 * rest + sum(needs.resting_bytes(one, quantization, "cuda") for one in inner))
 
 
@@ -64,7 +65,7 @@ def load_base(base: Path, quantization: str, dtype: Any, attention: str | None =
 
     from tasks import rounding
 
-    wide = summarizer.spread(resting_bytes(base, quantization))
+    wide = summarizer.spread(loaded_bytes(base, quantization))
     model = AutoModelForCausalLM.from_pretrained(
         base,
         quantization_config=rounding.config(quantization, dtype),

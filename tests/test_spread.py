@@ -113,9 +113,9 @@ def test_a_check_names_the_one_process_that_can_hold_it(
         here, parameters=13 * GIB, weights_bytes=26 * GIB, memory_bytes=15 * GIB, device="cuda"
     )
     assert large.problems() == []
-    [problem] = replace(large, evaluation_devices=4).problems()
+    [problem] = replace(large, one_gpu_each=True).problems()
     assert "evaluation loads the merged model's 26.0 GiB and cuda has 15.0" in problem
-    assert problem.endswith("set evaluation.devices to 1")
+    assert problem.endswith("evaluation.devices 1, no cluster")
     [problem] = replace(large, parameters=50 * GIB, weights_bytes=100 * GIB).problems()
     assert problem.endswith("name a smaller base, or run where there is more memory")
 
@@ -126,7 +126,7 @@ def test_weights_at_rest_are_counted_from_headers(
 ) -> None:
     """Llama-2-7B: 16 bits a weight, or those of linear layers as quantized."""
     monkeypatch.setattr(loading.fit, "tensor_shapes", lambda base: shapes.llama_7b()[1])
-    assert loading.resting_bytes(Path("base"), quantization) / GIB == pytest.approx(gib, abs=0.02)
+    assert loading.loaded_bytes(Path("base"), quantization) / GIB == pytest.approx(gib, abs=0.02)
 
 
 def test_weights_are_counted_without_torch(tmp_path: Path) -> None:

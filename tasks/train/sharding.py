@@ -5,9 +5,8 @@ ZeRO's third stage (Rajbhandari et al. 2020, arXiv:1910.02054) and FSDP do, for 
 Adapters, their gradients and moments are small and stay whole on every GPU, so that a team's step,
 its checkpoints and its adapter are those of a team that holds the whole base, to the last bit.
 
-Not torch's FSDP: it would put tensors of another kind in place of bitsandbytes' weights, which PEFT
-and our operations look into, its root moves the sizes that attention reads on the CPU to the GPU, and
-it loads such weights whole first. Here a weight stays the tensor it is; its memory comes and goes.
+Not torch's FSDP, for reasons that docs/devices.md gives. Here a weight stays the tensor it is; its
+memory comes and goes.
 """
 
 from __future__ import annotations
