@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from tasks import artifacts, digest, history, stores
+from tasks import artifacts, code_digest, digest, history, stores
 from tasks.errors import RegistryError
 from tasks.records import from_json, to_json
 
@@ -31,10 +31,6 @@ T = TypeVar("T")
 STEPS = "precis.step."
 PAGE = 1  # runs: the newest, as a rule, has what is asked for, and each brings all that it logged
 STEP_TAG = STEPS + "{}.{}"  # step and key; the value is the result
-SHARED_LOGIC = (
-    *("summarizer", "continuous", "package", "context", "views", "examples", "loading"),
-    *("rounding", "table", "records", "metrics"),
-)
 ERROR = "precis.error"  # why a run failed
 MOST_TAG = 5000  # characters
 LOGGED_TABLES = "mlflow.loggedArtifacts"
@@ -154,9 +150,7 @@ class Run:
 
 def step_key(step: str, **inputs: Any) -> str:
     """Digest of a step's inputs, its code and the libraries it leans on."""
-    here = Path(__file__).parent
-    shared = [here / f"{name}.py" for name in SHARED_LOGIC]
-    code = digest.of_files(here, [*sorted((here / step).rglob("*.py")), *shared])
+    code = code_digest.of_step(step)
     return digest.of_value({"step": step, "code": code, "versions": _versions(), "inputs": inputs})
 
 

@@ -27,6 +27,7 @@ PURE = {
     "records",
     "errors",
     "digest",
+    "code_digest",
     "summarizer",
     "package",
     "child",

@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import digest
+from tasks import code_digest, digest
 from tasks.errors import EvaluationError, SealBroken
 from tasks.records import ROUGE_NAMES, Scores
 
@@ -59,8 +59,8 @@ def _sealed(settings: SummarizerSettings) -> dict[str, Any]:
 
 
 def metric_digest(folder: Path) -> str:
-    """SHA-256 (hex) over the metric's source; it calls no library that could change a score."""
-    return digest.of_files(folder, folder.glob("*.py"))
+    """SHA-256 (hex) over the metric's code; it calls no library that could change a score."""
+    return code_digest.of_folder(folder)
 
 
 def require_same(*scores: Scores) -> str:

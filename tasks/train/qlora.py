@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tasks import child, digest, fit, loading, package
+from tasks import child, code_digest, digest, fit, loading, package
 from tasks.errors import TrainingError
 from tasks.examples import encode_for
 from tasks.recipe import Recipe
@@ -72,7 +72,7 @@ def _job(rows: Path, base: Path, recipe: Recipe) -> dict[str, Any]:
         "settings": json.loads(json.dumps(asdict(package.settings_for(recipe, base)))),
         **package.limits(recipe),
         "dtype": str(loading.compute_dtype()),
-        "code": digest.of_files(Path(__file__).parent, Path(__file__).parent.glob("*.py")),
+        "code": code_digest.of_step("train"),
         "libraries": {name: version(name) for name in LIBRARIES},
     }
 
