@@ -10,7 +10,7 @@ from prefect.logging import get_run_logger
 
 from flows import notify
 from flows.outcome import Outcome
-from tasks.records import DatasetRef
+from tasks.contracts.records import DatasetRef
 
 VERDICT = "precis.verdict"
 

@@ -11,11 +11,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import stores
-from tasks.asking import Asked
-from tasks.errors import PrecisError, RegistryError
+from tasks.contracts.errors import PrecisError, RegistryError
+from tasks.models.chat import Asked
 from tasks.register.task import package_of
-from tasks.summarizer import SETTINGS_FILE, Document, Message
+from tasks.serving.summarizer import SETTINGS_FILE, Document, Message
+from tasks.tracking import connection
 
 HELP = "/new: a new conversation   Ctrl-C: end this answer   /exit or Ctrl-D: leave"
 
@@ -55,12 +55,12 @@ def find(model: str) -> tuple[Path, str]:
     # A bare word is a registered name, whatever folder stands here.
     if model.startswith((".", "/", "~")) or ("/" in model and (folder / SETTINGS_FILE).is_file()):
         return folder, model
-    if stores.nothing_yet():
+    if connection.nothing_yet():
         raise RegistryError(
-            f"no model {model!r}: nothing was ever registered in {stores.shown_uri()}; go to the "
+            f"no model {model!r}: nothing was ever registered in {connection.shown_uri()}; go to the "
             "folder where the runs were made, or set MLFLOW_TRACKING_URI"
         )
-    return package_of(stores.connect(), model)
+    return package_of(connection.connect(), model)
 
 
 def _text(question: Question) -> str | None:

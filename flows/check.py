@@ -6,12 +6,15 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tasks import artifacts, estimate, fit, forecast, package, stores
-from tasks.errors import PrecisError
+from tasks.contracts.errors import PrecisError
+from tasks.contracts.recipe import Recipe
+from tasks.costs import forecast
+from tasks.costs.preflight import estimate
 from tasks.evaluate import task as evaluating
 from tasks.ingest.task import preflight
-from tasks.recipe import Recipe
+from tasks.models import compatibility, package
 from tasks.register.task import require_comparable, standing
+from tasks.tracking import artifacts, connection
 from tasks.train import task as training
 
 
@@ -53,9 +56,9 @@ def _base(recipe: Recipe, result: Checked, scratch: Path) -> Path | None:
     path = looked.path
     if path is None or looked.problems:
         return None
-    result.problems += fit.problems(recipe, path)
+    result.problems += compatibility.problems(recipe, path)
     try:
-        needs = estimate.estimate(recipe, path, artifacts.work_folder())
+        needs = estimate(recipe, path, artifacts.work_folder())
         result.found += needs.lines()
         result.problems += needs.problems()
         package.settings_for(recipe, path)
@@ -68,7 +71,7 @@ def _base(recipe: Recipe, result: Checked, scratch: Path) -> Path | None:
 def _registry(recipe: Recipe, base: Path | None, result: Checked) -> bool:
     """Whether there is a champion."""
     try:
-        client = stores.connect()
+        client = connection.connect()
         champion = standing(client, recipe.name)
         if base:
             require_comparable(champion, base, recipe)
@@ -76,5 +79,5 @@ def _registry(recipe: Recipe, base: Path | None, result: Checked) -> bool:
         result.problems.append(str(error))
         return False
     who = f"champion v{champion.number}" if champion else "no champion yet: the untuned base"
-    result.found.append(f"registry: {stores.shown_uri()} answers; to beat: {who}")
+    result.found.append(f"registry: {connection.shown_uri()} answers; to beat: {who}")
     return champion is not None

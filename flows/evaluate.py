@@ -16,15 +16,15 @@ from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 
 from flows import notify
-from flows.forms import OneRecipe
-from flows.run import tracked_run
-from tasks import tracking
-from tasks.errors import NoSuchChampion, PrecisError
+from flows.parameters import OneRecipe
+from flows.run_context import tracked_run
+from tasks.contracts.errors import NoSuchChampion, PrecisError
+from tasks.contracts.recipe import Recipe
 from tasks.evaluate.task import evaluate
 from tasks.gate.task import Decay, decay, decay_headline
 from tasks.ingest.task import dataset_of, find_base, ingest, ingest_fresh, require_fresh
-from tasks.recipe import Recipe
 from tasks.register.task import as_model, current_champion, trained_by
+from tasks.tracking import mlflow_run
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def run_evaluation(recipe: Recipe) -> Evaluated:
         return found
 
 
-def _evaluated(run: tracking.Run, recipe: Recipe, decision: Decay) -> Evaluated:
+def _evaluated(run: mlflow_run.Run, recipe: Recipe, decision: Decay) -> Evaluated:
     context = FlowRunContext.get()
     assert context is not None
     assert context.flow_run is not None

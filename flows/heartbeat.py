@@ -15,7 +15,7 @@ from prefect.context import FlowRunContext
 from prefect.events import emit_event
 from prefect.settings import get_current_settings
 
-from flows import embedded
+from flows.stack import embedded
 
 SECONDS = 30.0  # as deployments have it: the automation allows for four
 

@@ -9,8 +9,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tasks import device, digest
-from tasks.recipe import Recipe
+from tasks.contracts import digest
+from tasks.contracts.recipe import Recipe
+from tasks.processes import device
 
 LIBRARIES: tuple[str, ...] = (
     "precis",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import s3_event
-from tasks.errors import DataError, ServerError
+from tasks.contracts.errors import DataError, ServerError
 
 if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse

@@ -9,12 +9,12 @@ from typing import Any
 
 from prefect.context import FlowRunContext
 
-from tasks import artifacts, stores, tracking
-from tasks.cuts import Cut, line
+from tasks.contracts.metrics import LOSS, change, direction
+from tasks.contracts.recipe import Recipe
+from tasks.contracts.records import Decision, StepCost, VersionRef
+from tasks.contracts.truncation import Cut, line
 from tasks.gate.task import headline
-from tasks.metrics import LOSS, change, direction
-from tasks.recipe import Recipe
-from tasks.records import Decision, StepCost, VersionRef
+from tasks.tracking import artifacts, connection, mlflow_run
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Outcome:
 
     @classmethod
     def of(
-        cls, run: tracking.Run, recipe: Recipe, decision: Decision, version: VersionRef | None
+        cls, run: mlflow_run.Run, recipe: Recipe, decision: Decision, version: VersionRef | None
     ) -> Outcome:
         """The outcome of the flow run under way."""
         context = FlowRunContext.get()
@@ -72,14 +72,14 @@ class Outcome:
 
     def _next(self) -> list[str]:
         """Where to look now."""
-        embedded = stores.tracking_uri().startswith(stores.SQLITE)
+        embedded = connection.tracking_uri().startswith(connection.SQLITE)
         where = artifacts.fetch(self.report) if self.report and embedded else self.report
         lines = [f"report:   {where}", f"history:  precis history {self.name}"]
         if embedded:
-            lines.append(f"MLflow:   mlflow ui --backend-store-uri {stores.shown_uri()}")
+            lines.append(f"MLflow:   mlflow ui --backend-store-uri {connection.shown_uri()}")
         if self.version:
             served = f"mlflow models serve -m models:/{self.name}@champion --env-manager local"
-            lines.append(f"serve it: MLFLOW_TRACKING_URI={stores.shown_uri()} {served}")
+            lines.append(f"serve it: MLFLOW_TRACKING_URI={connection.shown_uri()} {served}")
         return lines
 
     def with_report(

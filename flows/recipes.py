@@ -10,8 +10,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from tasks.errors import RecipeError
-from tasks.recipe import Recipe
+from tasks.contracts.errors import RecipeError
+from tasks.contracts.recipe import Recipe
 
 # What TRL, PEFT, Axolotl, LLaMA-Factory and people at a keyboard call it, where no spelling is near.
 OTHER_NAMES = {

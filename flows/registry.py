@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tasks import stores
-from tasks.history import HistoryRecord
 from tasks.register.task import history_of, standing
+from tasks.tracking import connection
+from tasks.tracking.history import HistoryRecord
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,16 @@ class Champion:
         return (
             f"{self.name} v{self.version}, champion since {self.since}\n  {self.description}\n{why}\n"
             f"  model digest {self.model_digest}\n  MLflow run {self.mlflow_run_id}\n"
-            f"  serve it: MLFLOW_TRACKING_URI={stores.shown_uri()} "
+            f"  serve it: MLFLOW_TRACKING_URI={connection.shown_uri()} "
             f"mlflow models serve -m models:/{self.name}@champion --env-manager local"
         )
 
 
 def champion(name: str) -> Champion | None:
     """The champion of a registered model; None when there is none yet."""
-    if stores.nothing_yet():
+    if connection.nothing_yet():
         return None
-    client = stores.connect()
+    client = connection.connect()
     found = standing(client, name)
     if found is None:
         return None
@@ -63,4 +63,4 @@ def champion(name: str) -> Champion | None:
 
 def history(name: str) -> list[HistoryRecord]:
     """Every promotion, refusal and rollback of a registered model, oldest first."""
-    return [] if stores.nothing_yet() else history_of(stores.connect(), name)
+    return [] if connection.nothing_yet() else history_of(connection.connect(), name)

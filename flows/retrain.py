@@ -12,16 +12,17 @@ from prefect import flow
 from prefect.states import Completed, Failed
 
 from flows.announce import announce
-from flows.forms import IfBusy, OneRecipe
 from flows.outcome import Outcome
-from flows.run import one_retrain_at_a_time, tracked_run
-from tasks.errors import PrecisError, RegistryError
+from flows.parameters import IfBusy, OneRecipe
+from flows.run_context import one_retrain_at_a_time, tracked_run
+from tasks.contracts.errors import PrecisError, RegistryError
+from tasks.contracts.recipe import Recipe
+from tasks.contracts.records import BaseRef, DatasetRef, Decision, ModelRef, VersionRef
 from tasks.evaluate.task import evaluate, lead3, untuned
 from tasks.gate.task import gate, headline
 from tasks.ingest.task import find_base, ingest
 from tasks.merge.task import merge
-from tasks.recipe import Recipe
-from tasks.records import BaseRef, DatasetRef, Decision, ModelRef, VersionRef
+from tasks.orchestration.concurrency import Busy
 from tasks.register.task import (
     as_model,
     current_champion,
@@ -30,7 +31,6 @@ from tasks.register.task import (
     require_comparable,
 )
 from tasks.report.task import cuts_of, import_plotting, report
-from tasks.slots import Busy
 from tasks.train.task import train
 
 MOST_CONTESTS = 10

@@ -12,9 +12,9 @@ from prefect.input import RunInput
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
 
-from flows.forms import FormerVersion, ModelName, WithApproval
-from flows.run import bare_run
-from tasks.errors import PrecisError
+from flows.parameters import FormerVersion, ModelName, WithApproval
+from flows.run_context import bare_run
+from tasks.contracts.errors import PrecisError
 from tasks.register.task import former_champion, require_model, restore
 
 APPROVAL_SECONDS = 24 * 3600

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote_plus
 
-from tasks.errors import DataError
+from tasks.contracts.errors import DataError
 
 LISTS, TEXTS, NESTED = ("Records", "Messages"), ("Message", "Body", "body"), ("Sns",)
 DEEPEST = 8  # envelopes

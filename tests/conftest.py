@@ -16,7 +16,7 @@ SHARED = ROOT.parent / "shared"
 os.environ.update(
     HF_HUB_OFFLINE="1",
     DO_NOT_TRACK="1",
-    OMP_WAIT_POLICY="PASSIVE",  # as tasks/child.py
+    OMP_WAIT_POLICY="PASSIVE",  # as tasks/processes/step_process.py
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS="120",
 )

@@ -10,53 +10,24 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STEPS = {"ingest", "train", "merge", "evaluate", "gate", "register", "report"}
-# Shared modules, and which of them plain logic may use: the rest know Prefect or the running flow.
-PURE = {
-    "context",
-    "continuous",
-    "views",
-    "hub",
-    "examples",
-    "loading",
-    "rounding",
-    "fit",
-    "sizes",
-    "needs",
-    "recipe",
-    "records",
-    "errors",
-    "digest",
-    "code_digest",
-    "summarizer",
-    "package",
-    "child",
-    "used",
-    "table",
-    "metrics",
-    "cuts",
-    "tokenizer",
-    "history",
-    "s3",
-    "asking",
-    "chat_templates",
-    "device",
-    "lock",
-}
-POLICY = PURE | {
-    "artifacts",
-    "stores",
-    "tracking",
-    "policy",
-    "progress",
-    "estimate",
-    "forecast",
-    "slots",
-    "cluster",
-    "worker",
-    "attached",
-}
-STANDARD_ONLY = {"recipe": {"pydantic"}, "records": {"pydantic"}, "errors": set()}
+# Each package may import only those to its left; those of one group stand beside each other.
+ORDER = [
+    ["contracts"],
+    ["serving"],
+    ["processes"],
+    ["tracking"],
+    ["models"],
+    ["orchestration"],
+    ["costs"],
+    ["ingest", "gate", "register", "train", "merge", "evaluate", "report"],
+    ["flows"],
+    ["deployments"],
+]
+RANK = {package: rank for rank, group in enumerate(ORDER) for package in group}
+STEPS = set(ORDER[7])
+SELF_CONTAINED = {"serving"}  # travels with the registered model: imports nothing of the project
+CONTRACTS_NEED = {"recipe": {"pydantic"}, "records": {"pydantic"}, "errors": set()}
+KNOWS_PREFECT = {"orchestration", "flows", "deployments"}
 
 
 def imports(path: Path) -> set[str]:
@@ -77,54 +48,73 @@ def own(path: Path, package: str) -> list[list[str]]:
     return [m.split(".")[1:] for m in imports(path) if m.split(".")[0] == package]
 
 
-FILES = sorted(p for p in (ROOT / "tasks").rglob("*.py") if p.name != "__init__.py")
-LOGIC = [p for p in FILES if p.parent != ROOT / "tasks" and p.name != "task.py"]
-TASKS = [p for p in FILES if p.name == "task.py"]
-
-
 def named(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", LOGIC, ids=named)
-def test_logic_knows_no_prefect_and_no_other_step(path: Path) -> None:
-    """A step's logic imports shared modules and its own step, never Prefect, never another step."""
-    step = path.relative_to(ROOT / "tasks").parts[0]
-    assert not [m for m in imports(path) if m.split(".")[0] in {"prefect", "flows"}]
-    for parts in own(path, "tasks"):
-        assert parts[0] == step or parts[0] in PURE, f"tasks.{'.'.join(parts)}"
+def package_of(module: str) -> str:
+    """`gate` for tasks.gate.decide, `flows` for flows.retrain; empty for what is not ours."""
+    parts = module.split(".")
+    if parts[0] == "tasks":
+        return parts[1] if len(parts) > 1 else ""
+    return parts[0] if parts[0] in RANK else ""
 
 
-@pytest.mark.parametrize("path", TASKS, ids=named)
-def test_a_task_uses_its_own_step(path: Path) -> None:
-    """task.py imports its own step and shared modules."""
-    for parts in own(path, "tasks"):
-        assert parts[0] in POLICY | {path.parent.name}, f"tasks.{'.'.join(parts)}"
+MODULES = sorted(
+    path
+    for folder in ("tasks", "flows", "deployments")
+    for path in (ROOT / folder).rglob("*.py")
+    if not path.is_relative_to(ROOT / "deployments/demo")  # scripts that made the demo's data
+)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "flows").glob("*.py")), ids=named)
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_a_module_imports_only_packages_to_its_left(path: Path) -> None:
+    """One ordered list of packages, no circles, and no step imports another step."""
+    own = package_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    if not own:  # tasks/__init__.py
+        assert imports(path) == set()
+        return
+    for module in imports(path):
+        other = package_of(module)
+        if other and other != own:
+            assert own not in SELF_CONTAINED, f"{own} must not import {module}"
+            assert RANK[other] < RANK[own], f"{own} must not import {module}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_only_policy_knows_prefect(path: Path) -> None:
+    """Of a step only task.py imports Prefect; the shared packages leave it to orchestration."""
+    own = package_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    if own not in KNOWS_PREFECT and not (own in STEPS and path.name == "task.py"):
+        assert not [m for m in imports(path) if m.split(".")[0] == "prefect"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "flows").rglob("*.py")), ids=named)
 def test_flows_see_tasks_not_logic(path: Path) -> None:
     """A flow composes tasks; of a step it sees only task.py."""
-    for parts in own(path, "tasks"):
-        if parts[0] in STEPS:
-            assert parts[1] == "task", f"tasks.{'.'.join(parts)}"
-        else:
-            assert parts[0] in POLICY
+    for module in imports(path):
+        if package_of(module) in STEPS:
+            assert module.split(".")[2] == "task", module
 
 
-def test_only_the_command_line_knows_deployments() -> None:
-    """tasks < flows < deployments: `precis up` is the one way back."""
-    for path in FILES + sorted((ROOT / "flows").glob("*.py")):
-        if path != ROOT / "flows" / "verbs.py":
-            assert not own(path, "deployments"), named(path)
+def test_every_package_is_in_the_order_and_says_what_it_is_for() -> None:
+    """No loose module under tasks/; each package's docstring says what it is for, and what not."""
+    folders = [p for p in (ROOT / "tasks").iterdir() if p.is_dir() and p.name != "__pycache__"]
+    assert {p.name for p in folders} == set(RANK) - {"flows", "deployments"}
+    assert [p.name for p in (ROOT / "tasks").glob("*.py")] == ["__init__.py"]
+    packages = [p.parent for p in MODULES if p.name == "__init__.py" and p.parent != ROOT / "tasks"]
+    for package in packages:
+        said = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
+        assert "Not for" in said, f"{named(package)}/__init__.py does not say what it is not for"
 
 
-@pytest.mark.parametrize("name", STANDARD_ONLY)
+@pytest.mark.parametrize("name", CONTRACTS_NEED)
 def test_contracts_need_only_pydantic(name: str) -> None:
     """recipe, records and errors import the standard library and pydantic."""
-    for module in imports(ROOT / "tasks" / f"{name}.py"):
+    for module in imports(ROOT / "tasks" / "contracts" / f"{name}.py"):
         top = module.split(".")[0]
-        assert top in sys.stdlib_module_names or top in STANDARD_ONLY[name], module
+        assert top in sys.stdlib_module_names or top in CONTRACTS_NEED[name], module
 
 
 def test_nothing_else_stands_at_the_top() -> None:

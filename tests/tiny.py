@@ -10,10 +10,10 @@ import random
 from pathlib import Path
 from typing import Any
 
-from tasks import package
-from tasks.recipe import Base, Recipe
-from tasks.records import Row, to_json
-from tasks.summarizer import SummarizerSettings
+from tasks.contracts.recipe import Base, Recipe
+from tasks.contracts.records import Row, to_json
+from tasks.models import package
+from tasks.serving.summarizer import SummarizerSettings
 
 NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Henry")
 THINGS = ("a ticket", "the report", "a new bike", "two lamps", "some tea", "the old map")

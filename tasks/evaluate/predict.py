@@ -1,6 +1,6 @@
 """Summaries of the evaluation rows, written by a package's own code, scored and kept as a table.
 
-Runs in a child process (tasks.child): its memory, on the GPU too, goes back when it ends.
+Runs in a child process (tasks.processes.step_process): its memory, on the GPU too, goes back when it ends.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tasks.child import report
-from tasks.errors import EvaluationError
+from tasks.contracts.errors import EvaluationError
+from tasks.contracts.metrics import NO_LOSS
+from tasks.contracts.records import Output, Row, read_rows
 from tasks.evaluate import shards
 from tasks.evaluate.scores import lead3_predictions, measures, score_texts, scores_of
-from tasks.metrics import NO_LOSS
-from tasks.package import load_code
-from tasks.records import Output, Row, read_rows
-from tasks.table import write_table
+from tasks.models.package import load_code
+from tasks.processes.step_process import report
+from tasks.tracking.predictions_table import write_table
 
 __all__ = ["lead3_predictions", "load_code", "predict", "score_texts", "scores_of"]
 
@@ -171,7 +171,7 @@ def _written(
 
 def _losses(generator: Any, rows: Sequence[Row], part: int, parts: int) -> dict[int, Any]:
     """The package's own `Loss` by row. Raises EvaluationError when its code has another, or none."""
-    from tasks.summarizer import Generator
+    from tasks.serving.summarizer import Generator
 
     if getattr(generator, "loss_definition", None) != Generator.loss_definition:
         raise EvaluationError(NO_LOSS.format("this model's package"))

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from tasks.errors import EvaluationError
-from tasks.evaluate.lead import lead3
+from tasks.contracts.errors import EvaluationError
+from tasks.contracts.metrics import LOSS
+from tasks.contracts.records import ROUGE_NAMES, Output, Prediction, Row, Scores
+from tasks.evaluate.lead3 import lead3
 from tasks.evaluate.rouge.scoring import score_pairs
-from tasks.metrics import LOSS
-from tasks.records import ROUGE_NAMES, Output, Prediction, Row, Scores
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import code_digest, digest
-from tasks.errors import EvaluationError, SealBroken
-from tasks.records import ROUGE_NAMES, Scores
+from tasks.contracts import code_digest, digest
+from tasks.contracts.errors import EvaluationError, SealBroken
+from tasks.contracts.records import ROUGE_NAMES, Scores
 
 if TYPE_CHECKING:  # the import costs a second (mlflow), and only a dataclass's fields are read
-    from tasks.summarizer import SummarizerSettings
+    from tasks.serving.summarizer import SummarizerSettings
 
 METRIC_FOLDER = Path(__file__).parent / "rouge"
 METRIC_SETTINGS = {"types": ROUGE_NAMES, "stemmer": True, "references": "best F1 of each type"}
@@ -45,7 +45,7 @@ def evaluation_digest(
 
 
 def _loss_definition() -> str:
-    from tasks.summarizer import Generator
+    from tasks.serving.summarizer import Generator
 
     return Generator.loss_definition
 

@@ -11,8 +11,8 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from tasks import child
-from tasks.errors import EvaluationError
+from tasks.contracts.errors import EvaluationError
+from tasks.processes import step_process
 
 WAIT_SECONDS = 60.0  # for a process of an earlier try that is ending
 
@@ -26,7 +26,7 @@ def write(call: dict[str, Any], devices: int, rows: int, folder: Path) -> list[d
     with ThreadPoolExecutor(devices) as pool:
         started = [
             pool.submit(
-                child.run,
+                step_process.run,
                 "tasks.evaluate.predict:write",
                 call | {"part": part, "parts": devices, "together": True},
                 folder / str(part),
@@ -81,7 +81,7 @@ class _Sums:
         self.rows, self.lock = rows, threading.Lock()
         self.last: dict[tuple[str | None, int], dict[str, Any]] = {}
 
-    def of(self, part: int) -> child.Progress:
+    def of(self, part: int) -> step_process.Progress:
         def add(line: dict[str, Any]) -> None:
             what = line.get("what")
             with self.lock:
@@ -89,9 +89,9 @@ class _Sums:
                 lines = [line for (kind, _), line in self.last.items() if kind == what]
                 said = {"done": sum(line["done"] for line in lines), "total": self.rows}
                 if what:
-                    child.report(**said, what=what)
+                    step_process.report(**said, what=what)
                 else:
                     rate = sum(line["tokens_per_second"] for line in lines)
-                    child.report(**said, tokens_per_second=rate)
+                    step_process.report(**said, tokens_per_second=rate)
 
         return add

@@ -12,30 +12,22 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from tasks import (
-    artifacts,
-    child,
-    cluster,
-    cuts,
-    digest,
-    estimate,
-    fit,
-    package,
-    slots,
-    tracking,
-    used,
-    worker,
-)
-from tasks.errors import EvaluationError
+from tasks.contracts import digest, truncation
+from tasks.contracts.errors import EvaluationError
+from tasks.contracts.metrics import LOSS
+from tasks.contracts.recipe import Recipe
+from tasks.contracts.records import BaseRef, Cost, DatasetRef, ModelRef, Scores, read_rows
+from tasks.costs.preflight import gpus_for
 from tasks.evaluate.predict import lead3_predictions, put_together, scores_of
 from tasks.evaluate.seal import evaluation_digest
-from tasks.metrics import LOSS
-from tasks.policy import STEP
-from tasks.progress import Progress
-from tasks.recipe import Recipe
-from tasks.records import BaseRef, Cost, DatasetRef, ModelRef, Scores, read_rows
-from tasks.table import read_table, write_table
-from tasks.tokenizer import tokenizer_digest
+from tasks.models import compatibility, package
+from tasks.models.tokenizer_digest import tokenizer_digest
+from tasks.orchestration import cluster_worker, concurrency, task_runners
+from tasks.orchestration.progress import Progress
+from tasks.orchestration.task_options import STEP
+from tasks.processes import resource_usage, step_process
+from tasks.tracking import artifacts, mlflow_run
+from tasks.tracking.predictions_table import read_table, write_table
 
 NOT_KNOWN = Cost()
 WAIT_SECONDS = 3600.0  # for another run that is judging the same model
@@ -46,14 +38,16 @@ def evaluate(
     model: ModelRef, dataset: DatasetRef, base: BaseRef, recipe: Recipe, who: str
 ) -> Scores:
     """A model's scores on this run's evaluation set; known predictions are used again."""
-    run = tracking.current()
+    run = mlflow_run.current()
     seal = _seal(dataset, base, recipe)
-    key = digest.of_value([model.digest, seal, *worker.made_with()])
+    key = digest.of_value([model.digest, seal, *cluster_worker.made_with()])
     if known := run.recall("evaluate", key, Scores, _intact, f"evaluate.{who}"):
         return known
     folder = artifacts.work_folder() / "evaluate" / key[:16]
     table, package_folder = folder / f"{who}.json", artifacts.package(model.path, model.digest)
-    with slots.gpu(recipe.evaluation.devices, estimate.gpus_for(2 * fit.weights(package_folder))):
+    with concurrency.gpu(
+        recipe.evaluation.devices, gpus_for(2 * compatibility.weights(package_folder))
+    ):
         if recipe.evaluation.cluster:
             answer, cost = _on_cluster(model, dataset, recipe, who, table)
         else:
@@ -72,7 +66,7 @@ def _here(
     package_folder: Path, dataset: DatasetRef, recipe: Recipe, who: str, table: Path
 ) -> tuple[dict[str, Any], Cost]:
     """The table written by processes of this machine: what was measured, and what it took."""
-    answer = child.run(
+    answer = step_process.run(
         "tasks.evaluate.predict:predict",
         {
             "package": str(package_folder),
@@ -85,7 +79,7 @@ def _here(
         on_progress=_Watch(who),
         wait_seconds=WAIT_SECONDS,
     )
-    return answer, used.by_child(table.parent)
+    return answer, resource_usage.by_child(table.parent)
 
 
 def _on_cluster(
@@ -101,8 +95,8 @@ def _on_cluster(
         "who": who,
         "loss": loss,
         "name": table.parent.name,
-        "origin": worker.origin(),
-        "threads": cluster.threads(where, count),
+        "origin": cluster_worker.origin(),
+        "threads": task_runners.threads(where, count),
         "of": count,
     }
     calls = [common | {"number": number} for number in range(1, count + 1)]
@@ -113,7 +107,7 @@ def _on_cluster(
         written += len(part["outputs"])
         watch({"done": written, "total": dataset.evaluation_rows})
 
-    parts = cluster.run(where, share, calls, "evaluation.cluster", add)
+    parts = task_runners.run(where, share, calls, "evaluation.cluster", add)
     answer = put_together(parts, rows, table, loss)
     held = [part["memory_gib"] for part in parts if part["memory_gib"] is not None]
     return answer, Cost(time.monotonic() - begun, max(held, default=None))
@@ -131,7 +125,7 @@ def share(
     who: str,
     loss: bool,
     name: str,
-    origin: worker.Origin,
+    origin: cluster_worker.Origin,
     threads: int | None,
     number: int,
     of: int,
@@ -142,10 +136,10 @@ def share(
     """
     origin.join()
     folder = artifacts.work_folder() / "evaluate" / name / f"share-{number}-of-{of}"
-    part: dict[str, Any] = child.run(
+    part: dict[str, Any] = step_process.run(
         "tasks.evaluate.predict:write",
         {
-            "package": str(worker.package(model.path, model.digest)),
+            "package": str(cluster_worker.package(model.path, model.digest)),
             "rows": str(_sealed_rows(dataset)),
             "loss": loss,
             "part": number - 1,
@@ -155,15 +149,15 @@ def share(
         on_progress=_Watch(f"{who}-share-{number}"),
         threads=threads,
         wait_seconds=WAIT_SECONDS,
-        halt=worker.unwanted(),
+        halt=cluster_worker.unwanted(),
     )
-    return part | {"memory_gib": used.by_child(folder).memory_gib}
+    return part | {"memory_gib": resource_usage.by_child(folder).memory_gib}
 
 
 def preflight(recipe: Recipe) -> list[str]:
     """What would stop an evaluation on a cluster, known before a run."""
     where, count = recipe.evaluation.cluster, recipe.evaluation.devices
-    return cluster.problems("evaluation.cluster", where, count) if where else []
+    return task_runners.problems("evaluation.cluster", where, count) if where else []
 
 
 def _said(who: str, answer: dict[str, Any], *, warn: bool) -> dict[str, float]:
@@ -180,9 +174,9 @@ def _said(who: str, answer: dict[str, Any], *, warn: bool) -> dict[str, float]:
 @task(name="lead-3", **STEP)
 def lead3(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> Scores:
     """The baseline that copies the first three sentences or turns."""
-    run = tracking.current()
+    run = mlflow_run.current()
     seal = _seal(dataset, base, recipe)
-    key = tracking.step_key("evaluate", baseline="lead3", seal=seal)
+    key = mlflow_run.step_key("evaluate", baseline="lead3", seal=seal)
     if known := run.recall("evaluate", key, Scores, _intact, "evaluate.lead3"):
         return known
     predictions = lead3_predictions(read_rows(_sealed_rows(dataset)))
@@ -211,14 +205,14 @@ def _keep(
     more: dict[str, float] | None = None,
     cost: Cost = NOT_KNOWN,
 ) -> Scores:
-    run, predictions = tracking.current(), read_table(table)
+    run, predictions = mlflow_run.current(), read_table(table)
     uri = run.log_table(table, "predictions")
     found = scores_of(predictions, model_digest, seal, uri, seconds)
     table_digest = digest.of_file(table)
     scores = dataclasses.replace(found, table_digest=table_digest, tokenizer_digest=tokenizer)
-    shown = scores.means | cuts.as_metrics(predictions) | (more or {})
+    shown = scores.means | truncation.as_metrics(predictions) | (more or {})
     metrics = {f"{who}/{name}": value for name, value in shown.items()}
-    run.record("evaluate", key, scores, metrics | used.as_metrics(who, cost))
+    run.record("evaluate", key, scores, metrics | resource_usage.as_metrics(who, cost))
     return scores
 
 

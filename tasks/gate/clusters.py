@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tasks.records import Prediction
+from tasks.contracts.records import Prediction
 
 
 def clusters(rows: Sequence[Prediction]) -> list[int]:

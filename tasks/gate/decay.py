@@ -23,15 +23,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import EvaluationError
+from tasks.contracts.errors import EvaluationError
+from tasks.contracts.metrics import direction, measured, sign
+from tasks.contracts.recipe import Gate
+from tasks.contracts.records import Prediction, Scores
 from tasks.gate.bootstrap import MIN_EVIDENCE, draw, enough, equal_clusters, expanded
 from tasks.gate.clusters import clusters
 from tasks.gate.measure import Table
 from tasks.gate.pairs import RESOLUTION, check_table, mean
 from tasks.gate.words import changed, percent, plain, signed
-from tasks.metrics import direction, measured, sign
-from tasks.recipe import Gate
-from tasks.records import Prediction, Scores
 
 DecayVerdict = Literal["DECAYED", "STEADY", "INCONCLUSIVE"]
 

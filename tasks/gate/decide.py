@@ -10,25 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from tasks import metrics
+from tasks.contracts import metrics
+from tasks.contracts.metrics import LOSS
+from tasks.contracts.recipe import Gate
+from tasks.contracts.records import ROUGE_NAMES, Decision, Scores, Verdict
 from tasks.gate.bootstrap import MIN_EVIDENCE
 from tasks.gate.guardrails import Found, guardrails
 from tasks.gate.measure import Measured, Table, measure
 from tasks.gate.notes import notes
 from tasks.gate.pairs import RESOLUTION, check_same_rows, check_seal, check_table, check_tokenizer
-from tasks.gate.words import (
-    SAME_MODEL,
-    changed,
-    gain_of,
-    gained,
-    lower_bound,
-    many,
-    plain,
-    size_of,
-)
-from tasks.metrics import LOSS
-from tasks.recipe import Gate
-from tasks.records import ROUGE_NAMES, Decision, Scores, Verdict
+from tasks.gate.words import SAME_MODEL, changed, gain_of, gained, lower_bound, many, plain, size_of
 
 
 def decide(

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tasks.contracts.metrics import LOSS
+from tasks.contracts.recipe import Gate
+from tasks.contracts.records import Guardrail, MetricResult, Prediction, Scores
 from tasks.gate.pairs import RESOLUTION
 from tasks.gate.words import plain, signed
-from tasks.metrics import LOSS
-from tasks.recipe import Gate
-from tasks.records import Guardrail, MetricResult, Prediction, Scores
 
 
 @dataclass(frozen=True)

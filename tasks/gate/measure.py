@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tasks.contracts.metrics import LOSS, measured
+from tasks.contracts.recipe import Gate
+from tasks.contracts.records import MetricResult, Prediction
 from tasks.gate.bootstrap import TAIL, resample
 from tasks.gate.pairs import Pairs, mean, pair
 from tasks.gate.power import rows_needed, smallest_gain, standard_error
-from tasks.metrics import LOSS, measured
-from tasks.recipe import Gate
-from tasks.records import MetricResult, Prediction
 
 Table = Sequence[Prediction]
 

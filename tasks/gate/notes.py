@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from tasks.contracts.metrics import sign
+from tasks.contracts.recipe import Gate
+from tasks.contracts.records import Verdict
 from tasks.gate.measure import Measured, Table
 from tasks.gate.words import percent, plain
-from tasks.metrics import sign
-from tasks.recipe import Gate
-from tasks.records import Verdict
 
 UNFINISHED_SHARE = 0.5  # above it most of a promoted model's summaries stop in mid-sentence
 

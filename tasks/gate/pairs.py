@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import EvaluationError, SealBroken
+from tasks.contracts.errors import EvaluationError, SealBroken
+from tasks.contracts.metrics import LOSS, other_tokenizer, sign
+from tasks.contracts.records import ROUGE_NAMES, Prediction, Scores
 from tasks.gate.clusters import clusters
-from tasks.metrics import LOSS, other_tokenizer, sign
-from tasks.records import ROUGE_NAMES, Prediction, Scores
 
 # Differences are rounded to this grid (2.3e-10): sums of up to two million rows (of losses that differ
 # by 8 nats, of a quarter million) are then exact in float64 whatever their order, so every machine

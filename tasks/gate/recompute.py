@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tasks import digest
-from tasks.errors import EvaluationError
+from tasks.contracts import digest
+from tasks.contracts.errors import EvaluationError
+from tasks.contracts.recipe import Gate
+from tasks.contracts.records import Decision, Scores, from_json
 from tasks.gate.decide import decide
 from tasks.gate.measure import Table
-from tasks.recipe import Gate
-from tasks.records import Decision, Scores, from_json
-from tasks.table import read_table
+from tasks.tracking.predictions_table import read_table
 
 TABLES = ("challenger", "opponent", "base", "lead3")
 

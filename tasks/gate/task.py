@@ -10,15 +10,17 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
-from tasks import artifacts, digest, history, tracking, used
-from tasks.errors import EvaluationError
+from tasks.contracts import digest
+from tasks.contracts.errors import EvaluationError
+from tasks.contracts.recipe import Gate, Recipe
+from tasks.contracts.records import Decision, Prediction, Scores, to_json
 from tasks.gate.decay import Decay, decay_headline, decay_markdown, decide_decay
 from tasks.gate.decide import decide
 from tasks.gate.words import headline
-from tasks.policy import STEP
-from tasks.recipe import Gate, Recipe
-from tasks.records import Decision, Prediction, Scores, to_json
-from tasks.table import read_table
+from tasks.orchestration.task_options import STEP
+from tasks.processes import resource_usage
+from tasks.tracking import artifacts, history, mlflow_run
+from tasks.tracking.predictions_table import read_table
 
 __all__ = ["Decay", "decay", "decay_headline", "gate", "headline"]
 
@@ -34,7 +36,7 @@ def gate(
     recipe: Recipe,
 ) -> Decision:
     """Promote, reject or inconclusive: the challenger against the champion, or else the base."""
-    run, watch = tracking.current(), used.Watch()
+    run, watch = mlflow_run.current(), resource_usage.Watch()
     # The look is on record before the verdict is known: a run killed on a bad verdict has looked.
     looks = history.count_look(run, challenger.model_digest, rows_digest)
     decision = decide(
@@ -56,7 +58,7 @@ def gate(
     run.write(
         tags=verdict | history.of_decision(run, recipe, decision),
         metrics={"gate/gain": primary.gain, "gate/low": primary.low, "gate/high": primary.high}
-        | used.as_metrics("gate", watch.cost()),
+        | resource_usage.as_metrics("gate", watch.cost()),
     )
     for reason in decision.reasons:
         get_run_logger().info(f"{decision.verdict}: {reason}")
@@ -66,7 +68,7 @@ def gate(
 @task(name="decay", **STEP)
 def decay(sealed: Scores, fresh: Scores, champion_version: int, recipe: Recipe) -> Decay:
     """Whether the champion scores worse on fresh rows than on the sealed evaluation set."""
-    run = tracking.current()
+    run = mlflow_run.current()
     found = decide_decay(
         _table(sealed),
         _table(fresh),
@@ -98,7 +100,7 @@ def _table(scores: Scores) -> list[Prediction]:
 
 
 def _store(
-    run: tracking.Run, decision: Decision, settings: Gate, scores: dict[str, Scores]
+    run: mlflow_run.Run, decision: Decision, settings: Gate, scores: dict[str, Scores]
 ) -> None:
     """Everything the decision was made from, so that anyone can recompute it (recompute.py)."""
     inputs = {
@@ -110,7 +112,7 @@ def _store(
 
 
 def _keep(
-    run: tracking.Run,
+    run: mlflow_run.Run,
     kind: str,
     decision: Decision | Decay,
     scores: dict[str, Scores],

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tasks.metrics import UNIT, change, direction, sign
-from tasks.records import Decision, Verdict
+from tasks.contracts.metrics import UNIT, change, direction, sign
+from tasks.contracts.records import Decision, Verdict
 
 DONE: dict[Verdict, str] = {
     "PROMOTE": "PROMOTED",

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
-from tasks.errors import RecipeError
+from tasks.contracts.errors import RecipeError
+from tasks.contracts.recipe import Prompt
 from tasks.ingest.chat import CLOSE, MARKS, OPEN
-from tasks.ingest.parts import Example
+from tasks.ingest.row_types import Example
 from tasks.ingest.tokens import Lengths, Meter, too_long
-from tasks.recipe import Prompt
 
 if TYPE_CHECKING:
-    from tasks.summarizer import SummarizerSettings
+    from tasks.serving.summarizer import SummarizerSettings
 
 PROBE = ("Who?", "I.")  # question and answer
 
@@ -45,7 +45,7 @@ class ChatMeter(Meter):
         return [self._measured(example) for example in examples]
 
     def _measured(self, example: Example) -> Lengths | str:
-        from tasks.summarizer import fit_chat, messages_of
+        from tasks.serving.summarizer import fit_chat, messages_of
 
         try:
             messages = messages_of(example.document, self.settings.system)
@@ -64,7 +64,7 @@ class ChatMeter(Meter):
         return Lengths(prompt, cut, tuple(len(answer["input_ids"]) for answer in answers))
 
     def _length(self, messages: list[dict[str, str]]) -> int:
-        from tasks.summarizer import render
+        from tasks.serving.summarizer import render
 
         text = render(self.chat, messages, self.settings)
         return len(self.chat(text, add_special_tokens=False)["input_ids"])
@@ -79,7 +79,7 @@ class ChatMeter(Meter):
                     )
 
     def _try(self) -> None:
-        from tasks.summarizer import encode_answer, messages_of
+        from tasks.serving.summarizer import encode_answer, messages_of
 
         question, answer = PROBE
         turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]

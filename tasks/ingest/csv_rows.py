@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from tasks.errors import DataError
-from tasks.ingest.parts import RAW_CHARACTERS, Raw
+from tasks.contracts.errors import DataError
+from tasks.ingest.row_types import RAW_CHARACTERS, Raw
 
 # The csv module's own limit (131,072 characters) is shorter than long documents; with none, one
 # unclosed quote would swallow the rest of the file.

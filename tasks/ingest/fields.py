@@ -8,9 +8,9 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tasks.contracts.recipe import Fields
 from tasks.ingest.chat import CLOSE, is_messages, split_chat, split_messages
-from tasks.ingest.parts import RAW_CHARACTERS, Example, Raw, Reject, shown
-from tasks.recipe import Fields
+from tasks.ingest.row_types import RAW_CHARACTERS, Example, Raw, Reject, shown
 
 # In order: the first pair that a file has wins, so `text, summary` (BillSum) comes before
 # `question, answer`, and DialogSum's numbered references count as `summary`.

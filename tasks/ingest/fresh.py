@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import digest
-from tasks.errors import DataError
+from tasks.contracts import digest
+from tasks.contracts.errors import DataError
+from tasks.contracts.recipe import Data, Prompt
+from tasks.contracts.records import DatasetRef
 from tasks.ingest.build import EVALUATION, REJECTS, canonical, too_many_rejects
-from tasks.ingest.collect import Side, Tally, collect, measured
-from tasks.ingest.inputs import open_input
+from tasks.ingest.opened_sources import open_input
 from tasks.ingest.overlap import OverlapIndex
 from tasks.ingest.prepare import REPORT
+from tasks.ingest.split_writer import Side, Tally, collect, measured
 from tasks.ingest.tokens import meter_for
-from tasks.recipe import Data, Prompt
-from tasks.records import DatasetRef
 
 if TYPE_CHECKING:
-    from tasks.summarizer import SummarizerSettings
+    from tasks.serving.summarizer import SummarizerSettings
 
 KEY = "evaluation.fresh"
 SCHEMA_VERSION = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.errors import DataError
+from tasks.contracts.errors import DataError
 
 
 def pinned(key: str, spec: str, revision: str | None) -> tuple[str, str]:

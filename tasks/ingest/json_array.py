@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from tasks.errors import DataError
-from tasks.ingest.parts import RAW_CHARACTERS, Raw
+from tasks.contracts.errors import DataError
+from tasks.ingest.row_types import RAW_CHARACTERS, Raw
 
 CHUNK = 1 << 20
 # One element larger than this is a broken file, not a row.

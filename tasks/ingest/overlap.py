@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import RecipeError
+from tasks.contracts.errors import RecipeError
 
 WORDS = 5  # a shingle
 PERMUTATIONS = 128

@@ -7,16 +7,16 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks import digest
-from tasks.errors import DataError, PrecisError
+from tasks.contracts import digest
+from tasks.contracts.errors import DataError, PrecisError
+from tasks.contracts.recipe import Data, Prompt
+from tasks.contracts.records import DatasetRef
 from tasks.ingest.build import EVALUATION, REJECTS, TRAIN, Built, build
 from tasks.ingest.sources import source_digest
 from tasks.ingest.tokens import meter_for
-from tasks.recipe import Data, Prompt
-from tasks.records import DatasetRef
 
 if TYPE_CHECKING:
-    from tasks.summarizer import SummarizerSettings
+    from tasks.serving.summarizer import SummarizerSettings
 
 __all__ = ["look", "prepare", "problems", "source_digest"]
 REPORT = "report.json"

@@ -7,10 +7,10 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tasks.errors import DataError
+from tasks.contracts.errors import DataError
 from tasks.ingest.csv_rows import csv_header, read_csv
 from tasks.ingest.json_array import read_array
-from tasks.ingest.parts import RAW_CHARACTERS, Raw, SourceFile
+from tasks.ingest.row_types import RAW_CHARACTERS, Raw, SourceFile
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")

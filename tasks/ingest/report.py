@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.ingest.collect import Side, Tally
+from tasks.contracts.recipe import Data
 from tasks.ingest.fields import Columns
-from tasks.ingest.inputs import Input
-from tasks.ingest.parts import SourceFile
-from tasks.recipe import Data
+from tasks.ingest.opened_sources import Input
+from tasks.ingest.row_types import SourceFile
+from tasks.ingest.split_writer import Side, Tally
 
 if TYPE_CHECKING:
-    from tasks.summarizer import SummarizerSettings
+    from tasks.serving.summarizer import SummarizerSettings
 
 SCHEMA_VERSION = 1
 

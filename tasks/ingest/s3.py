@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks import s3
-from tasks.errors import DataError
-from tasks.ingest.parts import SourceFile
+from tasks.contracts.errors import DataError
+from tasks.ingest.row_types import SourceFile
+from tasks.processes import s3
 
 CHUNK_BYTES = 1 << 20
 TRIES = 3  # boto3 tries a request again by itself, but not a stream that broke off

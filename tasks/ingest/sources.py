@@ -6,12 +6,12 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import digest
-from tasks.errors import DataError
+from tasks.contracts import digest
+from tasks.contracts.errors import DataError
+from tasks.contracts.recipe import Data
 from tasks.ingest import hub, s3
-from tasks.ingest.parts import SourceFile, shown
 from tasks.ingest.reading import PACKED, SUFFIXES
-from tasks.recipe import Data
+from tasks.ingest.row_types import SourceFile, shown
 
 S3, HUB = "s3://", "hub:"
 

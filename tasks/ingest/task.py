@@ -11,15 +11,18 @@ from mlflow.exceptions import MlflowException
 from prefect import task
 from prefect.logging import get_run_logger
 
-from tasks import artifacts, digest, package, tracking, used
-from tasks.errors import RecipeError, RegistryError
+from tasks.contracts import digest
+from tasks.contracts.errors import RecipeError, RegistryError
+from tasks.contracts.recipe import Base, Recipe
+from tasks.contracts.records import BaseRef, DatasetRef, from_json
 from tasks.ingest.fresh import KEY, prepare_fresh
-from tasks.ingest.newer import count_new
 from tasks.ingest.prepare import REPORT, look, prepare, source_digest
 from tasks.ingest.sources import held
-from tasks.policy import STEP
-from tasks.recipe import Base, Recipe
-from tasks.records import BaseRef, DatasetRef, from_json
+from tasks.ingest.unseen_rows import count_new
+from tasks.models import package
+from tasks.orchestration.task_options import STEP
+from tasks.processes import resource_usage
+from tasks.tracking import artifacts, mlflow_run
 
 ROWS = ("train.jsonl", "evaluation.jsonl")
 FRESH_DATA = {"fields", "near_duplicate_jaccard", "max_rejected_share"}  # settings that shape them
@@ -34,9 +37,9 @@ def find_base(base: Base) -> BaseRef:
 @task(name="ingest", **STEP)
 def ingest(recipe: Recipe, base: BaseRef) -> DatasetRef:
     """Canonical train and evaluation rows of this run's data, stored with the run."""
-    run = tracking.current()
+    run = mlflow_run.current()
     settings = package.settings_for(recipe, Path(base.path))
-    key = tracking.step_key(
+    key = mlflow_run.step_key(
         "ingest",
         sources=source_digest(recipe.data),
         data=recipe.data.model_dump(mode="json", exclude={"min_new_rows"}),
@@ -48,9 +51,9 @@ def ingest(recipe: Recipe, base: BaseRef) -> DatasetRef:
         return known
     # A folder of this run alone: two runs over the same data would write into each other's files.
     folder = artifacts.work_folder() / "data" / run.id
-    watch = used.Watch()
+    watch = resource_usage.Watch()
     made = prepare(recipe.data, recipe.prompt, settings, Path(base.path), folder)
-    cost = used.as_metrics("ingest", watch.cost())
+    cost = resource_usage.as_metrics("ingest", watch.cost())
     dataset = dataclasses.replace(made, uri=run.log_folder(folder, "dataset"))
     run.record("ingest", key, dataset, cost)
     get_run_logger().info(
@@ -68,10 +71,10 @@ def ingest_fresh(recipe: Recipe, base: BaseRef, seen: tuple[DatasetRef, ...]) ->
 
     Raises RecipeError when the recipe names none.
     """
-    run = tracking.current()
+    run = mlflow_run.current()
     fresh, data = require_fresh(recipe), recipe.data
     settings = package.settings_for(recipe, Path(base.path))
-    key = tracking.step_key(
+    key = mlflow_run.step_key(
         "ingest",
         fresh=held(KEY, fresh, data.evaluation_split, data.revision),
         seen=sorted({dataset.digest for dataset in seen}),
@@ -120,7 +123,7 @@ def dataset_of(client: Any, run_id: str) -> DatasetRef:
         tags = client.get_run(run_id).data.tags
     except MlflowException as error:
         raise RegistryError(f"MLflow run {run_id} cannot be read: {error}; restore it") from error
-    prefix = tracking.STEP_TAG.format("ingest", "")
+    prefix = mlflow_run.STEP_TAG.format("ingest", "")
     known = [from_json(DatasetRef, tags[name]) for name in tags if name.startswith(prefix)]
     for dataset in known:  # several, if the data changed between two tries of one run
         if artifacts.intact(dataset, _intact):

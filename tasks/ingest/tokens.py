@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tasks.errors import BaseModelError, RecipeError
-from tasks.ingest.parts import Example
-from tasks.recipe import Prompt
+from tasks.contracts.errors import BaseModelError, RecipeError
+from tasks.contracts.recipe import Prompt
+from tasks.ingest.row_types import Example
 
 if TYPE_CHECKING:  # the module imports MLflow, which costs a second
-    from tasks.summarizer import SummarizerSettings
+    from tasks.serving.summarizer import SummarizerSettings
 
 
 class Tokenizer(Protocol):
@@ -176,7 +176,7 @@ class Meter:
             return Lengths(prompt, 0, summaries)
         if self.refuse:
             return too_long(prompt, most)
-        from tasks.summarizer import fit
+        from tasks.serving.summarizer import fit
 
         _, cut = fit(self.tokenizer, example.document, self.settings)
         return Lengths(prompt, cut, summaries)

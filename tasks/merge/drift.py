@@ -6,11 +6,11 @@ import gc
 from pathlib import Path
 from typing import Any
 
-from tasks import loading
-from tasks.errors import MergeError
-from tasks.examples import IGNORED, Examples, encode_for
-from tasks.recipe import Merge, Recipe
-from tasks.records import Drift, Row, read_rows
+from tasks.contracts.errors import MergeError
+from tasks.contracts.recipe import Merge, Recipe
+from tasks.contracts.records import Drift, Row, read_rows
+from tasks.models import loading
+from tasks.models.encoding import IGNORED, Examples, encode_for
 
 
 def measure(base: Path, adapter: Path, merged: Path, rows: Path, recipe: Recipe) -> Drift:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from tasks import loading, rounding
 from tasks.merge.fold import folded
-from tasks.merge.nearest import BLOCK, Codes
+from tasks.merge.nf4_rounding import BLOCK, Codes
 from tasks.merge.plan import MAGNITUDE, PREFIX, Plan
+from tasks.models import loading, quantization
 
 CHUNK = 1 << 18  # weights: in float32 with two more of its size, what a core's own cache holds
 
@@ -45,7 +45,7 @@ class Layers:
 
     def _whole(self, module: str, weight: Any) -> Any:
         if module in self.plan.rounded:
-            weight = rounding.rounded(weight, self.plan.quantization, self.dtype)
+            weight = quantization.rounded(weight, self.plan.quantization, self.dtype)
         if module not in self.plan.adapted:
             return weight
         a, b, *magnitude = (self.adapter[f"{PREFIX}{module}.{name}"] for name in self.plan.tensors)

@@ -16,12 +16,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tasks import child, digest, package
-from tasks.errors import MergeError
+from tasks.contracts import digest
+from tasks.contracts.errors import MergeError
+from tasks.contracts.recipe import Recipe
 from tasks.merge import drift
-from tasks.merge.line import merge_shards
 from tasks.merge.plan import INDEX, plan_merge
-from tasks.recipe import Recipe
+from tasks.merge.shard_pipeline import merge_shards
+from tasks.models import package
+from tasks.processes import step_process
 
 # What stands beside the weights and goes along: configuration, tokenizer, licence.
 BESIDE = ("*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "NOTICE*", "USE_POLICY*")
@@ -60,7 +62,9 @@ def merge(base: str, adapter: str, recipe: dict[str, Any], out: str) -> dict[str
         shutil.rmtree(old, ignore_errors=True)
     with _writing(partial, [*plan.shards, *_beside(source)]):
         hashes = merge_shards(
-            plan, partial, lambda n: child.report(kind="merge", shard=n, shards=len(plan.shards))
+            plan,
+            partial,
+            lambda n: step_process.report(kind="merge", shard=n, shards=len(plan.shards)),
         )
         _copy_beside(source, partial, plan.stored)
         package.add_summarizer(partial, package.settings_for(settings, source))

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks import loading, rounding
-from tasks.errors import MergeError
+from tasks.contracts.errors import MergeError
+from tasks.contracts.recipe import Recipe
 from tasks.merge.fold import kind_of, scale_of
-from tasks.package import config_of
-from tasks.recipe import Recipe
-from tasks.rounding import FOUR_BITS
+from tasks.models import loading
+from tasks.models.package import config_of
+from tasks.models.quantization import FOUR_BITS, config
 
 PREFIX = "base_model.model."  # PEFT's, before the base's own module names
 # Settings that fold otherwise than tasks.merge.fold does; training here makes none of them.
@@ -135,7 +135,7 @@ def quantized_modules(base: Path, quantization: str) -> tuple[frozenset[str], fr
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
     transposed = {name for name, module in model.named_modules() if isinstance(module, Conv1D)}
-    how = rounding.config(quantization, torch.float32)
+    how = config(quantization, torch.float32)
     if how is None:
         return frozenset(), frozenset(transposed)
     keep = HfQuantizer.get_modules_to_not_convert(

@@ -7,22 +7,27 @@ from pathlib import Path
 from prefect import task
 from prefect.logging import get_run_logger
 
-from tasks import artifacts, child, digest, estimate, fit, package, slots, tracking, used
-from tasks.policy import STEP
-from tasks.recipe import Recipe
-from tasks.records import AdapterRef, BaseRef, Cost, DatasetRef, Drift, ModelRef
+from tasks.contracts import digest
+from tasks.contracts.recipe import Recipe
+from tasks.contracts.records import AdapterRef, BaseRef, Cost, DatasetRef, Drift, ModelRef
+from tasks.costs import preflight
+from tasks.models import compatibility, package
+from tasks.orchestration import concurrency
+from tasks.orchestration.task_options import STEP
+from tasks.processes import resource_usage, step_process
+from tasks.tracking import artifacts, mlflow_run
 
 
 @task(name="merge", **STEP)
 def merge(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Recipe) -> ModelRef:
     """The package of the merged model; refused when it drifted from the adapter."""
-    run, key = tracking.current(), step_key(adapter, base, dataset, recipe)
+    run, key = mlflow_run.current(), step_key(adapter, base, dataset, recipe)
     if known := run.recall("merge", key, ModelRef, _here):
         return known
     work = artifacts.work_folder() / "merge" / key[:16]
-    merged = 2 * fit.weights(Path(base.path))  # bytes, for the drift check
-    with slots.gpu(1, estimate.gpus_for(merged)):
-        answer = child.run(
+    merged = 2 * compatibility.weights(Path(base.path))  # bytes, for the drift check
+    with concurrency.gpu(1, preflight.gpus_for(merged)):
+        answer = step_process.run(
             "tasks.merge.merge:merge_and_check",
             {
                 "base": base.path,
@@ -36,11 +41,11 @@ def merge(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Recip
     drift = Drift(**answer["drift"])
     model = ModelRef(answer["path"], answer["digest"], base.digest, adapter.digest, drift)
     metrics = {"merge/kl": drift.kl, "merge/top1_agreement": drift.top1_agreement}
-    whole = used.by_child(work)
+    whole = resource_usage.by_child(work)
     rest = None if whole.seconds is None else whole.seconds - answer["seconds"]
-    metrics |= used.as_metrics("merge", Cost(answer["seconds"], whole.memory_gib))
+    metrics |= resource_usage.as_metrics("merge", Cost(answer["seconds"], whole.memory_gib))
     # With the start of the process that does both.
-    metrics |= used.as_metrics("drift", Cost(rest))
+    metrics |= resource_usage.as_metrics("drift", Cost(rest))
     run.record("merge", key, model, metrics)
     get_run_logger().info(
         f"merged: KL to the adapter {drift.kl:.1e} nats, top-1 agreement {drift.top1_agreement:.3f}"
@@ -50,7 +55,7 @@ def merge(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Recip
 
 def step_key(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Recipe) -> str:
     """What a merged model is known by: all that it and its drift depend on."""
-    return tracking.step_key(
+    return mlflow_run.step_key(
         "merge",
         adapter=adapter.digest,
         base=base.digest,

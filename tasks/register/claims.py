@@ -20,7 +20,7 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
-from tasks.errors import ChampionMoved, RegistryError
+from tasks.contracts.errors import ChampionMoved, RegistryError
 
 ALIAS = "champion"
 SUCCEEDS, FINISHED = "precis.succeeds", "precis.finished"

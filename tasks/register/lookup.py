@@ -9,7 +9,7 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
-from tasks.errors import RegistryError
+from tasks.contracts.errors import RegistryError
 from tasks.register.claims import ALIAS, DIGEST
 
 PREFIX = "models:/"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tasks import child, history
-from tasks.errors import ChampionMoved, NoSuchChampion, Overtaken
+from tasks.contracts.errors import ChampionMoved, NoSuchChampion, Overtaken
+from tasks.processes import step_process
 from tasks.register import claims
+from tasks.tracking import history
 
 
 def choose(client: Any, name: str, to: int | None) -> claims.Version:
@@ -38,8 +39,8 @@ def _before_last(name: str, known: list[claims.Version]) -> claims.Version:
 
 def check(target: claims.Version, folder: Path) -> None:
     """Load the version in a clean process and have it write one summary."""
-    child.run(
-        "tasks.register.clean:predict",
+    step_process.run(
+        "tasks.register.reload_check:predict",
         {"uri": target.source, "documents": ["Ann: Shall we meet at noon?\nBob: Yes, at noon."]},
         folder,
     )

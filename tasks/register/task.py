@@ -8,21 +8,22 @@ from typing import Any
 from prefect import task
 from prefect.logging import get_run_logger
 
-from tasks import artifacts, digest, history, stores, tracking
-from tasks.errors import EvaluationError, NoSuchChampion, RegistryError, SealBroken
-from tasks.metrics import LOSS, NO_LOSS, other_tokenizer
-from tasks.policy import STEP
-from tasks.recipe import Recipe
-from tasks.records import Decision, ModelRef, Scores, VersionRef, from_json
-from tasks.register import claims, lookup, rollback, served
-from tasks.table import read_table
-from tasks.tokenizer import tokenizer_digest
+from tasks.contracts import digest
+from tasks.contracts.errors import EvaluationError, NoSuchChampion, RegistryError, SealBroken
+from tasks.contracts.metrics import LOSS, NO_LOSS, other_tokenizer
+from tasks.contracts.recipe import Recipe
+from tasks.contracts.records import Decision, ModelRef, Scores, VersionRef, from_json
+from tasks.models.tokenizer_digest import tokenizer_digest
+from tasks.orchestration.task_options import STEP
+from tasks.register import claims, log_model, lookup, rollback
+from tasks.tracking import artifacts, connection, history, mlflow_run
+from tasks.tracking.predictions_table import read_table
 
 
 @task(name="champion", **STEP)
 def current_champion(name: str) -> claims.Version | None:
     """The champion now, after finishing whatever a dead run left unfinished."""
-    return claims.champion(tracking.current().client, name)
+    return claims.champion(mlflow_run.current().client, name)
 
 
 @task(name="register", **STEP)
@@ -34,9 +35,9 @@ def register(
     Log the model, have a clean process reproduce stored summaries, claim the succession, move the
     alias: a crash anywhere leaves the alias where it was, or fully moved.
     """
-    run = tracking.current()
+    run = mlflow_run.current()
     work = artifacts.work_folder() / "register" / run.id
-    uri = served.log_model(
+    uri = log_model.log_model(
         run.client,
         model,
         experiment_id=run.experiment_id,
@@ -44,7 +45,7 @@ def register(
         name=recipe.name,
         scratch=artifacts.work_folder() / "served",
     )
-    served.reproduce(uri, read_table(artifacts.fetch(challenger.uri)), work)
+    log_model.reproduce(uri, read_table(artifacts.fetch(challenger.uri)), work)
     tags = {
         claims.DIGEST: model.digest,
         claims.RUN_ID: run.id,
@@ -72,7 +73,7 @@ def promoted_before(name: str) -> tuple[Decision, VersionRef] | None:
 
     The champion may be another by now: a promotion is not judged twice.
     """
-    run = tracking.current()
+    run = mlflow_run.current()
     if not run.taken_up:
         return None
     mine = [v for v in claims.versions(run.client, name) if v.finished and v.run_id == run.id]
@@ -105,15 +106,15 @@ def as_model(version: claims.Version) -> ModelRef:
 
 def require_model(name: str) -> None:
     """Raises NoSuchChampion, naming the models there are, for a name that has none; makes nothing."""
-    if not stores.nothing_yet():
-        client = stores.connect()
+    if not connection.nothing_yet():
+        client = connection.connect()
         if claims.versions(client, name):
             return
         known = sorted(model.name for model in client.search_registered_models())
     else:
         known = []
     raise NoSuchChampion(
-        f"no model {name!r} is registered in MLflow at {stores.shown_uri()}; "
+        f"no model {name!r} is registered in MLflow at {connection.shown_uri()}; "
         f"it has: {', '.join(known) or 'none'}"
     )
 
@@ -121,7 +122,7 @@ def require_model(name: str) -> None:
 @task(name="former champion", **STEP)
 def former_champion(name: str, to: int | None) -> tuple[claims.Version, int | None]:
     """The version to go back to, loaded and checked, and the champion's number now; changes nothing."""
-    run = tracking.current()
+    run = mlflow_run.current()
     known = claims.versions(run.client, name)
     mine = [v for v in known if v.run_id == run.id]  # of an earlier try
     target = rollback.choose(run.client, name, mine[0].rollback_to if mine else to)
@@ -140,7 +141,7 @@ def restore(
     name: str, target: claims.Version, over: int | None, reason: str = ""
 ) -> tuple[VersionRef, str]:
     """Make an earlier version champion again, over the champion that was asked about; once a run."""
-    run = tracking.current()
+    run = mlflow_run.current()
     # Before the claim, as for promotions: the registry then says whether it took effect.
     history.write(run, rollback.record(name, target, None, run.id, reason))
     won = rollback.put_back(run.client, name, target, run.id, reason, over)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.cuts import Cut
-from tasks.records import Decision, Prediction, StepCost
+from tasks.contracts.records import Decision, Prediction, StepCost
+from tasks.contracts.truncation import Cut
 
 
 @dataclass(frozen=True)

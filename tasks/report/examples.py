@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tasks.metrics import sign
-from tasks.records import Prediction
+from tasks.contracts.metrics import sign
+from tasks.contracts.records import Prediction
 
 SHOWN = 5
 

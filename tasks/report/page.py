@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tasks.metrics import LOSS
-from tasks.records import Decision, MetricResult
+from tasks.contracts.metrics import LOSS
+from tasks.contracts.records import Decision, MetricResult
 from tasks.report import words
 from tasks.report.data import ReportData
 from tasks.report.examples import examples, losses, wins

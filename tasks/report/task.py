@@ -13,15 +13,18 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
-from tasks import artifacts, cuts, device, forecast, tracking
-from tasks.policy import STEP
-from tasks.recipe import Recipe
-from tasks.records import AdapterRef, DatasetRef, Decision, ModelRef, StepCost, VersionRef
+from tasks.contracts import truncation
+from tasks.contracts.recipe import Recipe
+from tasks.contracts.records import AdapterRef, DatasetRef, Decision, ModelRef, StepCost, VersionRef
+from tasks.costs import forecast
+from tasks.orchestration.task_options import STEP
+from tasks.processes import device
 from tasks.report.data import ReportData
 from tasks.report.markdown import render_markdown
 from tasks.report.page import render_html
 from tasks.report.plots import plots
-from tasks.table import read_table
+from tasks.tracking import artifacts, mlflow_run
+from tasks.tracking.predictions_table import read_table
 
 CURVE = ("loss", "learning_rate")
 
@@ -47,7 +50,7 @@ def report(
     model: ModelRef,
 ) -> tuple[str, list[StepCost]]:
     """Render and store the report; returns its `runs:/` URI, and what each step cost."""
-    run = tracking.current()
+    run = mlflow_run.current()
     gate, known = _gate(run), run.client.get_run(run.id).data
     steps = forecast.compared(known.tags, known.metrics)
     if decision.opponent != "champion":
@@ -81,19 +84,21 @@ def report(
 
 def cuts_of(
     dataset: DatasetRef, adapter: AdapterRef, opponent: str | None = None
-) -> list[cuts.Cut]:
+) -> list[truncation.Cut]:
     """What did not fit in the run under way: evaluation documents as the challenger met them (and
     the `opponent`, if asked for), training documents and completions.
     """
-    gate, what = _gate(tracking.current()), "evaluation documents"
-    found = cuts.of_predictions(what, read_table(gate / "challenger.json"))
+    gate, what = _gate(mlflow_run.current()), "evaluation documents"
+    found = truncation.of_predictions(what, read_table(gate / "challenger.json"))
     if opponent:
-        theirs = cuts.of_predictions(f"{what}, {opponent}", read_table(gate / "opponent.json"))
+        theirs = truncation.of_predictions(
+            f"{what}, {opponent}", read_table(gate / "opponent.json")
+        )
         found = [replace(one, what=f"{what}, challenger") for one in found] + theirs
-    return found + cuts.of_training(_data_report(dataset), adapter.metrics)
+    return found + truncation.of_training(_data_report(dataset), adapter.metrics)
 
 
-def _gate(run: tracking.Run) -> Path:
+def _gate(run: mlflow_run.Run) -> Path:
     return artifacts.fetch(f"runs:/{run.id}/gate")
 
 
@@ -102,7 +107,7 @@ def _data_report(dataset: DatasetRef) -> dict[str, Any]:
     return found
 
 
-def _curve(run: tracking.Run, adapter: AdapterRef) -> list[dict[str, float]]:
+def _curve(run: mlflow_run.Run, adapter: AdapterRef) -> list[dict[str, float]]:
     """Loss by step, from the run that trained the adapter (an earlier one, if training was skipped)."""
     trained_by = adapter.uri.removeprefix("runs:/").split("/")[0]
     points: dict[int, dict[str, float]] = {}
@@ -120,16 +125,20 @@ def _cost(adapter: AdapterRef) -> dict[str, float | str]:
     return {"device": device.compute(), **cost}
 
 
-def _links(run: tracking.Run, tags: dict[str, str]) -> dict[str, str]:
+def _links(run: mlflow_run.Run, tags: dict[str, str]) -> dict[str, str]:
     links = {
-        "MLflow run": tracking.run_url(run),
+        "MLflow run": mlflow_run.run_url(run),
         "Prefect flow run": tags.get("precis.prefect_url"),
     }
     return {title: link for title, link in links.items() if link}
 
 
 def _digests(
-    run: tracking.Run, dataset: DatasetRef, adapter: AdapterRef, model: ModelRef, decision: Decision
+    run: mlflow_run.Run,
+    dataset: DatasetRef,
+    adapter: AdapterRef,
+    model: ModelRef,
+    decision: Decision,
 ) -> dict[str, Any]:
     return {
         "MLflow run": run.id,

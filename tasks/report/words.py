@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from tasks import used
-from tasks.metrics import DIRECTION, LOSS, UNIT, change
-from tasks.records import MetricResult
+from tasks.contracts.metrics import DIRECTION, LOSS, UNIT, change
+from tasks.contracts.records import MetricResult
+from tasks.processes import resource_usage
 
 GUARDRAILS = {
     "unfinished_rise": "rise in outputs cut off at the token limit (share of rows)",
@@ -82,7 +82,7 @@ def value(found: object) -> str:
 
 def duration(seconds: float | None) -> str:
     """Seconds as a person says them; a dash for what was not measured."""
-    return used.duration(seconds)
+    return resource_usage.duration(seconds)
 
 
 def gib(found: float | None) -> str:

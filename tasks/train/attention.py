@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from tasks import fit
+from tasks.models import compatibility
 
 NAME = "precis_packed_rows"
 
@@ -29,7 +29,9 @@ def register() -> str:
 
 def implementation(config: dict[str, Any]) -> str | None:
     """The `attn_implementation` for packed rows of such a model; None: transformers' own choice."""
-    ours = config.get("model_type") in fit.KNOWN and not config.get("use_bidirectional_attention")
+    ours = config.get("model_type") in compatibility.KNOWN and not config.get(
+        "use_bidirectional_attention"
+    )
     return register() if ours else None
 
 

@@ -22,11 +22,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks import device, errors
-from tasks.errors import ChildFailed, PrecisError, TrainingError
-from tasks.lock import held
-from tasks.recipe import Training
-from tasks.train import checkpoints
+from tasks.contracts import errors
+from tasks.contracts.errors import ChildFailed, PrecisError, TrainingError
+from tasks.contracts.recipe import Training
+from tasks.processes import device
+from tasks.processes.file_lock import held
+from tasks.train.checkpoints import local
 
 MEETING = ("PET_RDZV_ENDPOINT", "PET_MASTER_ADDR")  # torchrun's arguments as variables
 LEFT_SECONDS = 60.0  # for ranks of a killed run, which end by themselves: see rank.LIMIT_SECONDS
@@ -86,7 +87,7 @@ def train(call: dict[str, Any], training: Training, folder: Path) -> dict[str, A
     for path in (ranks / "answer.json", *ranks.glob("error-*.json")):
         path.unlink(missing_ok=True)
     call = call | {"reports": os.environ.get("PRECIS_CHILD_FOLDER")}
-    checkpoints.write(ranks / "call.json", call)
+    local.write(ranks / "call.json", call)
     with _surroundings(training):
         _run(training, ranks)
     answer: dict[str, Any] = json.loads((ranks / "answer.json").read_text())

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from tasks import child
-from tasks.errors import TrainingError
-from tasks.train import team
+from tasks.contracts.errors import TrainingError
+from tasks.processes import step_process
+from tasks.train import collectives
 
 
 class Meter:
@@ -40,7 +40,7 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         """Seconds, tokens (padding excluded) and completion tokens so far; the whole team asks."""
-        used = team.totals([int(self._tokens), int(self._completion_tokens)])
+        used = collectives.totals([int(self._tokens), int(self._completion_tokens)])
         tokens, completion = (a + b for a, b in zip(self._before, used, strict=True))
         return {
             "seconds": self._seconds + time.monotonic() - self._started,
@@ -80,7 +80,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Save before a cancelled run ends; log whatever is saved."""
         # All end after the same step. What is asked while they agree on it is heard after the next.
-        self.cancelled = team.any_of(self._asked)
+        self.cancelled = collectives.any_of(self._asked)
         if self.cancelled:
             control.should_save = control.should_training_stop = True
         if control.should_save:
@@ -103,7 +103,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         now = self.meter.read()
         tokens, seconds = (now[name] - self._last[name] for name in ("tokens", "seconds"))
         self._last = now
-        child.report(
+        step_process.report(
             kind="train",
             step=state.global_step,
             total_steps=state.max_steps,

@@ -16,12 +16,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tasks import child, code_digest, digest, fit, loading, package
-from tasks.errors import TrainingError
-from tasks.examples import encode_for
-from tasks.recipe import Recipe
-from tasks.records import read_rows
-from tasks.train import checkpoints, job, launch, result, store
+from tasks.contracts import code_digest, digest
+from tasks.contracts.errors import TrainingError
+from tasks.contracts.recipe import Recipe
+from tasks.contracts.records import read_rows
+from tasks.models import compatibility, loading, package
+from tasks.models.encoding import encode_for
+from tasks.processes import step_process
+from tasks.train import launch, result, resume
+from tasks.train.checkpoints import local, store
 
 NOT_TRAINER_S = {"timeout_hours", "checkpoint_store", "memory", "devices", "nodes", "base_weights"}
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
@@ -47,18 +50,18 @@ def train(rows: str, base: str, recipe: dict[str, Any], folder: str) -> dict[str
 
 
 def train_here(rows: str, base: str, recipe: dict[str, Any], folder: str) -> dict[str, Any]:
-    """`train` in this process, alone or in a team (tasks.train.team) that all call it."""
+    """`train` in this process, alone or in a team (tasks.train.collectives) that all call it."""
     plan = Recipe.model_validate(recipe)
-    if problems := fit.problems(plan, Path(base)):
+    if problems := compatibility.problems(plan, Path(base)):
         raise TrainingError.of(["the recipe does not fit this base model:", *problems])
     data, model, place = Path(rows), Path(base), Path(folder)
-    start = job.begin(lambda: _job(data, model, plan), place, plan.training.checkpoint_store)
+    start = resume.begin(lambda: _job(data, model, plan), place, plan.training.checkpoint_store)
     if start.answer:
         return start.answer
     trainer, facts = _build(data, model, plan, place, start.resume, start.kept)
     _run(trainer, start.resume)
     metrics = result.metrics(trainer) | facts | (trainer.fast.facts() if trainer.fast else {})
-    return job.end(trainer.model, plan.base.model, place, metrics, start.key)
+    return resume.end(trainer.model, plan.base.model, place, metrics, start.key)
 
 
 def _job(rows: Path, base: Path, recipe: Recipe) -> dict[str, Any]:
@@ -68,7 +71,7 @@ def _job(rows: Path, base: Path, recipe: Recipe) -> dict[str, Any]:
         "base": digest.of_folder(base),
         "quantization": recipe.base.quantization,
         "adapter": recipe.adapter.model_dump(mode="json"),
-        "training": checkpoints.deciding(recipe.training),
+        "training": local.deciding(recipe.training),
         "settings": json.loads(json.dumps(asdict(package.settings_for(recipe, base)))),
         **package.limits(recipe),
         "dtype": str(loading.compute_dtype()),
@@ -89,7 +92,7 @@ def _build(
     from datasets import Dataset
     from transformers import AutoTokenizer
 
-    from tasks.train import fast
+    from tasks.train.fast_path import setup
     from tasks.train.meter import Meter
     from tasks.train.trainer import AdapterTrainer
 
@@ -105,12 +108,12 @@ def _build(
             ),
             processing_class=tokenizer,
             peft_config=_lora(recipe),
-            meter=Meter(checkpoints.meter_of(resume) if resume else {}),
+            meter=Meter(local.meter_of(resume) if resume else {}),
             store=kept,
         )
     except ValueError as error:
         raise TrainingError(f"the recipe does not fit this base model: {error}") from error
-    if chosen and not fast.set_up(trainer, chosen):
+    if chosen and not setup.set_up(trainer, chosen):
         _take_plain_path(trainer.model, base, recipe)
         trainer.args.gradient_checkpointing = recipe.training.gradient_checkpointing
     return trainer, {"rows": len(examples.input_ids), "truncated_rows": examples.truncated}
@@ -120,19 +123,23 @@ def _base_model(base: Path, recipe: Recipe) -> tuple[Any, Any]:
     """The base as it is trained, and how (fast.choose): None on a CPU, or for TRL's own path."""
     import torch
 
-    from tasks import rounding
-    from tasks.train import attention, fast, rehearsal, sharding, varlen
+    from tasks.models import quantization
+    from tasks.train import attention
+    from tasks.train.fast_path import compilation, setup, varlen_attention, weight_sharding
 
     dtype, cuda = loading.compute_dtype(), loading.device() != "cpu"
     config = package.config_of(base)
     plain = attention.implementation(config) if recipe.training.packing else None
     # Scores that are capped, or shapes that no test has shown, are for the plain path.
     serves = cuda and plain is not None and not config.get("attn_logit_softcapping")
-    shards = sharding.wanted(recipe, base)
+    shards = weight_sharding.wanted(recipe, base)
     try:
-        with sharding.while_loading(base) if shards > 1 else contextlib.nullcontext():
+        with weight_sharding.while_loading(base) if shards > 1 else contextlib.nullcontext():
             model = loading.load_base(
-                base, recipe.base.quantization, dtype, varlen.register() if serves else plain
+                base,
+                recipe.base.quantization,
+                dtype,
+                varlen_attention.register() if serves else plain,
             )
     except torch.cuda.OutOfMemoryError as error:
         raise TrainingError(
@@ -142,19 +149,19 @@ def _base_model(base: Path, recipe: Recipe) -> tuple[Any, Any]:
         ) from error
     if shards > 1:
         try:
-            sharding.install(model)  # a layer is there twice while it is put in its place
+            weight_sharding.install(model)  # a layer is there twice while it is put in its place
         except torch.cuda.OutOfMemoryError as error:
-            raise rehearsal.does_not_fit(error, shards) from error
-    chosen = fast.choose(model, recipe, shards) if serves else None
+            raise compilation.does_not_fit(error, shards) from error
+    chosen = setup.choose(model, recipe, shards) if serves else None
     if chosen and chosen[0].resident:
-        rounding.dequantize_once(model)
+        quantization.dequantize_once(model)
     elif serves and not chosen:
         _take_plain_path(model, base, recipe)
     return model, chosen
 
 
 def _take_plain_path(model: Any, base: Path, recipe: Recipe) -> None:
-    from tasks.summarizer import served_attention
+    from tasks.serving.summarizer import served_attention
     from tasks.train import attention
 
     plain = attention.implementation(package.config_of(base)) if recipe.training.packing else None
@@ -209,11 +216,11 @@ def _arguments(recipe: Recipe, checkpoint_folder: Path, fast: bool) -> Any:
 def _run(trainer: Any, resume: Path | None) -> None:
     import torch
 
-    from tasks.train import team
+    from tasks.train import collectives
 
     if resume:
         step = resume.name.rpartition("-")[2]
-        child.report(kind="note", text=f"training goes on from step {step}", failed=False)
+        step_process.report(kind="note", text=f"training goes on from step {step}", failed=False)
     with _on_sigterm(trainer.watch.cancel):
         try:
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -224,7 +231,7 @@ def _run(trainer: Any, resume: Path | None) -> None:
                 f"training.memory: least ({error})"
             ) from error
     step, steps = trainer.state.global_step, trainer.state.max_steps
-    team.wait()  # or torchrun ends the first one while it puts the checkpoint into the store
+    collectives.wait()  # or torchrun ends the first one while it puts the checkpoint into the store
     if trainer.watch.cancelled and step < steps:
         raise TrainingError(
             f"training was cancelled at step {step} of {steps}; the same recipe goes on from there"
@@ -233,7 +240,7 @@ def _run(trainer: Any, resume: Path | None) -> None:
 
 @contextlib.contextmanager
 def _on_sigterm(call: Callable[..., None]) -> Iterator[None]:
-    """A cancel (tasks.child ends the group with TERM first) lets the step under way end."""
+    """A cancel (tasks.processes.step_process ends the group with TERM first) lets the step under way end."""
     before = signal.signal(signal.SIGTERM, call)
     try:
         yield

@@ -18,8 +18,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from tasks import child, loading
-from tasks.errors import PrecisError, TrainingError
+from tasks.contracts.errors import PrecisError, TrainingError
+from tasks.models import loading
+from tasks.processes import step_process
 
 # Less than child.GRACE_SECONDS, after which the step's process is killed: it should see us end.
 LIMIT_SECONDS = 15.0
@@ -34,14 +35,14 @@ def main(arguments: list[str]) -> int:
     # Weights that come and go, and those that are dropped while a base is loaded, leave holes else.
     if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-    from tasks.train import team
+    from tasks.train import collectives
 
-    team.join()
-    call = team.first_of(
+    collectives.join()
+    call = collectives.first_of(
         json.loads((Path(arguments[0]) / "call.json").read_text()) if arguments else None
     )
     folder, reports = Path(call["folder"]) / "ranks", call.pop("reports")
-    if team.rank() == 0 and reports:
+    if collectives.rank() == 0 and reports:
         os.environ["PRECIS_CHILD_FOLDER"] = reports
     else:
         os.environ.pop("PRECIS_CHILD_FOLDER", None)
@@ -52,42 +53,46 @@ def main(arguments: list[str]) -> int:
         except PrecisError as error:
             _complain(error, folder)
             return 1
-        team.leave()
+        collectives.leave()
     return 0
 
 
 def _train(call: dict[str, Any], folder: Path) -> None:
-    from tasks.recipe import Recipe
-    from tasks.train import checkpoints, qlora, team
+    from tasks.contracts.recipe import Recipe
+    from tasks.train import collectives, qlora
+    from tasks.train.checkpoints import local
     from tasks.train.meter import peak_memory_gib
 
     training = Recipe.model_validate(call["recipe"]).training
-    if team.size() != training.devices * training.nodes:
+    if collectives.size() != training.devices * training.nodes:
         raise TrainingError(
-            f"{team.size()} processes came together, and the recipe says {training.nodes} machines with "
-            f"{training.devices} devices each; start torchrun with --nnodes {training.nodes} "
-            f"--nproc-per-node {training.devices}"
+            f"{collectives.size()} processes came together, and the recipe says "
+            f"{training.nodes} machines with {training.devices} devices each; start torchrun with "
+            f"--nnodes {training.nodes} --nproc-per-node {training.devices}"
         )
     answer = qlora.train_here(**call)
     print(
-        f"rank {team.rank()}: peak memory {peak_memory_gib():.2f} GiB", file=sys.stderr, flush=True
+        f"rank {collectives.rank()}: peak memory {peak_memory_gib():.2f} GiB",
+        file=sys.stderr,
+        flush=True,
     )
-    if team.rank() == 0:
-        checkpoints.write(folder / "answer.json", answer)
-    team.wait()
+    if collectives.rank() == 0:
+        local.write(folder / "answer.json", answer)
+    collectives.wait()
 
 
 def _complain(error: PrecisError, folder: Path) -> None:
-    from tasks.train import checkpoints, team
+    from tasks.train import collectives
+    from tasks.train.checkpoints import local
 
     traceback.print_exc()
     said = {"error": type(error).__name__, "message": str(error)}
-    checkpoints.write(folder / f"error-{team.rank()}.json", said)
+    local.write(folder / f"error-{collectives.rank()}.json", said)
 
 
 def _end_in_time(parent: int) -> None:
     """End with the parent, and soon after TERM."""
-    child.die_with_parent(parent)
+    step_process.die_with_parent(parent)
     told, tell = os.pipe()
     os.set_blocking(tell, False)
     # Python's own handlers wait for the main thread, which may wait for a rank that is gone; this

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tasks import loading
-from tasks.train import checkpoints
+from tasks.models import loading
+from tasks.train.checkpoints import local
 
 
 def save_adapter(model: Any, base_name: str, folder: Path) -> None:
@@ -31,7 +31,7 @@ def save_adapter(model: Any, base_name: str, folder: Path) -> None:
     config = model.peft_config["default"].to_dict()
     config |= {"base_model_name_or_path": base_name, "inference_mode": True}
     plain = {name: sorted(v) if isinstance(v, set) else v for name, v in config.items()}
-    checkpoints.write(partial / "adapter_config.json", plain)
+    local.write(partial / "adapter_config.json", plain)
     # safetensors writes for its owner's eyes alone
     shutil.copymode(partial / "adapter_config.json", partial / "adapter_model.safetensors")
     shutil.rmtree(folder, ignore_errors=True)
@@ -43,7 +43,7 @@ def metrics(trainer: Any) -> dict[str, float]:
 
     To be called by the whole team: tokens are its sum, memory the most that one of it held.
     """
-    from tasks.train import team
+    from tasks.train import collectives
     from tasks.train.meter import peak_memory_gib
 
     logs = [line for line in trainer.state.log_history if "loss" in line]
@@ -60,7 +60,7 @@ def metrics(trainer: Any) -> dict[str, float]:
         "epochs": trainer.state.epoch,
         "tokens_per_second": used["tokens"] / used["seconds"],
         "seconds_per_step": used["seconds"] / max(step, 1),
-        "peak_memory_gib": team.most(peak_memory_gib()),
+        "peak_memory_gib": collectives.most(peak_memory_gib()),
         "trainable_parameters": sum(
             p.numel() for p in trainer.model.parameters() if p.requires_grad
         ),

@@ -9,13 +9,19 @@ from typing import Any
 from prefect import task
 from prefect.logging import get_run_logger
 
-from tasks import artifacts, child, digest, forecast, package, slots, tracking, used
-from tasks.errors import TrainingError
-from tasks.policy import STEP
-from tasks.progress import Progress
-from tasks.recipe import Recipe
-from tasks.records import AdapterRef, BaseRef, Cost, DatasetRef
-from tasks.train import checkpoints, launch, store
+from tasks.contracts import digest
+from tasks.contracts.errors import TrainingError
+from tasks.contracts.recipe import Recipe
+from tasks.contracts.records import AdapterRef, BaseRef, Cost, DatasetRef
+from tasks.costs import forecast
+from tasks.models import package
+from tasks.orchestration import concurrency
+from tasks.orchestration.progress import Progress
+from tasks.orchestration.task_options import STEP
+from tasks.processes import resource_usage, step_process
+from tasks.tracking import artifacts, mlflow_run
+from tasks.train import launch
+from tasks.train.checkpoints import local, store
 
 WATCHED = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_gib")
 WAIT_SECONDS = 300.0  # for a dead run's trainer, which may still be writing its checkpoint
@@ -24,14 +30,14 @@ WAIT_SECONDS = 300.0  # for a dead run's trainer, which may still be writing its
 @task(name="train", **STEP)
 def train(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> AdapterRef:
     """The LoRA adapter for these rows; resumes from the last checkpoint of the same job."""
-    run, key = tracking.current(), step_key(dataset, base, recipe)
+    run, key = mlflow_run.current(), step_key(dataset, base, recipe)
     if known := run.recall("train", key, AdapterRef, _intact):
         return known
     # The first moment at which the rows are known; a run that recalls its training is not foretold.
     report = artifacts.fetch(dataset.uri) / "report.json"
     forecast.note(run, recipe, Path(base.path), report)
-    with slots.gpu(recipe.training.devices):
-        answer = child.run(
+    with concurrency.gpu(recipe.training.devices):
+        answer = step_process.run(
             "tasks.train.qlora:train",
             {
                 "rows": str(artifacts.fetch(dataset.uri) / "train.jsonl"),
@@ -47,7 +53,9 @@ def train(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> AdapterRef:
     uri = run.log_folder(Path(answer["adapter"]), "adapter")
     adapter = AdapterRef(uri, answer["digest"], base.digest, answer["metrics"])
     metrics = {f"train/{name}": value for name, value in adapter.metrics.items()}
-    run.record("train", key, adapter, metrics | used.as_metrics("train", _cost(key, adapter)))
+    run.record(
+        "train", key, adapter, metrics | resource_usage.as_metrics("train", _cost(key, adapter))
+    )
     if recipe.training.checkpoint_store:
         _forget(recipe.training.checkpoint_store, answer["job"])
     return adapter
@@ -55,13 +63,13 @@ def train(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> AdapterRef:
 
 def step_key(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> str:
     """What an adapter is known by: all that its weights depend on."""
-    return tracking.step_key(
+    return mlflow_run.step_key(
         "train",
         rows=dataset.train_digest,
         base=base.digest,
         quantization=recipe.base.quantization,
         adapter=recipe.adapter.model_dump(mode="json"),
-        training=checkpoints.deciding(recipe.training),
+        training=local.deciding(recipe.training),
         settings=repr(package.settings_for(recipe, Path(base.path))),
         **package.limits(recipe),
     )
@@ -80,7 +88,7 @@ def preflight(recipe: Recipe) -> tuple[list[str], list[str]]:
 
 def _cost(key: str, adapter: AdapterRef) -> Cost:
     """What training took: all of its parts together, if it went on from a checkpoint."""
-    last = used.by_child(artifacts.work_folder() / "train" / key[:16])
+    last = resource_usage.by_child(artifacts.work_folder() / "train" / key[:16])
     seconds = max(last.seconds or 0.0, adapter.metrics["seconds"])
     return Cost(seconds, adapter.metrics["peak_memory_gib"])
 
@@ -104,7 +112,7 @@ class _Watch:
     """Progress of the child, to the terminal, Prefect and MLflow."""
 
     def __init__(self) -> None:
-        self.run = tracking.current()
+        self.run = mlflow_run.current()
         self.log = get_run_logger()
         self.bar = Progress("training")
 

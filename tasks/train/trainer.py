@@ -9,11 +9,12 @@ import torch
 from torch.nn.functional import cross_entropy
 from trl import SFTTrainer
 
-from tasks.examples import IGNORED
-from tasks.train import checkpoints, shares, team
-from tasks.train.fast import Fast
+from tasks.models.encoding import IGNORED
+from tasks.train import collectives, distributed_sampler
+from tasks.train.checkpoints import local
+from tasks.train.checkpoints.store import Store
+from tasks.train.fast_path.setup import Fast
 from tasks.train.meter import Meter, Watch
-from tasks.train.store import Store
 
 
 class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
@@ -39,18 +40,20 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         for parameter in self.model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-        self.rounds: shares.Rounds | None = None
-        if team.size() > 1:
+        self.rounds: distributed_sampler.Rounds | None = None
+        if collectives.size() > 1:
             self._share_out()
 
     def _share_out(self) -> None:
         """Take a share of the rows, and the first one's adapter."""
-        round_rows = self.args.train_batch_size * team.size()
-        self.rounds = shares.Rounds(len(self.train_dataset), round_rows, self.args.data_seed)
+        round_rows = self.args.train_batch_size * collectives.size()
+        self.rounds = distributed_sampler.Rounds(
+            len(self.train_dataset), round_rows, self.args.data_seed
+        )
         pad = self.processing_class.pad_token_id or 0
-        self.train_dataset = shares.with_nothing(self.train_dataset, pad)
-        self.data_collator = shares.Present(self.data_collator)
-        team.align(self._trained())
+        self.train_dataset = distributed_sampler.with_nothing(self.train_dataset, pad)
+        self.data_collator = distributed_sampler.Present(self.data_collator)
+        collectives.align(self._trained())
 
     def _trained(self) -> list[torch.Tensor]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -67,7 +70,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         super()._run_epoch(*args, epoch=epoch, **kwargs)
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        if team.size() > 1:
+        if collectives.size() > 1:
             # As accelerate prepares a model that it does not wrap: gradients are summed below.
             self.accelerator.prepare_model(self.model, evaluation_mode=True)
             self.model._is_accelerate_prepared = True
@@ -78,11 +81,11 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
     ) -> torch.Tensor:
         """A micro-batch forward and backward; with a step's last one, gradients become the team's."""
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
-        if team.size() == 1:
+        if collectives.size() == 1:
             return loss
         if self.accelerator.sync_gradients:
-            team.sum_gradients(self._trained())
-        return loss * team.size()  # what is logged is the mean over the team
+            collectives.sum_gradients(self._trained())
+        return loss * collectives.size()  # what is logged is the mean over the team
 
     def compute_loss(
         self,
@@ -99,7 +102,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         if inputs["input_ids"].is_cuda:
             # TRL has gradients averaged, not summed, so it multiplies.
             whole = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            return whole / team.size() if team.size() > 1 else whole
+            return whole / collectives.size() if collectives.size() > 1 else whole
         return completion_loss(model, inputs, num_items_in_batch)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -118,8 +121,8 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         super(SFTTrainer, self)._save_checkpoint(model, trial)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         used = self.meter.read()  # of the whole team: all of it has written what it has to write
-        if team.rank() == 0:
-            checkpoints.mark_complete(folder, used)
+        if collectives.rank() == 0:
+            local.mark_complete(folder, used)
             if self.store:
                 self.store.keep(folder)
 

@@ -18,7 +18,7 @@ import tiny  # noqa: E402
 import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
-from tasks.recipe import Recipe  # noqa: E402
+from tasks.contracts.recipe import Recipe  # noqa: E402
 
 # hidden, intermediate, layers, heads, key-value heads; a vocabulary of 32,000
 SHAPES = {

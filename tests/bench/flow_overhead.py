@@ -71,10 +71,10 @@ def timed(stack: Stack) -> tuple[float, float]:
 
 def counted(said: str, *words: str) -> int:
     """`precis WORDS` in this process; writes to file `said` the seconds that went into work."""
-    from flows import verbs
+    from flows.cli import commands
 
-    with verbs.without_collecting():  # as the command itself imports them
-        from tasks import digest
+    with commands.without_collecting():  # as the command itself imports them
+        from tasks.contracts import digest
         from tasks.gate import decide
         from tasks.report import markdown, page, plots
 
@@ -106,7 +106,7 @@ def counted(said: str, *words: str) -> int:
     plots.plots = drawn
     page.render_html = timing(page.render_html)
     markdown.render_markdown = timing(markdown.render_markdown)
-    from flows.command import console
+    from flows.cli.entry import console
 
     return console(words)
 

@@ -17,11 +17,11 @@ from unittest import mock
 
 import torch
 
-from tasks import package
+from tasks.contracts.recipe import Recipe
+from tasks.contracts.records import BaseRef, Row, to_json
 from tasks.evaluate.predict import predict
 from tasks.merge.merge import merge_and_check
-from tasks.recipe import Recipe
-from tasks.records import BaseRef, Row, to_json
+from tasks.models import package
 from tasks.train.qlora import train
 
 ROOT = Path(__file__).parents[2]

@@ -29,7 +29,7 @@ from typing import Any
 import gpu_devices
 import gpu_train
 
-from tasks import device
+from tasks.processes import device
 
 STEPS, SECONDS = int(os.environ.get("STEPS", "200")), float(os.environ.get("SECONDS", "400"))
 GRACE = 15.0  # seconds from the last step to a process' end

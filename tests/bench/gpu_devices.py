@@ -23,9 +23,9 @@ from typing import Any
 
 import psutil
 
-from tasks import child, device
-from tasks.errors import PrecisError
-from tasks.recipe import Recipe
+from tasks.contracts.errors import PrecisError
+from tasks.contracts.recipe import Recipe
+from tasks.processes import device, step_process
 
 PART, PARTS, WARM = 6, 4, 2  # steps a timed part, timed parts, parts before them
 STEPS = PART * (WARM + PARTS)
@@ -100,7 +100,9 @@ class Bench:
         }
         payload |= {"recipe": recipe.model_dump(mode="json")}
         try:
-            answer = child.run("tasks.train.qlora:train", payload, run.folder, on_progress=heard)
+            answer = step_process.run(
+                "tasks.train.qlora:train", payload, run.folder, on_progress=heard
+            )
             run.metrics = answer["metrics"]
         except PrecisError as error:
             run.error = f"{type(error).__name__}: {error}"

@@ -73,8 +73,8 @@ def make_model(folder: Path, tokenizer: Path) -> None:
 
 def loaded(folder: Path, decoding: str, size: int) -> Any:
     """A Generator over the model, as a package of its own; end tokens are ignored."""
-    from tasks import package
-    from tasks.summarizer import Generator, SummarizerSettings
+    from tasks.models import package
+    from tasks.serving.summarizer import Generator, SummarizerSettings
 
     template = "Summarize the following conversation.\n\n{document}\n\nSummary: "
     settings = SummarizerSettings(template, 3000, "tail", NEW, size, decoding=decoding)
@@ -117,7 +117,7 @@ def paged(folder: Path, rows: Path, size: int, more: str) -> dict[str, Any]:
     """transformers' generate_batch over the same prompts, with what this machine has for it."""
     from transformers import ContinuousBatchingConfig, GenerationConfig
 
-    from tasks.summarizer import encode
+    from tasks.serving.summarizer import encode
 
     generator, documents = loaded(folder, "generate", size), documents_of(rows)
     # Without flash-attn its attention is one dense mask over all that is kept: fewer rows, or it takes
@@ -260,7 +260,7 @@ def kernels(folder: Path, rows: Path, size: int, more: str) -> dict[str, Any]:
     """Our decode attention with other block sizes and warps, and FlashAttention-2: share of 4.8 TB/s."""
     import torch
 
-    from tasks import continuous as code
+    from tasks.serving import continuous as code
 
     heads, width, length = 32, 128, 294
     make = lambda *n: torch.randn(*n, device="cuda", dtype=torch.bfloat16)  # noqa: E731
@@ -305,8 +305,8 @@ def check(folder: Path, rows: Path, size: int, more: str) -> dict[str, Any]:
     import shapes
     import tiny
 
-    from tasks import package
-    from tasks.summarizer import Generator, SummarizerSettings
+    from tasks.models import package
+    from tasks.serving.summarizer import Generator, SummarizerSettings
 
     Generator._dtype = lambda self: torch.float32  # type: ignore[method-assign]
     documents = [row.document for row in tiny.make_rows(4 if TINY else 30)]

@@ -119,8 +119,8 @@ def train_one(name: str, base: str, rows: str, out: str) -> None:
     """Train, be cancelled at a checkpoint, go on from it."""
     import torch
 
-    from tasks import package
-    from tasks.errors import TrainingError
+    from tasks.contracts.errors import TrainingError
+    from tasks.models import package
     from tasks.train.qlora import train
 
     recipe, job = chosen(name, Path(base)), Path(out) / "job"
@@ -152,8 +152,8 @@ def merge_one(name: str, base: str, rows: str, out: str) -> None:
     """Merge, compare with the adapter, reload and write summaries."""
     import torch
 
-    from tasks import package
     from tasks.merge.merge import merge_and_check
+    from tasks.models import package
 
     recipe, folder = chosen(name, Path(base)), Path(out)
     if name.startswith("llama2"):
@@ -181,8 +181,8 @@ def emptied(torch: Any) -> float:
 
 def summaries(package: Path, rows: str, size: int) -> str:
     """Load the merged package afresh and write the batch with the longest documents."""
-    from tasks.records import read_rows
-    from tasks.summarizer import Generator
+    from tasks.contracts.records import read_rows
+    from tasks.serving.summarizer import Generator
 
     documents = sorted((row.document for row in read_rows(Path(rows))), key=len)[-size:]
     generator = Generator(package)
@@ -238,8 +238,8 @@ def largest(adapter: Path) -> float:
 
 def write_rows(out: Path, data: Path, base: Path) -> None:
     """Canonical rows of every recipe, by ingest, measured with a small base's tokenizer."""
-    from tasks import package
     from tasks.ingest.prepare import prepare
+    from tasks.models import package
 
     for name in DATA:
         recipe = chosen(name, base, data)

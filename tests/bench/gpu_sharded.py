@@ -24,7 +24,7 @@ from typing import Any
 
 import gpu_devices
 
-from tasks import device
+from tasks.processes import device
 
 LEFT_GIB = 9.0
 BIG = "llama2-13b"

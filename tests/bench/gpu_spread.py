@@ -59,9 +59,9 @@ def judge(out: Path, turn: str, size: str) -> dict[str, Any]:
 
 def prepare(out: Path, size: str, *named: str) -> None:
     """Base, adapter, rows and the merged package."""
-    from tasks import loading
+    from tasks.contracts.records import Row
     from tasks.merge import merge
-    from tasks.records import Row
+    from tasks.models import loading
 
     out.mkdir(parents=True, exist_ok=True)
     if named:
@@ -84,7 +84,7 @@ def prepare(out: Path, size: str, *named: str) -> None:
 
 def main(out: Path, *named: str) -> None:
     """Both turns, then what they wrote side by side."""
-    from tasks.table import read_table
+    from tasks.tracking.predictions_table import read_table
 
     size = "7b" if named else "small"
     prepare(out, size, *named)

@@ -122,7 +122,7 @@ def make_model(name: str, folder: Path, tokenizer: Path) -> None:
 
 def make_rows(source: Path, folder: Path) -> None:
     """Canonical rows: DialogSum's first 4,000; and `bills`: dialogues joined to fill 4,096 tokens."""
-    from tasks.records import Row, to_json
+    from tasks.contracts.records import Row, to_json
 
     found = [json.loads(line) for line in source.read_text().splitlines()[:4000]]
     rows = [Row(r["fname"], r["fname"], r["dialogue"], (r["summary"],)) for r in found]
@@ -245,7 +245,7 @@ def precis(
     """The flow's own training step."""
     import torch
 
-    from tasks import loading
+    from tasks.models import loading
 
     if more.get("gib"):
         torch.cuda.set_per_process_memory_fraction(
@@ -279,7 +279,7 @@ def train_precis(
     """tasks.train.qlora.train in OUT/job, `listen` called with its trainer first; its metrics."""
     from unittest import mock
 
-    from tasks.recipe import Recipe
+    from tasks.contracts.recipe import Recipe
     from tasks.train import qlora
 
     recipe = Recipe.model_validate(
@@ -360,9 +360,9 @@ def encoded(shape: Path, length: int) -> tuple[Any, Any]:
     from datasets import Dataset
     from transformers import AutoTokenizer
 
-    from tasks.examples import encode_for
-    from tasks.recipe import Recipe
-    from tasks.records import read_rows
+    from tasks.contracts.recipe import Recipe
+    from tasks.contracts.records import read_rows
+    from tasks.models.encoding import encode_for
 
     tokenizer = AutoTokenizer.from_pretrained(shape)
     recipe = Recipe.model_validate(
@@ -446,13 +446,13 @@ def trl_trainer(shape: Path, training: dict[str, Any], attention: str, out: Path
     from transformers import AutoModelForCausalLM
     from trl import SFTTrainer
 
-    from tasks import loading, rounding
+    from tasks.models import loading, quantization
 
     tokenizer, dataset = encoded(shape, training["max_length"])
     dtype = loading.compute_dtype()
     model = AutoModelForCausalLM.from_pretrained(
         shape,
-        quantization_config=rounding.config(quantization(), dtype),
+        quantization_config=quantization.config(quantization(), dtype),
         dtype=dtype,
         device_map={"": loading.device()},
         attn_implementation=attention,
@@ -602,8 +602,10 @@ def check(folder: Path) -> None:
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from tasks import loading
-    from tasks.train import attention, fast, memory, qlora, varlen
+    from tasks.costs import memory_plan
+    from tasks.models import loading
+    from tasks.train import attention, qlora
+    from tasks.train.fast_path import setup, varlen_attention
     from tasks.train.trainer import completion_loss
 
     bases = {
@@ -611,13 +613,13 @@ def check(folder: Path) -> None:
         "phi": _small_phi(folder / "phi", tiny),
     }
     rows = tiny.write_rows(folder / "rows.jsonl", tiny.make_rows(40))
-    least = memory.Plan(selective=True, recomputed=2, on_host=True)
+    least = memory_plan.Plan(selective=True, recomputed=2, on_host=True)
     variants = [
         ("plain", None, torch.bfloat16, True),
-        ("none", memory.Plan(), torch.bfloat16, True),
+        ("none", memory_plan.Plan(), torch.bfloat16, True),
         ("least", least, torch.bfloat16, True),
-        ("no flash", memory.Plan(), torch.bfloat16, False),
-        ("no flash fp16", memory.Plan(), torch.float16, False),
+        ("no flash", memory_plan.Plan(), torch.bfloat16, False),
+        ("no flash fp16", memory_plan.Plan(), torch.float16, False),
     ]
     for name, base in bases.items():
         recipe = tiny.make_recipe(base, base={"quantization": "none"})
@@ -625,16 +627,16 @@ def check(folder: Path) -> None:
         for title, plan, dtype, flash in variants:
             torch.backends.cuda.enable_flash_sdp(flash)
             loading.compute_dtype = lambda dtype=dtype: dtype
-            fast.choose = lambda *_: None
+            setup.choose = lambda *_: None
             job = folder / f"{name}-{title}".replace(" ", "-")
             trainer = qlora._build(rows, base, recipe, job, None, None)[0]
             examples = [trainer.train_dataset[i] for i in range(2)]
             batch = trainer.data_collator(examples)
             if plan:
-                trainer.model.set_attn_implementation(varlen.register())
-                shape = fast._shape(trainer.model.get_base_model(), recipe)
+                trainer.model.set_attn_implementation(varlen_attention.register())
+                shape = setup._shape(trainer.model.get_base_model(), recipe)
                 compiler = "inductor" if title == "none" else "aot_eager"
-                assert fast.set_up(trainer, (plan, shape), compiler)
+                assert setup.set_up(trainer, (plan, shape), compiler)
             for i, p in enumerate(p for p in trainer.model.parameters() if p.requires_grad):
                 made = torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
                 p.data.copy_(made * 0.05)

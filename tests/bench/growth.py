@@ -90,9 +90,9 @@ def write(path: Path, count: int) -> None:
 
 def ingest(path: Path) -> Callable[[], str]:
     """Everything that the ingest step does, a tenth of the documents held out."""
-    from tasks import package
+    from tasks.contracts.recipe import Recipe
     from tasks.ingest.prepare import prepare
-    from tasks.recipe import Recipe
+    from tasks.models import package
 
     base = SHARED / "models/dialog-7m"
     recipe = Recipe.model_validate(
@@ -111,7 +111,7 @@ def ingest(path: Path) -> Callable[[], str]:
 def overlap(path: Path) -> Callable[[], str]:
     """Index a tenth of the documents, and ask it about the others."""
     from tasks.ingest.overlap import OverlapIndex
-    from tasks.ingest.parts import source_of
+    from tasks.ingest.row_types import source_of
 
     with path.open(encoding="utf-8") as lines:
         documents = [json.loads(line)["dialogue"] for line in lines]
@@ -128,8 +128,8 @@ def overlap(path: Path) -> Callable[[], str]:
 
 def scoring(path: Path) -> Callable[[], str]:
     """ROUGE of another row's summary."""
+    from tasks.contracts.records import Output, Row
     from tasks.evaluate.scores import score_texts
-    from tasks.records import Output, Row
 
     with path.open(encoding="utf-8") as lines:
         texts = [json.loads(line)["summary"] for line in lines]

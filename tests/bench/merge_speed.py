@@ -66,7 +66,7 @@ def peft(place: Path, out: Path) -> Work:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from tasks import loading
+    from tasks.models import loading
 
     warm()
 
@@ -153,7 +153,7 @@ def prepare(place: Path, size: str) -> None:
     """A base and an adapter of this size in `place`, if they are not there."""
     import bulk_models
 
-    from tasks import loading
+    from tasks.models import loading
 
     if not (place / "adapter/adapter_config.json").is_file():
         base = bulk_models.make_base(place / "base", size)

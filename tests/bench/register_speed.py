@@ -29,11 +29,13 @@ import mlflow  # noqa: E402
 import psutil  # noqa: E402
 from stack import free_port, served  # noqa: E402
 
-from deployments import services  # noqa: E402
-from tasks import artifacts, digest, package, stores  # noqa: E402
-from tasks.records import ModelRef  # noqa: E402
+from flows.stack import services  # noqa: E402
+from tasks.contracts import digest  # noqa: E402
+from tasks.contracts.records import ModelRef  # noqa: E402
+from tasks.models import package  # noqa: E402
 from tasks.register import claims  # noqa: E402
-from tasks.register import served as logging  # noqa: E402
+from tasks.register import log_model as logging  # noqa: E402
+from tasks.tracking import artifacts, connection  # noqa: E402
 
 NAME = "bulk"
 
@@ -42,7 +44,7 @@ class Store:
     """One MLflow store: each way to put the model there, and where it then lies."""
 
     def __init__(self, folder: Path, model: ModelRef, server: int | None) -> None:
-        self.client, self.folder, self.model = stores.connect(), folder, model
+        self.client, self.folder, self.model = connection.connect(), folder, model
         self.stored = folder / "artifacts"
         self.server = psutil.Process(server) if server else None
         location = None if server else (self.stored / NAME).as_uri()

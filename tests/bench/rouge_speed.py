@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from rouge_score import rouge_scorer  # noqa: E402
 
-from tasks.evaluate.lead import lead3  # noqa: E402
+from tasks.evaluate.lead3 import lead3  # noqa: E402
 from tasks.evaluate.rouge import scoring  # noqa: E402
 
 PAIRS, REPEATS = 1_000, 3

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks import package
-from tasks.recipe import Recipe
+from tasks.contracts.recipe import Recipe
+from tasks.models import package
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "deployments/demo"
@@ -151,7 +151,7 @@ def test_rows_fit_the_base_and_the_recipe(
     """No prompt is cut, and no reference is longer than a summary may be."""
     from transformers import AutoTokenizer
 
-    from tasks.summarizer import encode_completion, fit
+    from tasks.serving.summarizer import encode_completion, fit
 
     base = ROOT / recipe.base.model
     tokenizer = AutoTokenizer.from_pretrained(base)

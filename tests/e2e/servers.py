@@ -21,8 +21,8 @@ from typing import Any
 import psutil
 from stack import ROOT, SMALL, Stack, free_port
 
-from deployments import services
-from tasks import attached
+from flows.stack import services
+from tasks.processes import supervised
 
 BIN = Path(sys.executable).parent
 # A second each: sixty runs queued at once keep SQLite locked for longer than five.
@@ -76,7 +76,7 @@ class Servers:
         """Start these and wait until they answer."""
         for name in names:
             log = self.folder / f"{name}.log"
-            self.running[name] = attached.start(self.words(name), log, self.client.environment())
+            self.running[name] = supervised.start(self.words(name), log, self.client.environment())
         for name in names:
             wait_for(lambda name=name: self.answers(name), 180, f"{name} does not answer")  # type: ignore[misc]
 
@@ -93,7 +93,7 @@ class Servers:
     def stop(self, *names: str) -> None:
         """End these as a user would, in order."""
         for name in names:
-            attached.stop(self.running.pop(name))
+            supervised.stop(self.running.pop(name))
 
     def kill(self, name: str) -> None:
         """kill -9 of the process itself, as the kernel's out-of-memory killer does it."""
@@ -199,7 +199,7 @@ class Servers:
 
     def trainers(self) -> list[psutil.Process]:
         """Live training processes of runs in this folder."""
-        return list(_of(self.client.folder, "tasks.child"))
+        return list(_of(self.client.folder, "tasks.processes.step_process"))
 
     def mlflow_runs(self) -> dict[str, dict[str, Any]]:
         """MLflow's runs by the Prefect flow run they belong to."""

@@ -18,11 +18,12 @@ import mlflow
 import pytest
 from stack import PRECIS, ROOT
 
-from flows import cli
-from tasks import chat_templates, package, stores
-from tasks.recipe import Base
-from tasks.register import claims, served
-from tasks.summarizer import Generator, SummarizerSettings
+from flows.cli import parser
+from tasks.contracts.recipe import Base
+from tasks.models import chat_templates, package
+from tasks.register import claims, log_model
+from tasks.serving.summarizer import Generator, SummarizerSettings
+from tasks.tracking import connection
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 DEMO = ROOT / "deployments/demo/base"  # untrained in this, but it writes words
@@ -43,7 +44,7 @@ def register(client: Any, model: Any, name: str, folder: Path, succeeds: int) ->
     found = client.get_experiment_by_name(name)
     experiment = found.experiment_id if found else client.create_experiment(name)
     run = client.create_run(experiment).info.run_id
-    uri = served.log_model(
+    uri = log_model.log_model(
         client, model, experiment_id=experiment, run_id=run, name=name, scratch=folder / "scratch"
     )
     tags = {claims.DIGEST: model.digest, claims.RUN_ID: run}
@@ -57,7 +58,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        client = stores.connect()
+        client = connection.connect()
         first = packaged(
             SummarizerSettings(**{**vars(CHAT), "max_new_tokens": 7}), folder / "made/first"
         )
@@ -119,7 +120,7 @@ def test_standard_input_is_the_document(place: Path, summing: Generator) -> None
 
 def ask(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     """The same command in this process: only what it prints, and the exit status."""
-    status = cli.main(["ask", *words, "--device", "cpu"])
+    status = parser.main(["ask", *words, "--device", "cpu"])
     out, err = capsys.readouterr()
     return status, out, err
 
@@ -132,7 +133,7 @@ def test_all_names_of_a_model(
     short = Generator(here / "made/first", "cpu").summarize(["Where is Ben?"])[0].text
     assert long.startswith(short[:8])
     assert long != short
-    source = stores.connect().get_model_version("talk", "1").source
+    source = connection.connect().get_model_version("talk", "1").source
     names = {
         long: [
             "talk",
@@ -212,7 +213,7 @@ def test_a_store_without_models(home: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_version_that_precis_did_not_make(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    client = stores.connect()
+    client = connection.connect()
     client.create_registered_model("foreign")
     client.create_model_version("foreign", client.get_model_version("talk", "1").source)
     assert "foreign v1 was not made by precis" in ask(capsys, "foreign/1", "Why?")[2]
@@ -223,9 +224,9 @@ def test_files_that_were_changed_are_not_asked(
     place: Path, here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The registered bytes are those that were judged, or there is no answer."""
-    from tasks import artifacts
+    from tasks.tracking import artifacts
 
-    source = stores.connect().get_model_version("sums", "1").source
+    source = connection.connect().get_model_version("sums", "1").source
     settings = artifacts.fetch(source) / "artifacts/package/summarizer.json"
     shutil.copy(settings, tmp_path / "kept")
     try:
@@ -248,7 +249,7 @@ def test_empty_standard_input(place: Path) -> None:
 )
 def test_bad_usage_is_status_2(words: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["ask", *words])
+        parser.main(["ask", *words])
     assert ended.value.code == 2
 
 

@@ -17,9 +17,9 @@ import tiny
 import yaml
 from stack import PRECIS
 
-from flows import cli
-from tasks import stores
+from flows.cli import parser
 from tasks.register import claims
+from tasks.tracking import connection
 
 NAME = "tiny"
 ROWS = [
@@ -53,7 +53,7 @@ class Bench:
         }
         self.write("train.jsonl", ROWS[:40])
         self.write("evaluation.jsonl", ROWS[40:])
-        client = stores.connect()
+        client = connection.connect()
         run = client.create_run(client.create_experiment("elsewhere"))
         model = client.create_logged_model(run.info.experiment_id, source_run_id=run.info.run_id)
         tags = {claims.DIGEST: "d", claims.RUN_ID: run.info.run_id}
@@ -85,7 +85,7 @@ class Bench:
             assert text in done.stderr
 
     def untouched(self) -> None:
-        client = stores.connect()
+        client = connection.connect()
         assert [v.number for v in claims.versions(client, NAME)] == [1]
         assert client.get_registered_model(NAME).aliases == {"champion": 1}
 
@@ -246,5 +246,5 @@ def test_check_tells_all_problems_of_a_recipe_at_once(bench: Bench, base: Path) 
 def test_bad_usage_is_status_2(words: list[str]) -> None:
     """As every command line tool does."""
     with pytest.raises(SystemExit) as ended:
-        cli.main(words)
+        parser.main(words)
     assert ended.value.code == 2

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from servers import alive, wait_for
 from stack import PRECIS, Stack, free_port
 
-from tasks.recipe import Recipe
+from tasks.contracts.recipe import Recipe
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 pytestmark = [

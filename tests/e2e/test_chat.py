@@ -11,8 +11,8 @@ import pytest
 import yaml
 from stack import PRECIS, Stack
 
-from tasks.chat_templates import LLAMA_2
-from tasks.summarizer import Generator
+from tasks.models.chat_templates import LLAMA_2
+from tasks.serving.summarizer import Generator
 
 # test_known_recipes.py runs the recipes on the same data.
 pytestmark = [pytest.mark.full, pytest.mark.long, pytest.mark.timeout(900)]

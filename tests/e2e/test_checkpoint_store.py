@@ -11,7 +11,7 @@ import s3_server
 from stack import Stack
 from test_faults import family, wait_for
 
-from tasks.train.places import place_of
+from tasks.train.checkpoints.backends import place_of
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 

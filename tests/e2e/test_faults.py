@@ -45,7 +45,11 @@ def test_kill_9_in_training_and_a_rerun_goes_on_from_the_checkpoint(stack: Stack
     children = family(process.pid)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    trainers = [c for c in children if c.is_running() and "tasks.child" in " ".join(_words(c))]
+    trainers = [
+        c
+        for c in children
+        if c.is_running() and "tasks.processes.step_process" in " ".join(_words(c))
+    ]
     psutil.wait_procs(trainers, timeout=60)
     assert not [c for c in trainers if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
     outcome = stack.run()

@@ -9,10 +9,10 @@ import mlflow
 import pytest
 from stack import WEAKER, Stack
 
-from tasks import artifacts
+from tasks.contracts.records import Decision, from_json
 from tasks.gate.recompute import recompute
-from tasks.records import Decision, from_json
-from tasks.table import read_table
+from tasks.tracking import artifacts
+from tasks.tracking.predictions_table import read_table
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1200)]
 BY_LOSS = {

@@ -12,7 +12,7 @@ import pytest
 from stack import Stack, free_port, up
 from test_retrain import *  # noqa: F403 - the same tests, on this module's stack
 
-from deployments import postgres, services
+from flows.stack import postgres, services
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1500)]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from stack import ROOT, Stack
 
-from deployments import services
-from tasks import attached
+from flows.stack import services
+from tasks.processes import supervised
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
@@ -62,11 +62,11 @@ def test_its_servers_section_is_followed_word_for_word(tmp_path: Path) -> None:
     env = Stack(tmp_path).environment() | {"PRECIS_HOME": str(tmp_path)}
     env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
     log = tmp_path / "log.txt"
-    process = attached.start(["bash", "-ec", "\n".join([*script, "echo DONE"])], log, env)
+    process = supervised.start(["bash", "-ec", "\n".join([*script, "echo DONE"])], log, env)
     try:
         assert process.wait(800) == 0, log.read_text()[-3000:]
     finally:
-        attached.stop(process)
+        supervised.stop(process)
     said = log.read_text()
     assert "DONE" in said
     assert "PROMOTE" in said, said[-3000:]

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from stack import ROOT, Stack, free_port, prefect_server_in, served
 
-from tasks import artifacts, digest
-from tasks.errors import RegistryError
+from tasks.contracts import digest
+from tasks.contracts.errors import RegistryError
+from tasks.tracking import artifacts
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1500)]
 BIN = Path(sys.executable).parent

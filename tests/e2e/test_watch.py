@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from stack import PRECIS, SMALL, Stack, prefect_server_in
 
+from tasks.contracts.recipe import Gate
+from tasks.contracts.records import Scores, from_json
 from tasks.gate.decay import Decay, decide_decay
-from tasks.recipe import Gate
-from tasks.records import Scores, from_json
-from tasks.table import read_table
+from tasks.tracking.predictions_table import read_table
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1500)]
 RECIPE = "deployments/recipes/demo.yaml"

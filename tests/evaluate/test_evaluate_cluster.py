@@ -18,13 +18,16 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterName
 from prefect.context import FlowRunContext
 
-from flows import embedded
-from tasks import artifacts, cluster, digest, package, tracking, worker
-from tasks.errors import EvaluationError
+from flows.stack import embedded
+from tasks.contracts import digest
+from tasks.contracts.errors import EvaluationError
+from tasks.contracts.recipe import Base, Recipe
+from tasks.contracts.records import BaseRef, DatasetRef, ModelRef, Scores
 from tasks.evaluate.task import evaluate, preflight
-from tasks.recipe import Base, Recipe
-from tasks.records import BaseRef, DatasetRef, ModelRef, Scores
-from tasks.summarizer import SummarizerSettings
+from tasks.models import package
+from tasks.orchestration import cluster_worker, task_runners
+from tasks.serving.summarizer import SummarizerSettings
+from tasks.tracking import artifacts, mlflow_run
 
 SETTINGS = SummarizerSettings("Summarize:\n{document}\nSummary: ", 200, "tail", 8, 2)
 LIMIT_SECONDS = 60
@@ -65,7 +68,7 @@ def judged(
     context = FlowRunContext.get()
     assert context
     assert context.flow_run
-    with tracking.run_for(recipe.name, str(uuid.uuid4()), {}) as run:
+    with mlflow_run.run_for(recipe.name, str(uuid.uuid4()), {}) as run:
         uri = run.log_folder(home / "rows", "dataset")
         rows = digest.of_file(home / "rows/evaluation.jsonl")
         dataset = DatasetRef(uri, "d", "t", rows, 1, 7, 0)
@@ -139,7 +142,7 @@ def writers() -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if "tasks.child" in process.cmdline():
+            if "tasks.processes.step_process" in process.cmdline():
                 found.append(process)
         except psutil.NoSuchProcess:
             continue
@@ -156,23 +159,23 @@ def test_a_cluster_that_is_not_there_is_named(home: Path, base: BaseRef) -> None
             EvaluationError, match=r"evaluation.cluster is dask:tcp://127.0.0.1:9, and it"
         ),
     ):
-        cluster.run("dask:tcp://127.0.0.1:9", evaluate, [{}], "evaluation.cluster")
+        task_runners.run("dask:tcp://127.0.0.1:9", evaluate, [{}], "evaluation.cluster")
 
 
 def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """By precis check, and by the evaluation itself."""
-    monkeypatch.setitem(cluster.LIBRARIES, "dask", "prefect_dusk")
+    monkeypatch.setitem(task_runners.LIBRARIES, "dask", "prefect_dusk")
     recipe = tiny.make_recipe(Path("base"), evaluation={"cluster": "dask"})
     [problem] = preflight(recipe)
     assert "pip install -c constraints.txt prefect-dusk" in problem
     with pytest.raises(EvaluationError, match=re.escape(problem)):
-        cluster.run("dask", evaluate, [{}], "evaluation.cluster")
+        task_runners.run("dask", evaluate, [{}], "evaluation.cluster")
     assert preflight(tiny.make_recipe(Path("base"))) == []
 
 
 def test_a_worker_that_would_write_other_summaries_is_refused() -> None:
     """Other versions, or another kind of processor, than the flow's machine."""
-    flows = replace(worker.origin(), made_with=("cuda", "2.0", "5.0"), host="gpu-1")
+    flows = replace(cluster_worker.origin(), made_with=("cuda", "2.0", "5.0"), host="gpu-1")
     with pytest.raises(EvaluationError, match=r"the flow on gpu-1 would with on cuda, torch 2\.0"):
         flows.join()
 
@@ -182,7 +185,7 @@ def test_a_worker_without_the_flows_store_says_so(
 ) -> None:
     """A SQLite store of another machine: an empty one is not made in its place."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    flows = replace(worker.origin(), store=f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    flows = replace(cluster_worker.origin(), store=f"sqlite:///{tmp_path}/mlruns/mlflow.db")
     with pytest.raises(EvaluationError, match="set MLFLOW_TRACKING_URI there to a server"):
         flows.join()
     assert not list(tmp_path.iterdir())
@@ -191,13 +194,13 @@ def test_a_worker_without_the_flows_store_says_so(
 def test_a_folder_that_a_worker_does_not_see_wants_a_shared_one(tmp_path: Path) -> None:
     """A challenger is a folder of the flow's machine."""
     with pytest.raises(EvaluationError, match="set PRECIS_WORK to a folder of a shared file"):
-        worker.package(str(tmp_path / "model"), "d")
+        cluster_worker.package(str(tmp_path / "model"), "d")
 
 
 def test_each_worker_of_this_machine_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """By its variables, so that a share's process finds it as its first."""
-    monkeypatch.setattr(cluster.device, "count", lambda: 3)
+    monkeypatch.setattr(task_runners.device, "count", lambda: 3)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-a, 6")
-    assert [env["CUDA_VISIBLE_DEVICES"] for env in cluster.gpu_each(2)] == ["4", "GPU-a"]
-    assert "each with a GPU, and this machine has 3" in cluster.problems("s", "dask", 4)[0]
-    assert cluster.problems("s", "dask:tcp://host:8786", 4) == []
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in task_runners.gpu_each(2)] == ["4", "GPU-a"]
+    assert "each with a GPU, and this machine has 3" in task_runners.problems("s", "dask", 4)[0]
+    assert task_runners.problems("s", "dask:tcp://host:8786", 4) == []

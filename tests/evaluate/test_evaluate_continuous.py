@@ -11,9 +11,12 @@ import shapes
 import tiny
 import torch
 
-from tasks import child, continuous, forecast, package
-from tasks.recipe import Base
-from tasks.summarizer import DECODER_FILE, Generator, SummarizerSettings, Summary, encode
+from tasks.contracts.recipe import Base
+from tasks.costs import forecast
+from tasks.models import package
+from tasks.processes import step_process
+from tasks.serving import continuous
+from tasks.serving.summarizer import DECODER_FILE, Generator, SummarizerSettings, Summary, encode
 
 SETTINGS = SummarizerSettings(
     "Summarize:\n{document}\nSummary: ", 200, "tail", 24, 3, decoding="continuous"
@@ -223,13 +226,16 @@ def test_a_call_given_up_leaves_the_decoder_whole(generator: Generator) -> None:
 @pytest.mark.full
 def test_the_served_model_writes_continuously_too(llama: Path, tmp_path: Path) -> None:
     """By MLflow, where this project cannot be imported; its generate, which would fail, is not asked."""
-    from tasks.register import served
+    from tasks.register import log_model
 
     made = packaged(llama, tmp_path / "package")
     expected = [summary.text for summary in Generator(made, "cpu").summarize(DOCUMENTS[:4])]
     code, before = (made / "summarizer.py").read_text(), "        prompts = [encode("
     assert before in code
     (made / "summarizer.py").write_text(code.replace(before, f"        raise OSError\n{before}"))
-    served.lay_out(made, tmp_path / "served")
+    log_model.lay_out(made, tmp_path / "served")
     call = {"uri": str(tmp_path / "served"), "documents": DOCUMENTS[:4]}
-    assert child.run("tasks.register.clean:predict", call, tmp_path / "child") == expected
+    assert (
+        step_process.run("tasks.register.reload_check:predict", call, tmp_path / "child")
+        == expected
+    )

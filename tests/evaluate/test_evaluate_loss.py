@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import tiny
 
-from tasks import tokenizer
-from tasks.errors import EvaluationError
+from tasks.contracts.errors import EvaluationError
+from tasks.contracts.records import Row
 from tasks.evaluate.predict import predict
-from tasks.records import Row
-from tasks.summarizer import Generator, SummarizerSettings, encode, encode_completion
-from tasks.table import COLUMNS, read_table
+from tasks.models import tokenizer_digest
+from tasks.serving.summarizer import Generator, SummarizerSettings, encode, encode_completion
+from tasks.tracking.predictions_table import COLUMNS, read_table
 
 ROWS = [
     replace(row, references=(*row.references, "Yes.", "No, no, no, at the station.")[: i % 3 + 1])
@@ -234,7 +234,7 @@ def test_on_a_real_model_it_is_lower_for_what_belongs_together(
 
 def test_a_tokenizer_is_known_by_what_it_does(base: Path, tmp_path: Path, shared: Path) -> None:
     """Packages of one base share it, whatever the JSON's layout; other tokens, or another rule, do not."""
-    digest = tokenizer.tokenizer_digest
+    digest = tokenizer_digest.tokenizer_digest
     assert digest(packaged(base, tmp_path / "a")) == digest(base)
     copy = packaged(base, tmp_path / "b")
     for name in ("tokenizer.json", "tokenizer_config.json"):

@@ -12,11 +12,11 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.contracts.records import Row
 from tasks.evaluate.predict import predict
 from tasks.evaluate.scores import batch_plan
-from tasks.records import Row
-from tasks.register import served
-from tasks.summarizer import (
+from tasks.register import log_model
+from tasks.serving.summarizer import (
     SHRINK,
     Generator,
     SummarizerSettings,
@@ -26,7 +26,7 @@ from tasks.summarizer import (
     split,
     whole_length,
 )
-from tasks.table import read_table
+from tasks.tracking.predictions_table import read_table
 
 SETTINGS = SummarizerSettings("Sum:\n{document}\nUp: ", 60, "tail", 8, 3, summarize="map_reduce")
 
@@ -237,7 +237,7 @@ def test_a_whole_bill_is_the_same_text_judged_and_served(
     assert predictions[1].parts >= 10
     assert predictions[1].prompt_tokens > 2048  # longer than the base's context
     assert (predictions[0].parts, predictions[0].cut_tokens) == (1, 0)
-    served.lay_out(package_folder, tmp_path / "model")
+    log_model.lay_out(package_folder, tmp_path / "model")
     texts = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(bills)
     assert list(texts) == [p.text for p in predictions]
-    served.reproduce(str(tmp_path / "model"), predictions, tmp_path / "clean")
+    log_model.reproduce(str(tmp_path / "model"), predictions, tmp_path / "clean")

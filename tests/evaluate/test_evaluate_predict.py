@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import tiny
 
-from tasks import child
-from tasks.errors import EvaluationError
+from tasks.contracts.errors import EvaluationError
+from tasks.contracts.records import Row
 from tasks.evaluate.predict import load_code, predict
 from tasks.evaluate.scores import batch_plan, measures
-from tasks.records import Row
-from tasks.summarizer import Generator, SummarizerSettings
-from tasks.table import read_table
+from tasks.processes import step_process
+from tasks.serving.summarizer import Generator, SummarizerSettings
+from tasks.tracking.predictions_table import read_table
 
 ROWS = tiny.make_rows(7)
 SETTINGS = SummarizerSettings("Summarize:\n{document}\nSummary: ", 200, "tail", 12, 3)
@@ -58,7 +58,7 @@ def test_every_row_gets_a_prediction_in_its_order(model: Path, rows: Path, tmp_p
     """The child reports progress, and answers with what its table holds."""
     lines: list[dict[str, Any]] = []
     table = tmp_path / "new" / "table.json"
-    answer = child.run(
+    answer = step_process.run(
         "tasks.evaluate.predict:predict",
         {"package": str(model), "rows": str(rows), "table": str(table)},
         tmp_path / "child",

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from nltk.stem.porter import PorterStemmer
 from rouge_score import rouge_scorer
 
-from tasks.evaluate.lead import lead3
+from tasks.contracts.records import ROUGE_NAMES
+from tasks.evaluate.lead3 import lead3
 from tasks.evaluate.rouge import porter, scoring
 from tasks.evaluate.rouge.scoring import NAMES, score, score_pairs
-from tasks.records import ROUGE_NAMES
 
 THEIRS = {use: rouge_scorer.RougeScorer(list(NAMES), use_stemmer=use) for use in (True, False)}
 WORDS = """the a of to and doctor doctors asks asking asked Person1 #Person2# trouble breathing

@@ -10,17 +10,11 @@ from typing import Any
 import pandas
 import pytest
 
-from tasks.errors import EvaluationError
-from tasks.evaluate.lead import lead3
-from tasks.evaluate.scores import (
-    batch_plan,
-    lead3_predictions,
-    measures,
-    score_texts,
-    scores_of,
-)
-from tasks.records import ROUGE_NAMES, Output, Row
-from tasks.table import COLUMNS, read_table, write_table
+from tasks.contracts.errors import EvaluationError
+from tasks.contracts.records import ROUGE_NAMES, Output, Row
+from tasks.evaluate.lead3 import lead3
+from tasks.evaluate.scores import batch_plan, lead3_predictions, measures, score_texts, scores_of
+from tasks.tracking.predictions_table import COLUMNS, read_table, write_table
 
 ROWS = [
     Row("1", "doc-1", "Ann: Hi.\nBen: Yes?\nAnn: Nothing.\nBen: Fine.", ("Ann greets Ben.",)),

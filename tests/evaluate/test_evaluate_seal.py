@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from tasks import digest
-from tasks.errors import EvaluationError, SealBroken
+from tasks.contracts import digest
+from tasks.contracts.errors import EvaluationError, SealBroken
+from tasks.contracts.records import Scores
 from tasks.evaluate.seal import (
     METRIC_FOLDER,
     METRIC_SETTINGS,
@@ -18,8 +19,7 @@ from tasks.evaluate.seal import (
     metric_digest,
     require_same,
 )
-from tasks.records import Scores
-from tasks.summarizer import Generator, SummarizerSettings
+from tasks.serving.summarizer import Generator, SummarizerSettings
 
 SETTINGS = SummarizerSettings("Sum up: {document}\n", 512, "tail", 64, 8)
 CHANGES: dict[str, Any] = {

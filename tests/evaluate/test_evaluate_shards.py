@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import tiny
 
-from tasks import child, package
-from tasks.errors import EvaluationError
+from tasks.contracts.errors import EvaluationError
+from tasks.contracts.recipe import Base
 from tasks.evaluate import predict, shards
-from tasks.recipe import Base
-from tasks.summarizer import SummarizerSettings
+from tasks.models import package
+from tasks.processes import step_process
+from tasks.serving.summarizer import SummarizerSettings
 
 SETTINGS = SummarizerSettings("Summarize:\n{document}\nSummary: ", 200, "tail", 8, 2)
 ROWS = tiny.make_rows(7)
@@ -56,7 +57,7 @@ def evaluated(model: Path, rows: Path, folder: Path, devices: int) -> tuple[Any,
     lines: list[dict[str, Any]] = []
     table = folder / "table.json"
     call = {"package": str(model), "rows": str(rows), "table": str(table), "loss": True}
-    answer = child.run(
+    answer = step_process.run(
         "tasks.evaluate.predict:predict",
         call | {"devices": devices},
         folder,

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tasks.contracts.recipe import Gate
+from tasks.contracts.records import ROUGE_NAMES, Decision, Prediction, Scores
 from tasks.gate.decide import decide
-from tasks.recipe import Gate
-from tasks.records import ROUGE_NAMES, Decision, Prediction, Scores
 
 QUICK = Gate(bootstrap_samples=1000)
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from gate.gate_tables import judged, table
 
+from tasks.contracts.recipe import Gate
 from tasks.gate import bootstrap
 from tasks.gate.bootstrap import effective, expanded, resample
 from tasks.gate.clusters import clusters
 from tasks.gate.measure import level
 from tasks.gate.pairs import Pairs, pair
 from tasks.gate.power import rows_needed, smallest_gain, standard_error
-from tasks.recipe import Gate
 
 
 def _pairs(gains: np.ndarray, cluster: np.ndarray | None = None) -> Pairs:

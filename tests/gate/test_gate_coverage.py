@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tasks.contracts.recipe import Gate
 from tasks.gate.bootstrap import resample
 from tasks.gate.measure import level
 from tasks.gate.pairs import RESOLUTION, Pairs
-from tasks.recipe import Gate
 
 Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]
 SETS = 1000

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from gate_tables import QUICK, record, table
 
-from tasks.errors import EvaluationError
+from tasks.contracts.errors import EvaluationError
+from tasks.contracts.recipe import Gate
+from tasks.contracts.records import Prediction, from_json, to_json
 from tasks.gate.decay import Decay, bounds, decay_headline, decay_markdown, decide_decay
-from tasks.recipe import Gate
-from tasks.records import Prediction, from_json, to_json
 
 ALLOWED = 0.01
 

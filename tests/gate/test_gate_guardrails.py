@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gate.gate_tables import QUICK, judged, table, two_models
 
-from tasks.records import ROUGE_NAMES, Decision, Guardrail, Prediction
+from tasks.contracts.records import ROUGE_NAMES, Decision, Guardrail, Prediction
 
 
 def _tables(

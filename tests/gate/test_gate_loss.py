@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tasks import digest
-from tasks.errors import EvaluationError, SealBroken
+from tasks.contracts import digest
+from tasks.contracts.errors import EvaluationError, SealBroken
+from tasks.contracts.recipe import Gate
+from tasks.contracts.records import ROUGE_NAMES, Decision, Prediction, from_json, to_json
 from tasks.gate.decay import decay_headline, decay_markdown, decide_decay
 from tasks.gate.recompute import GateInputs, main, recompute
 from tasks.gate.words import headline
-from tasks.history import HistoryRecord
-from tasks.recipe import Gate
-from tasks.records import ROUGE_NAMES, Decision, Prediction, from_json, to_json
-from tasks.table import write_table
+from tasks.tracking.history import HistoryRecord
+from tasks.tracking.predictions_table import write_table
 
 BY_LOSS = Gate(metric="loss", bootstrap_samples=1000)
 SAME = ("tokenizer", "tokenizer")

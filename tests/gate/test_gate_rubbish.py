@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from gate.gate_tables import QUICK, judged, record, table, two_models
 
-from tasks.errors import EvaluationError, SealBroken
+from tasks.contracts.errors import EvaluationError, SealBroken
+from tasks.contracts.records import ROUGE_NAMES, Prediction
 from tasks.gate.decide import decide
-from tasks.records import ROUGE_NAMES, Prediction
 
 
 def test_scores_of_another_seal_are_refused() -> None:

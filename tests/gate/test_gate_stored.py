@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from gate.gate_tables import record, two_models
 
-from tasks.digest import of_file
-from tasks.errors import EvaluationError
+from tasks.contracts.digest import of_file
+from tasks.contracts.errors import EvaluationError
+from tasks.contracts.recipe import Gate
+from tasks.contracts.records import Decision, to_json
 from tasks.gate.decide import decide
 from tasks.gate.recompute import GateInputs, main, recompute
-from tasks.recipe import Gate
-from tasks.records import Decision, to_json
-from tasks.table import write_table
+from tasks.tracking.predictions_table import write_table
 
 
 def _stored(folder: Path, seed: int, kind: str = "champion") -> Decision:

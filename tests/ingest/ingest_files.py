@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tasks.contracts.recipe import Data, Prompt
+from tasks.contracts.records import DatasetRef, Row, read_rows
 from tasks.ingest.prepare import prepare
-from tasks.recipe import Data, Prompt
-from tasks.records import DatasetRef, Row, read_rows
-from tasks.summarizer import SummarizerSettings
+from tasks.serving.summarizer import SummarizerSettings
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 TEMPLATE = "Read: {document}\nSummary: "

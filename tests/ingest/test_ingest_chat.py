@@ -10,12 +10,12 @@ import pytest
 import tiny
 from ingest_files import LENIENT, Ingest, jsonl
 
-from tasks import chat_templates
-from tasks.errors import DataError, RecipeError
+from tasks.contracts.errors import DataError, RecipeError
+from tasks.contracts.recipe import Data, Fields, Prompt
+from tasks.contracts.records import Row, read_rows
 from tasks.ingest.prepare import prepare, problems
-from tasks.recipe import Data, Fields, Prompt
-from tasks.records import Row, read_rows
-from tasks.summarizer import SummarizerSettings, encode, messages_of
+from tasks.models import chat_templates
+from tasks.serving.summarizer import SummarizerSettings, encode, messages_of
 
 CHAT = Prompt(format="chat", chat_template="llama-2")
 SYSTEM = "You answer briefly."

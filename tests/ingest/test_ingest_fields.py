@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from ingest_files import LENIENT, Ingest, document, jsonl, rows
 
-from tasks.errors import DataError
+from tasks.contracts.errors import DataError
+from tasks.contracts.recipe import Fields
 from tasks.ingest.chat import split_chat
-from tasks.recipe import Fields
 
 
 def test_one_summary_column(tmp_path: Path, ingest: Ingest, evaluation: str) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from ingest_files import Ingest, jsonl, rows, settings
 
-from tasks.errors import DataError
+from tasks.contracts.errors import DataError
+from tasks.contracts.recipe import Data, Prompt
 from tasks.ingest import hub
 from tasks.ingest.prepare import problems
-from tasks.recipe import Data, Prompt
 
 
 def test_offline(ingest: Ingest) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from ingest_files import Ingest, document, jsonl, rows
 
-from tasks.errors import DataError, RecipeError
+from tasks.contracts.errors import DataError, RecipeError
 from tasks.ingest.overlap import WORDS, OverlapIndex, bands, jaccard, shingles
-from tasks.ingest.parts import source_of
+from tasks.ingest.row_types import source_of
 
 
 def words(seed: int, count: int) -> list[str]:

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from ingest_files import TEMPLATE, Ingest, jsonl, rows, settings
 
-from tasks import digest, summarizer
-from tasks.errors import BaseModelError, DataError, RecipeError
+from tasks.contracts import digest
+from tasks.contracts.errors import BaseModelError, DataError, RecipeError
+from tasks.contracts.recipe import Data, Prompt
 from tasks.ingest.prepare import prepare, problems, source_digest
 from tasks.ingest.tokens import FastTokenizer, SlowTokenizer, load_tokenizer
-from tasks.recipe import Data, Prompt
+from tasks.serving import summarizer
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,8 +30,8 @@ def test_same_input_same_bytes(
     data = Data(train=train, evaluation=evaluation, max_rejected_share=0.1)
     first = ingest(**data.model_dump())
     script = (
-        "import sys; from pathlib import Path; from tasks.recipe import Data, Prompt\n"
-        "from tasks.summarizer import SummarizerSettings as S; from tasks.ingest.prepare import *\n"
+        "import sys; from pathlib import Path; from tasks.contracts.recipe import Data, Prompt\n"
+        "from tasks.serving.summarizer import SummarizerSettings as S; from tasks.ingest.prepare import *\n"
         f"t = {TEMPLATE!r}; s = S(t, 2000, 'tail', 32, 4); d = Data.model_validate_json(sys.argv[1])\n"
         "prepare(d, Prompt(template=t), s, Path(sys.argv[2]), Path(sys.argv[3]))\n"
     )

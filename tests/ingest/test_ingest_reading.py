@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ingest_files import LENIENT, Ingest, document, jsonl, rows
 
-from tasks.errors import DataError
+from tasks.contracts.errors import DataError
 from tasks.ingest import json_array
 from tasks.ingest.csv_rows import read_csv
 from tasks.ingest.json_array import read_array

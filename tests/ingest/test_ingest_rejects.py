@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from ingest_files import LENIENT, Ingest, jsonl, rows, settings
 
-from tasks.errors import DataError
+from tasks.contracts.errors import DataError
+from tasks.contracts.recipe import Data, Fields, Prompt
 from tasks.ingest.prepare import problems
-from tasks.recipe import Data, Fields, Prompt
 
 GOOD = {"document": "a b c d e f", "summary": "s"}
 BAD = {

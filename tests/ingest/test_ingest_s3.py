@@ -15,10 +15,10 @@ import s3_server
 from botocore.response import StreamingBody
 from ingest_files import Ingest, jsonl, rows
 
-from tasks.errors import DataError
+from tasks.contracts.errors import DataError
+from tasks.contracts.recipe import Data
 from tasks.ingest import s3
 from tasks.ingest.prepare import source_digest
-from tasks.recipe import Data
 
 pytestmark = pytest.mark.full
 
@@ -118,7 +118,7 @@ def test_a_broken_stream_is_read_again(
     put(bucket, "broken/t.jsonl", jsonl(tmp_path / "t.jsonl", rows(5)))
     (item,) = s3.objects("data.train", "s3://bucket/broken/t.jsonl")
     client = BreakingClient(boto3.client("s3"), times=2)
-    monkeypatch.setattr("tasks.s3.client", lambda: client)
+    monkeypatch.setattr("tasks.processes.s3.client", lambda: client)
     down = s3.download(item, tmp_path / "down")
     assert down.path.read_bytes() == (tmp_path / "t.jsonl").read_bytes()
     client.times = 3

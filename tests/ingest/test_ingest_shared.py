@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from ingest_files import Ingest
 
+from tasks.contracts.recipe import Data, Fields, Prompt
+from tasks.contracts.records import read_rows
 from tasks.ingest.prepare import prepare
-from tasks.recipe import Data, Fields, Prompt
-from tasks.records import read_rows
-from tasks.summarizer import SummarizerSettings
+from tasks.serving.summarizer import SummarizerSettings
 
 
 @pytest.mark.full

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ingest_files import Ingest, document, jsonl, rows
 
-from tasks.errors import DataError
-from tasks.ingest.collect import in_evaluation
-from tasks.ingest.parts import source_of
+from tasks.contracts.errors import DataError
+from tasks.ingest.row_types import source_of
+from tasks.ingest.split_writer import in_evaluation
 
 
 def test_stable_when_data_grow(tmp_path: Path, ingest: Ingest) -> None:

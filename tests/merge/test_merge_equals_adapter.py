@@ -13,11 +13,12 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from tasks import digest, loading, rounding
+from tasks.contracts import digest
+from tasks.contracts.recipe import Recipe
 from tasks.merge import drift, merge
 from tasks.merge.plan import shards_of
-from tasks.recipe import Recipe
-from tasks.summarizer import Generator
+from tasks.models import loading, quantization
+from tasks.serving.summarizer import Generator
 from tasks.train import qlora
 
 SHARDS = 3
@@ -151,7 +152,7 @@ def test_the_delta_is_scale_times_b_a_in_float32(nf4: Case, result: dict[str, An
     name = "model.layers.1.self_attn.v_proj"
     lora = load_file(nf4.adapter / "adapter_model.safetensors")
     a, b = (lora[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
-    base = rounding.rounded(weights(nf4.base)[f"{name}.weight"], "nf4", torch.float32)
+    base = quantization.rounded(weights(nf4.base)[f"{name}.weight"], "nf4", torch.float32)
     expected = (base + 16 / 8 * (b @ a)).bfloat16()
     assert torch.equal(weights(Path(result["path"]))[f"{name}.weight"], expected)
 

@@ -14,9 +14,9 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from tasks import rounding
 from tasks.evaluate.predict import predict
 from tasks.merge import drift, merge
+from tasks.models import quantization
 from tasks.train import qlora
 
 KINDS, QUANTIZATIONS = ("lora", "dora", "rslora"), ("nf4", "fp4", "int8", "none")
@@ -91,7 +91,7 @@ def test_one_layer_by_the_paper_s_formula(case: Case) -> None:
     stored = load_file(case.base / "model.safetensors")[f"{LAYER}.weight"]
     w, tensors = stored.double(), {n: t.double() for n, t in case.tensors().items()}
     if case.quantization != "none":
-        w = rounding.rounded(stored, case.quantization, torch.float32).double()
+        w = quantization.rounded(stored, case.quantization, torch.float32).double()
         assert not torch.equal(w, stored.double())
     s = ALPHA / (math.sqrt(R) if case.kind == "rslora" else R)
     expected = w + s * tensors["lora_B.weight"] @ tensors["lora_A.weight"]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import tiny
 
+from tasks.contracts.records import Row
 from tasks.merge import merge
 from tasks.merge.plan import shards_of
-from tasks.records import Row
 from tasks.train import qlora
 
 

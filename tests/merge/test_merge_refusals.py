@@ -14,10 +14,10 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from tasks.errors import MergeError
+from tasks.contracts.errors import MergeError
+from tasks.contracts.recipe import Merge
+from tasks.contracts.records import Drift
 from tasks.merge import drift, merge
-from tasks.recipe import Merge
-from tasks.records import Drift
 
 MODULES = ("self_attn.q_proj", "mlp.down_proj")
 

@@ -10,9 +10,9 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from tasks import loading, rounding
-from tasks.fit import Layers, tensor_shapes
 from tasks.merge.plan import quantized_modules
+from tasks.models import loading, quantization
+from tasks.models.compatibility import Layers, tensor_shapes
 
 
 @pytest.mark.parametrize("columns", [64, 96, 688])
@@ -20,10 +20,12 @@ def test_rounding_is_as_fine_in_rows_that_are_no_whole_number_of_blocks(columns:
     """The error is that of 16 levels: about a tenth of the weights' own size."""
     torch.manual_seed(0)
     weight = torch.randn(32, columns) * 0.02
-    error = rounding.rounded(weight, "nf4", torch.float32) - weight
+    error = quantization.rounded(weight, "nf4", torch.float32) - weight
     assert error.pow(2).mean().sqrt() < 0.12 * weight.pow(2).mean().sqrt()
-    again = rounding.rounded(weight.bfloat16(), "nf4", torch.bfloat16)
-    assert torch.equal(again, rounding.rounded(weight.bfloat16(), "nf4", torch.float32).bfloat16())
+    again = quantization.rounded(weight.bfloat16(), "nf4", torch.bfloat16)
+    assert torch.equal(
+        again, quantization.rounded(weight.bfloat16(), "nf4", torch.float32).bfloat16()
+    )
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "fp4", "int8"])
@@ -42,7 +44,7 @@ def test_a_quantized_layer_computes_with_the_rounded_weights(
     for name, layer in layers.items():
         weight, bias = stored[f"{name}.weight"], stored[f"{name}.bias"]
         if name != "lm_head":
-            weight = rounding.rounded(weight, quantization, torch.float32)
+            weight = quantization.rounded(weight, quantization, torch.float32)
             assert not torch.equal(weight, stored[f"{name}.weight"])
             assert not layer.weight.requires_grad
         x = torch.randn(2, 5, layer.in_features, requires_grad=True)
@@ -72,6 +74,6 @@ def test_the_merge_rounds_just_the_layers_that_were_quantized(tmp_path: Path) ->
     """Found without weights, by transformers' rules: none of them the head."""
     base = shapes.make_base(tmp_path, "phi")
     expected = {name for name in Layers.of(tensor_shapes(base)).inner if "lm_head" not in name}
-    for quantization in ("nf4", "fp4", "int8"):
-        assert quantized_modules(base, quantization) == (expected, frozenset())
+    for kind in ("nf4", "fp4", "int8"):
+        assert quantized_modules(base, kind) == (expected, frozenset())
     assert quantized_modules(base, "none") == (frozenset(), frozenset())

@@ -11,10 +11,10 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from tasks import loading, rounding
-from tasks.fit import Layers, tensor_shapes
 from tasks.merge import drift, merge
-from tasks.summarizer import Generator
+from tasks.models import loading, quantization
+from tasks.models.compatibility import Layers, tensor_shapes
+from tasks.serving.summarizer import Generator
 from tasks.train import qlora
 
 TRAINING = {"max_steps": 6, "learning_rate": 2e-2}
@@ -101,7 +101,9 @@ def test_what_has_no_adapter_is_untouched(case: Case) -> None:
             continue
         a, b = (lora[f"base_model.model.{module}.lora_{part}.weight"] for part in "AB")
         scale = 32 / (4 if case.kind == "rslora" else 16)
-        expected = rounding.rounded(before[name], case.quantization, torch.float32) + scale * b @ a
+        expected = (
+            quantization.rounded(before[name], case.quantization, torch.float32) + scale * b @ a
+        )
         if case.kind == "dora":
             lengths = lora[f"base_model.model.{module}.lora_magnitude_vector"]
             expected *= (lengths / expected.norm(dim=1))[:, None]

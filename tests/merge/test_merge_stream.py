@@ -12,12 +12,13 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from tasks import digest, rounding
+from tasks.contracts import digest
 from tasks.merge import merge
 from tasks.merge.fold import folded
 from tasks.merge.layer import CHUNK
-from tasks.merge.nearest import BLOCK, Codes
-from tasks.merge.shard import header, tensors_of
+from tasks.merge.nf4_rounding import BLOCK, Codes
+from tasks.merge.shard_file import header, tensors_of
+from tasks.models import quantization
 
 PREFIX = "base_model.model."
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -57,7 +58,7 @@ def test_codes_in_parts_are_those_of_the_whole(rows: int, dtype: torch.dtype) ->
         codes.take(part.start, flat[part].to(dtype, copy=True).float())
     codes.settle(codes.scales.mean())
     given = torch.cat([codes.give(p.start, flat[p].numel(), dtype) for p in parts])
-    assert torch.equal(given.view(weight.shape), rounding.rounded(weight, "nf4", dtype))
+    assert torch.equal(given.view(weight.shape), quantization.rounded(weight, "nf4", dtype))
 
 
 @pytest.mark.parametrize("onto", ["quantized_base", "original_base"])
@@ -77,7 +78,7 @@ def test_the_bytes_are_those_of_whole_shards(onto: str, tmp_path: Path) -> None:
             if f"{module}.lora_A.weight" in lora:
                 a, b = (lora[f"{module}.lora_{part}.weight"] for part in "AB")
                 if onto == "quantized_base":
-                    weight = rounding.rounded(weight, "nf4", torch.float32)  # noqa: PLW2901
+                    weight = quantization.rounded(weight, "nf4", torch.float32)  # noqa: PLW2901
                 expected[name] = folded(weight, a, b, SCALE).bfloat16()
         save_file(expected, tmp_path / "expected", {"format": "pt"})
         assert (tmp_path / "out" / shard.name).read_bytes() == (tmp_path / "expected").read_bytes()

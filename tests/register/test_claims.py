@@ -11,9 +11,9 @@ from typing import Any
 import mlflow
 import pytest
 
-from tasks import stores
-from tasks.errors import ChampionMoved, Overtaken, RegistryError
+from tasks.contracts.errors import ChampionMoved, Overtaken, RegistryError
 from tasks.register import claims, rollback
+from tasks.tracking import connection
 
 NAME = "summ"
 
@@ -63,7 +63,7 @@ class PausingClient(DyingClient):
 
 @pytest.fixture
 def store(home: Path) -> Any:
-    return stores.connect()
+    return connection.connect()
 
 
 def logged(client: Any) -> tuple[str, str]:
@@ -143,8 +143,8 @@ def test_a_slow_winner_never_takes_the_alias_back(store: Any) -> None:
     run, source = logged(store)
 
     def others_go_on() -> None:
-        assert promote(stores.connect(), 1) is None  # finishes the sleeper's claim, v2
-        third = promote(stores.connect(), 2)
+        assert promote(connection.connect(), 1) is None  # finishes the sleeper's claim, v2
+        third = promote(connection.connect(), 2)
         assert third is not None
 
     won = claim(PausingClient(store, others_go_on), 1, run, source)
@@ -160,7 +160,7 @@ def _race(home: str, run: str, source: str, start: Any, results: Any) -> None:
     import os
 
     os.chdir(home)
-    client = stores.connect()
+    client = connection.connect()
     start.wait()
     found = claim(client, 1, run, source)
     results.put((run, found.number if found else None))

@@ -16,12 +16,12 @@ from prefect.testing.utilities import prefect_test_harness
 
 from flows import check
 from flows.retrain import retrain
-from tasks import stores
-from tasks.errors import EvaluationError, SealBroken
-from tasks.recipe import Recipe
+from tasks.contracts.errors import EvaluationError, SealBroken
+from tasks.contracts.recipe import Recipe
+from tasks.models.tokenizer_digest import tokenizer_digest
 from tasks.register import claims, rollback
 from tasks.register.task import require_comparable
-from tasks.tokenizer import tokenizer_digest
+from tasks.tracking import connection
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def other(base: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(home: Path) -> Iterator[Any]:
-    yield stores.connect()
+    yield connection.connect()
     mlflow.set_tracking_uri(None)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from gate.gate_tables import judged, two_models
 
-from tasks.cuts import Cut
-from tasks.recipe import Gate
-from tasks.records import Prediction
+from tasks.contracts.recipe import Gate
+from tasks.contracts.records import Prediction
+from tasks.contracts.truncation import Cut
 from tasks.report.data import ReportData
 
 DATA_REPORT = {

@@ -11,11 +11,12 @@ import test_train_fast as single
 import tiny
 import torch
 
-from tasks.train import fast, team
-from tasks.train.memory import Plan
+from tasks.costs.memory_plan import Plan
+from tasks.train import collectives
+from tasks.train.fast_path import setup
 
 
-class FullOnce(fast.Fast):
+class FullOnce(setup.Fast):
     """A GPU whose memory does not hold a step unless all layers are computed again."""
 
     def __call__(self, inputs: dict[str, Any], num_items: Any = None) -> torch.Tensor:
@@ -26,11 +27,11 @@ class FullOnce(fast.Fast):
 
 def trained(folder: Path, accumulation: int) -> dict[str, Any]:
     """Five steps, which cross an epoch's odd end; losses and gradient norms."""
-    base = tiny.make_tiny_base(folder / f"base-{team.rank()}", hidden=128, tied=False)
+    base = tiny.make_tiny_base(folder / f"base-{collectives.rank()}", hidden=128, tied=False)
     more = {"max_steps": 5, "logging_steps": 1, "learning_rate": 1e-2, "max_length": 200}
     trainer, recipe = single.trainer_over(
         base,
-        folder / str(team.rank()),
+        folder / str(collectives.rank()),
         training=more | {"gradient_accumulation_steps": accumulation},
     )
     assert single.set_up(trainer, recipe, Plan())
@@ -45,15 +46,18 @@ def trained(folder: Path, accumulation: int) -> dict[str, Any]:
 
 def main(folder: Path) -> None:
     """As one of a team; the second one's memory is small."""
-    team.join()
-    if team.rank() == 1:
-        fast.Fast = FullOnce  # type: ignore[misc]
-        single.rehearsal.compile_layers, compile_layers = _patient, single.rehearsal.compile_layers
+    collectives.join()
+    if collectives.rank() == 1:
+        setup.Fast = FullOnce  # type: ignore[misc]
+        single.compilation.compile_layers, compile_layers = (
+            _patient,
+            single.compilation.compile_layers,
+        )
         _patient.inner = compile_layers  # type: ignore[attr-defined]
     found = trained(folder, accumulation=1)
-    (folder / f"{team.rank()}.json").write_text(json.dumps(found))
-    team.wait()
-    team.leave()
+    (folder / f"{collectives.rank()}.json").write_text(json.dumps(found))
+    collectives.wait()
+    collectives.leave()
 
 
 def _patient(one: Any, *rest: Any) -> None:

@@ -13,9 +13,10 @@ import tiny
 import torch
 from peft import LoraConfig, get_peft_model
 
-from tasks import loading
-from tasks.train import calls, fast, sharding, team
-from tasks.train.memory import Plan
+from tasks.costs.memory_plan import Plan
+from tasks.models import loading
+from tasks.train import collectives
+from tasks.train.fast_path import model_call, weight_sharding
 
 TOKENS = torch.arange(3, 43).reshape(2, 20)
 LAYERS = 5
@@ -25,7 +26,7 @@ def held(model: Any) -> list[int]:
     """Bytes of each decoder layer's packed weights that this process holds as a whole."""
     return [
         next(p for p in layer.parameters() if not p.requires_grad).untyped_storage().nbytes()
-        for layer in calls.core_of(model).layers
+        for layer in model_call.core_of(model).layers
     ]
 
 
@@ -34,9 +35,9 @@ def load(base: Path, quantization: str, shared: bool) -> Any:
     if not shared:
         model = loading.load_base(base, quantization, torch.float32)
     else:
-        with sharding.while_loading(base):
+        with weight_sharding.while_loading(base):
             model = loading.load_base(base, quantization, torch.float32)
-        sharding.install(model)
+        weight_sharding.install(model)
     torch.manual_seed(1)
     lora = LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
     return get_peft_model(model, lora).train()
@@ -45,7 +46,7 @@ def load(base: Path, quantization: str, shared: bool) -> Any:
 def passes(model: Any, count: int) -> tuple[list[float], dict[str, torch.Tensor], list[int]]:
     """Losses of some passes, the gradients after them, and the most layers that were whole at once."""
     most: list[int] = []
-    for layer in calls.core_of(model.get_base_model()).layers:
+    for layer in model_call.core_of(model.get_base_model()).layers:
         layer.register_forward_pre_hook(
             lambda *_: most.append(sum(size > 0 for size in held(model.get_base_model())))
         )
@@ -84,13 +85,13 @@ def fast_path(base: Path, folder: Path, plan: Plan) -> dict[str, Any]:
         steps = {"max_steps": 4, "logging_steps": 1, "learning_rate": 1e-2, "max_length": 200}
         trainer, recipe = single.trainer_over(
             base,
-            folder / f"{shared}-{team.rank()}",
+            folder / f"{shared}-{collectives.rank()}",
             training=steps | {"base_weights": shared, "devices": 2},
         )
-        shards = sharding.wanted(recipe, base)
-        trainer.model.set_attn_implementation(single.varlen.register())
-        shape = fast.replace(fast._shape(trainer.model.get_base_model(), recipe), shards=shards)
-        assert fast.set_up(trainer, (plan, shape), single.COMPILER)
+        shards = weight_sharding.wanted(recipe, base)
+        trainer.model.set_attn_implementation(single.varlen_attention.register())
+        shape = plan.replace(plan._shape(trainer.model.get_base_model(), recipe), shards=shards)
+        assert plan.set_up(trainer, (plan, shape), single.COMPILER)
         trainer.train()
         lines = [line for line in trainer.state.log_history if "loss" in line]
         found.append([(line["loss"], line["grad_norm"]) for line in lines])
@@ -112,7 +113,7 @@ def main(folder: Path) -> None:
         "tied": tiny.make_tiny_base(here / "tied", hidden=128, layers=LAYERS),
         "phi": single.make_phi(here / "phi"),  # before the others are met: or one alone saves it
     }
-    team.join()
+    collectives.join()
     cases = [
         ("llama", "nf4", "no"),
         ("llama", "nf4", "yes"),
@@ -125,9 +126,9 @@ def main(folder: Path) -> None:
     found = {" ".join(case): compare(bases[case[0]], *case[1:]) for case in cases}
     for name, plan in (("kept", Plan()), ("again", single.ALL_AGAIN)):
         found[f"fast {name}"] = fast_path(bases["llama"], folder / name, plan)
-    (folder / f"{team.rank()}.json").write_text(json.dumps(found))
-    team.wait()
-    team.leave()
+    (folder / f"{collectives.rank()}.json").write_text(json.dumps(found))
+    collectives.wait()
+    collectives.leave()
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import tiny
 
-from tasks.examples import IGNORED
-from tasks.records import Row
+from tasks.contracts.records import Row
+from tasks.models.encoding import IGNORED
 from tasks.train import qlora
 
 TURNS = [(f"Where is thing {n}?", f"Thing {n} is at the market.") for n in range(12)]

@@ -21,8 +21,8 @@ import torch
 import two
 from safetensors.torch import load_file
 
-from tasks import child
-from tasks.errors import ChildFailed, TrainingError
+from tasks.contracts.errors import ChildFailed, TrainingError
+from tasks.processes import step_process
 
 pytestmark = pytest.mark.full
 
@@ -52,7 +52,7 @@ class Job:
         }
 
     def train(self) -> dict[str, Any]:
-        answer: dict[str, Any] = child.run(
+        answer: dict[str, Any] = step_process.run(
             "tasks.train.qlora:train", self.payload, self.folder, on_progress=self.heard, threads=1
         )
         return answer
@@ -168,8 +168,10 @@ def test_a_killed_rank_is_named_and_a_cancelled_run_goes_on_to_the_same_end(
 
     def cancel() -> None:
         asked.append(time.monotonic())
-        trainer = next(c for c in psutil.Process().children() if "tasks.child" in c.cmdline())
-        os.killpg(trainer.pid, signal.SIGTERM)  # what tasks.child does first
+        trainer = next(
+            c for c in psutil.Process().children() if "tasks.processes.step_process" in c.cmdline()
+        )
+        os.killpg(trainer.pid, signal.SIGTERM)  # what tasks.processes.step_process does first
 
     job.at = (1, cancel)  # steps take some milliseconds here
     with pytest.raises(TrainingError, match=r"cancelled at step \d+ of 120"):

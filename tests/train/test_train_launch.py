@@ -13,12 +13,14 @@ import torch
 from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
 from torch.utils.data import BatchSampler
 
-from tasks import device, loading
-from tasks.errors import TrainingError
-from tasks.examples import IGNORED
-from tasks.recipe import Training
-from tasks.train import checkpoints, launch, qlora, shares
+from tasks.contracts.errors import TrainingError
+from tasks.contracts.recipe import Training
+from tasks.models import loading
+from tasks.models.encoding import IGNORED
+from tasks.processes import device
+from tasks.train import distributed_sampler, launch, qlora
 from tasks.train import task as training
+from tasks.train.checkpoints import local
 
 
 @pytest.fixture
@@ -57,9 +59,9 @@ def test_machines_that_know_where_to_meet_are_no_problem(
 
 def test_devices_are_part_of_what_weights_depend_on() -> None:
     """Each number has keys of its own; those of one device are what they were."""
-    one = checkpoints.deciding(Training())
+    one = local.deciding(Training())
     assert not {"devices", "nodes"} & one.keys()
-    two, twice = checkpoints.deciding(Training(devices=2)), checkpoints.deciding(Training(nodes=2))
+    two, twice = local.deciding(Training(devices=2)), local.deciding(Training(nodes=2))
     assert two == one | {"devices": 2}
     assert twice == one | {"nodes": 2}
 
@@ -68,7 +70,7 @@ def dealt(rows: int, batch: int, ranks: int, epoch: int) -> list[list[list[int]]
     """Batches of each rank, as accelerate deals them out."""
     found = []
     for rank in range(ranks):
-        rounds = shares.Rounds(rows, batch * ranks, 7)
+        rounds = distributed_sampler.Rounds(rows, batch * ranks, 7)
         rounds.set_epoch(epoch)
         batches = BatchSampler(rounds, batch, drop_last=False)
         found.append(list(BatchSamplerShard(batches, ranks, rank)))
@@ -102,7 +104,7 @@ def test_a_batch_of_nothing_has_no_tokens_and_nothing_is_left_out_of_others() ->
         seen.append(rows)
         return {"rows": len(rows)}
 
-    present = shares.Present(collate)
+    present = distributed_sampler.Present(collate)
     assert present([row, nothing]) == {"rows": 1}
     assert present([nothing, nothing]) == {"rows": 1, "real_tokens": 0}
     assert seen == [[row], [nothing]]

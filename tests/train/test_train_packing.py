@@ -10,9 +10,9 @@ import pytest
 import tiny
 import torch
 
-from tasks import loading, package
-from tasks.examples import IGNORED
-from tasks.summarizer import Generator, encode, encode_completion
+from tasks.models import loading, package
+from tasks.models.encoding import IGNORED
+from tasks.serving.summarizer import Generator, encode, encode_completion
 from tasks.train import attention, qlora
 from tasks.train.trainer import completion_loss
 

@@ -10,10 +10,10 @@ import pytest
 import tiny
 from safetensors import safe_open
 
-from tasks import digest
-from tasks.errors import DataError, TrainingError
-from tasks.examples import IGNORED, encode_rows
-from tasks.package import settings_for
+from tasks.contracts import digest
+from tasks.contracts.errors import DataError, TrainingError
+from tasks.models.encoding import IGNORED, encode_rows
+from tasks.models.package import settings_for
 from tasks.train import qlora
 
 STEPS = {"max_steps": 4, "learning_rate": 1e-2, "save_steps": 3, "logging_steps": 2}

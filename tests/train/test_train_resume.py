@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import tiny
 
-from tasks import child
-from tasks.errors import ChildFailed, TrainingError
+from tasks.contracts.errors import ChildFailed, TrainingError
+from tasks.processes import step_process
 
 # Dropout draws random numbers, and steps of two micro-batches cross epochs at odd places.
 TRAINING = {
@@ -49,7 +49,7 @@ class Intruder(Interrupter):
 
     def before_signal(self) -> None:
         with pytest.raises(TrainingError, match="is in use by another run"):
-            child.run("tasks.train.qlora:train", {}, self.folder)
+            step_process.run("tasks.train.qlora:train", {}, self.folder)
 
 
 def child_of(folder: Path) -> int:
@@ -58,7 +58,7 @@ def child_of(folder: Path) -> int:
             arguments = (proc / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"tasks.child" in arguments and str(folder).encode() in arguments:
+        if b"tasks.processes.step_process" in arguments and str(folder).encode() in arguments:
             return int(proc.name)
     raise AssertionError(f"no child works in {folder}")
 
@@ -87,7 +87,7 @@ def test_killed_and_resumed_is_bit_for_bit_uninterrupted(
             "folder": str(folder / "job"),
         }
         payload |= {"recipe": recipe.model_dump(mode="json")}
-        answer: dict[str, Any] = child.run(
+        answer: dict[str, Any] = step_process.run(
             "tasks.train.qlora:train", payload, folder, on_progress=on_progress, threads=1
         )
         return answer

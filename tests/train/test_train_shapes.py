@@ -9,8 +9,8 @@ import pytest
 import shapes
 import torch
 
-from tasks import fit
-from tasks.examples import IGNORED
+from tasks.models import compatibility
+from tasks.models.encoding import IGNORED
 from tasks.train import attention
 from tasks.train.trainer import completion_loss
 
@@ -73,7 +73,7 @@ def computed(model: Any, name: str, batch: dict[str, Any]) -> tuple[Any, dict[st
     return loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("model_type", sorted(fit.KNOWN))
+@pytest.mark.parametrize("model_type", sorted(compatibility.KNOWN))
 def test_packed_rows_are_the_model_s_own_eager_attention(model_type: str) -> None:
     """Loss and every gradient of a padded batch, to float32's last digits."""
     model = shapes.make_model(model_type).train()

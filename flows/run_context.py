@@ -1,0 +1,96 @@
+"""The MLflow run behind a flow run, linked both ways with Prefect's."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from prefect.artifacts import create_link_artifact
+from prefect.context import FlowRunContext, TagsContext
+from prefect.settings import PREFECT_UI_URL
+
+from flows import heartbeat, stale_runs
+from flows.manifest import manifest
+from flows.stack import embedded
+from tasks.contracts.recipe import Recipe
+from tasks.orchestration import concurrency
+from tasks.tracking import artifacts, mlflow_run
+
+OURS = "precis"  # the tag of our flow runs, by which automations know them
+
+
+@contextlib.contextmanager
+def tracked_run(recipe: Recipe) -> Iterator[mlflow_run.Run]:
+    """The run of the flow under way, with recipe and manifest stored before any work."""
+    with bare_run(recipe.name) as run:
+        _store_recipe(run, recipe)
+        yield run
+
+
+@contextlib.contextmanager
+def one_retrain_at_a_time(name: str, if_busy: str) -> Iterator[None]:
+    """The model's one retrain slot on the Prefect server; Busy when taken and `if_busy` is end.
+
+    An embedded server knows only its own run, and forgets slots with it: there is nothing to hold.
+    """
+    if embedded.is_embedded():
+        yield
+        return
+    with heartbeat.beating(), concurrency.sole_retrain(name, wait=if_busy == "wait"):
+        yield
+
+
+@contextlib.contextmanager
+def bare_run(name: str) -> Iterator[mlflow_run.Run]:
+    """The run of the flow under way, for the registered model `name`."""
+    context = FlowRunContext.get()
+    assert context is not None
+    assert context.flow_run is not None
+    flow_run = context.flow_run
+    tags = {
+        "mlflow.runName": flow_run.name,
+        "precis.flow": context.flow.name if context.flow else "",
+        stale_runs.PROCESS: stale_runs.process_name(),
+    }
+    if (ui := PREFECT_UI_URL.value()) and not embedded.is_embedded():
+        link = f"{ui}/runs/flow-run/{flow_run.id}"
+        tags |= {"precis.prefect_url": link, "mlflow.note.content": f"[Prefect flow run]({link})"}
+    # A run that was suspended and goes on counts as one, but has run for a while.
+    first_try = flow_run.run_count == 1 and not flow_run.total_run_time
+    with _untagged_tasks(), mlflow_run.run_for(name, str(flow_run.id), tags, first_try) as run:
+        stale_runs.settle_dead(run.client, run.experiment_id, run.id)
+        if run_page := mlflow_run.run_url(run):
+            said = "Parameters, metrics, plots and files of this run."
+            create_link_artifact(run_page, "MLflow run", key="mlflow-run", description=said)
+        yield run
+
+
+def _untagged_tasks() -> TagsContext:
+    """Without the tag that marks the flow run as ours, as in deployed runs.
+
+    Prefect would pass it on to tasks, and ask the server for a limit on tasks of that tag.
+    """
+    return TagsContext(current_tags=TagsContext.get().current_tags - {OURS})
+
+
+def _store_recipe(run: mlflow_run.Run, recipe: Recipe) -> None:
+    folder = artifacts.work_folder() / "runs" / run.id
+    folder.mkdir(parents=True, exist_ok=True)
+    values = recipe.model_dump(mode="json", exclude_defaults=True)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest(recipe, Path.cwd())))
+    run.log_file(folder / "recipe.yaml")
+    run.log_file(folder / "manifest.yaml")
+    run.log_params(_flat(recipe.model_dump(mode="json", exclude={"name"})))
+
+
+def _flat(values: dict[str, object], prefix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            found[prefix + key] = str(value)
+    return found

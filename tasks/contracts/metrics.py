@@ -1,0 +1,53 @@
+"""The metrics that a gate may decide by: which are measured, which way is better, how they are read.
+
+A *gain* is always an improvement, whatever the metric: records, bounds and rules know nothing else.
+What people read is the *change* of the number itself (challenger minus opponent), next to both
+numbers: a ROUGE that gained rose, a loss that gained fell.
+"""
+
+from __future__ import annotations
+
+from tasks.contracts.records import ROUGE_NAMES
+
+LOSS = "loss"
+UNIT = "nats a token"  # of the loss; see Generator.losses in tasks/serving/summarizer.py
+DIRECTION = "lower is better"
+
+
+NO_LOSS = (
+    "gate.metric is loss, and {} was made by a version of precis that computes no such loss; set "
+    "gate.metric to rougeL until a champion made by this version is promoted, or give the recipe "
+    "another name"
+)
+
+
+def measured(deciding: str) -> tuple[str, ...]:
+    """The metrics of a decision by `deciding`: every ROUGE, and the loss only where it decides."""
+    return (LOSS, *ROUGE_NAMES) if deciding == LOSS else ROUGE_NAMES
+
+
+def sign(name: str) -> int:
+    """1 where more of the metric is better, -1 where less is."""
+    return -1 if name == LOSS else 1
+
+
+def change(name: str, gain: float, low: float, high: float) -> tuple[float, float, float]:
+    """A gain with its bounds as the change of the metric itself, lower bound first."""
+    if sign(name) > 0:
+        return gain, low, high
+    return 0.0 - gain, 0.0 - high, 0.0 - low  # and no -0.0
+
+
+def direction(name: str) -> str:
+    """What to say after a change that a reader could take the wrong way: nothing for ROUGE."""
+    return f" ({DIRECTION})" if name == LOSS else ""
+
+
+def other_tokenizer(challenger: str, champion: str, champion_is: str) -> str:
+    """Why two models with these tokenizers (digests) cannot be compared by loss, and what to do."""
+    return (
+        f"gate.metric is {LOSS}, and the challenger's tokenizer ({challenger[:16]}...) is not "
+        f"{champion_is}'s ({champion[:16]}...): a loss a token says nothing across tokenizers, whose "
+        "tokens are of other lengths. Take a base.model with that tokenizer, set gate.metric to "
+        "rougeL until a champion with the new one is promoted, or give the recipe another name"
+    )

@@ -1,0 +1,189 @@
+"""What a run will need, from the recipe and the base's file headers alone: memory and disk.
+
+A first estimate, meant to catch runs that cannot fit. Training: tasks.costs.training_memory. Evaluation: the
+merged model's weights and its cache of keys and values. Nothing here grows with the square of the context:
+attention never builds its matrix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tasks.contracts.recipe import Recipe
+from tasks.costs import hardware_speed, memory_plan, training_memory
+from tasks.models import package
+from tasks.models.compatibility import Layers, not_shared_out, tensor_shapes
+from tasks.models.weight_bytes import element_bytes
+from tasks.processes import device
+from tasks.serving.summarizer import FILLED
+
+GIB = 2**30
+CARD = 15 * GIB  # what a card sold with 16 GB has for a process (a T4: 15,360 MiB)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Need against what is there, in bytes."""
+
+    parameters: int
+    training_bytes: int
+    gpu_training_bytes: int  # the same on a GPU, if this machine has none
+    weights_bytes: int  # of the merged model in evaluation
+    row_bytes: int  # more, for each document of a batch, at its longest
+    batch_size: int
+    row_tokens: int
+    memory_bytes: int
+    disk_bytes: int
+    disk_free_bytes: int
+    device: str
+    # How a GPU here trains; None on a CPU, and for TRL's own path.
+    shape: memory_plan.Shape | None = None
+    plan: memory_plan.Plan | None = None
+    one_gpu_each: bool = False  # several processes, or workers of a cluster, write summaries
+    may_share_out: bool = False  # whether more devices would take a part of the base each
+
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        found = [
+            f"base: {self.parameters / 1e6:,.1f} M parameters",
+            f"training memory: about {self.training_bytes / GIB:.1f} GiB of "
+            f"{self.memory_bytes / GIB:.1f} GiB on {self.device}"
+            + (f": {self.plan.words(self.shape)}" if self.plan and self.shape else ""),
+        ]
+        if self.device == "cpu":
+            fits = "fits" if self.gpu_training_bytes < CARD else "does not fit"
+            found.append(
+                f"on a GPU: training about {self.gpu_training_bytes / GIB:.1f} GiB, which {fits} "
+                "a 16 GB card"
+            )
+        return [
+            *found,
+            self._evaluation(),
+            f"disk: about {self.disk_bytes / GIB:.2f} GiB of {self.disk_free_bytes / GIB:.1f} GiB free",
+        ]
+
+    def _for_evaluation(self) -> int:
+        """Memory that one process has for it: of all GPUs, where it is the only one."""
+        return self.memory_bytes * (self._gpus() if self.is_spread() else 1)
+
+    def is_spread(self) -> bool:
+        """Whether evaluation's one process has its weights on several GPUs."""
+        return not self.one_gpu_each and self._gpus() > 1
+
+    def _gpus(self) -> int:
+        return gpus_for(2 * self.parameters)
+
+    def _evaluation(self) -> str:
+        # No problem yet: documents may be shorter than they are allowed to be.
+        whole = self.weights_bytes + self.batch_size * self.row_bytes
+        said = (
+            f"evaluation memory: up to {whole / GIB:.1f} GiB, of it {self.weights_bytes / GIB:.1f} "
+            f"weights, for {self.batch_size} documents of {self.row_tokens} tokens at once"
+        )
+        most = (self._for_evaluation() - self.weights_bytes) // self.row_bytes
+        if most >= self.batch_size:
+            return said
+        if most < 1:
+            return f"{said}; not even one document that long is sure to fit here"
+        return f"{said}; documents that long want evaluation.batch_size {most} here"
+
+    def problems(self) -> list[str]:
+        """What does not fit, with the mend."""
+        found = []
+        if self.training_bytes > self.memory_bytes:
+            shared = ", or share the base's weights out over more training.devices"
+            found.append(
+                f"training needs about {self.training_bytes / GIB:.1f} GiB and {self.device} has "
+                f"{self.memory_bytes / GIB:.1f}; lower training.per_device_train_batch_size or "
+                "training.max_length, or set training.gradient_checkpointing"
+                + (shared if self.may_share_out else "")
+            )
+        if self.weights_bytes > self._for_evaluation():
+            there = f"{self.device} has {self._for_evaluation() / GIB:.1f}"
+            mend = "name a smaller base, or run where there is more memory"
+            if self.weights_bytes <= self.memory_bytes * self._gpus():
+                mend = (
+                    "one process alone spreads it over all GPUs: evaluation.devices 1, no cluster"
+                )
+            found.append(
+                f"evaluation loads the merged model's {self.weights_bytes / GIB:.1f} GiB and {there}; "
+                f"{mend}"
+            )
+        if self.disk_bytes > self.disk_free_bytes:
+            found.append(
+                f"the run needs about {self.disk_bytes / GIB:.1f} GiB of disk and "
+                f"{self.disk_free_bytes / GIB:.1f} are free; make room, or set PRECIS_WORK elsewhere"
+            )
+        return found
+
+
+def gpus_for(need: int) -> int:
+    """How many GPUs a model of `need` bytes is loaded on: one, or all of them (summarizer.spread)."""
+    count = device.count()
+    return count if count > 1 and need > FILLED * device.memory_bytes() else 1
+
+
+def estimate(recipe: Recipe, base: Path, work: Path) -> Estimate:
+    """The estimate for a base on this machine. Raises BaseModelError as `package.context_for`."""
+    shapes, config = tensor_shapes(base), package.config_of(base)
+    parameters = sum(map(prod, shapes.values()))
+    where, rows = device.compute(), package.context_for(recipe, base)
+    free = _memory_bytes()
+    parts = training_memory.weight_shards(recipe, config, shapes, where, rows, free)
+    on_card = training_memory.weight_shards(recipe, config, shapes, "cuda", rows, CARD)
+    chosen = (
+        training_memory.planned(recipe, config, shapes, free, parts) if where == "cuda" else None
+    )
+    existing = work
+    while not existing.exists():
+        existing = existing.parent
+    return Estimate(
+        parameters,
+        training_memory.training_bytes(recipe, config, shapes, where, rows, free, parts),
+        training_memory.training_bytes(recipe, config, shapes, "cuda", rows, CARD, on_card),
+        element_bytes(where) * parameters + (training_memory.CUDA_BYTES if where == "cuda" else 0),
+        # At least a byte: where a config does not say what a token takes, there is no room to divide.
+        max(
+            1,
+            rows * _row_token_bytes(config, element_bytes(where), recipe.evaluation.kv_cache),
+        ),
+        1 if recipe.base.rope == "dynamic" else recipe.evaluation.batch_size,
+        rows,
+        free,
+        # merged package, its copy in MLflow, checkpoints of the adapter
+        2 * 2 * parameters + 3 * 12 * training_memory.adapter_parameters(recipe, Layers.of(shapes)),
+        psutil.disk_usage(str(existing)).free,
+        where,
+        chosen[0] if chosen else None,
+        chosen[1] if chosen else None,
+        recipe.evaluation.devices > 1 or recipe.evaluation.cluster is not None,
+        where == "cuda" and not not_shared_out(recipe, config),
+    )
+
+
+def cached_token_bytes(config: dict[str, Any], width: int) -> int:
+    """Keys and values of one token in one layer, of numbers that are `width` bytes wide."""
+    hidden, heads = int(config.get("hidden_size", 0)), int(config.get("num_attention_heads") or 1)
+    head = int(config.get("head_dim") or hidden // heads)
+    return width * 2 * int(config.get("num_key_value_heads") or heads) * head
+
+
+def _row_token_bytes(config: dict[str, Any], width: int, kv_cache: str) -> int:
+    """Memory of one token in evaluation: keys and values of every layer, and one layer's work."""
+    layers = int(config.get("num_hidden_layers", 0))
+    if kv_cache == "offloaded" and width < 4:
+        layers = 2  # the one at work, and the next on its way
+    hidden = int(config.get("hidden_size", 0))
+    work = 4 * hidden + 3 * int(config.get("intermediate_size") or 4 * hidden)
+    return cached_token_bytes(config, width) * layers + width * work
+
+
+def _memory_bytes() -> int:
+    if device.compute() == "cpu":
+        return int(psutil.virtual_memory().available)
+    return hardware_speed.card().free_bytes

@@ -1,0 +1,83 @@
+"""A package that is asked by a person: loaded by its own code, answering piece by piece."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tasks.contracts.errors import EvaluationError, PrecisError
+from tasks.models import package
+from tasks.serving.summarizer import SETTINGS_FILE, Document
+
+
+class Asked:
+    """A loaded package; `chat`: it answers conversations, not single documents alone."""
+
+    def __init__(
+        self, folder: Path, device: str | None = None, max_new_tokens: int | None = None
+    ) -> None:
+        """`device`: cpu or cuda, None: a GPU if there is one. `max_new_tokens`: not the package's own.
+
+        Raises PrecisError when the folder is no package, the device is not there, or the longest
+        answer leaves no room for a question.
+        """
+        if not (folder / SETTINGS_FILE).is_file():
+            raise PrecisError(
+                f"{folder} is no package: it has no {SETTINGS_FILE}; name the folder that precis "
+                "wrote (artifacts/package of a version), or a registered model"
+            )
+        self.generator: Any = _loaded(folder, device)
+        self.chat = getattr(self.generator.settings, "format", "template") == "chat"
+        if max_new_tokens:
+            self._limit(max_new_tokens)
+
+    def answer(self, document: Document) -> Generator[str, None, None]:
+        """The answer in pieces, to be closed early at will; raises EvaluationError when it fails.
+
+        A conversation (a list of messages) is for chat packages only.
+        """
+        # Packages made before streaming have no `stream`.
+        stream = getattr(self.generator, "stream", None)
+        with _explained("the answer could not be written"):
+            if stream is None:
+                yield self.generator.summarize([document])[0].text
+                return
+            with contextlib.closing(stream(document)) as pieces:
+                yield from pieces
+
+    def _limit(self, max_new_tokens: int) -> None:
+        """Longer answers leave less of the context to the question."""
+        settings = self.generator.settings
+        context = getattr(self.generator.model.config, "max_position_embeddings", None)
+        source = settings.max_source_tokens
+        room = source if context is None else min(source, context - max_new_tokens)
+        if room <= 0:
+            raise PrecisError(
+                f"--max-new-tokens {max_new_tokens} leaves no room for a question in the model's "
+                f"context of {context} tokens; lower it"
+            )
+        self.generator.settings = replace(
+            settings, max_new_tokens=max_new_tokens, max_source_tokens=room
+        )
+
+
+def _loaded(folder: Path, device: str | None) -> Any:
+    import torch
+    from transformers.utils import logging
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise PrecisError("--device cuda: no GPU can be used here; say cpu, or leave it out")
+    logging.disable_progress_bar()
+    with _explained(f"{folder} could not be loaded"):
+        return package.load_code(folder).Generator(folder, device)
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise EvaluationError(f"{what} ({type(error).__name__}: {error})") from error

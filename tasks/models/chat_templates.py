@@ -1,0 +1,85 @@
+"""Chat templates: known by name, in a file or in the recipe, or the base tokenizer's own.
+
+Read from the base's files alone; rendering is the served file's (tasks.serving.summarizer).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tasks.contracts.errors import RecipeError
+
+FILE = "chat_template.jinja"  # where transformers keeps it beside a tokenizer
+# tokenizer_config.json of meta-llama/Llama-2-7b-chat-hf, character for character: its base models
+# have none. A system message stands in the first question, every question begins a new <s>.
+LLAMA_2 = (
+    "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
+    "{% set system_message = messages[0]['content'] %}"
+    "{% else %}{% set loop_messages = messages %}{% set system_message = false %}{% endif %}"
+    "{% for message in loop_messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}"
+    "{% endif %}"
+    "{% if loop.index0 == 0 and system_message != false %}"
+    "{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}"
+    "{% else %}{% set content = message['content'] %}{% endif %}"
+    "{% if message['role'] == 'user' %}"
+    "{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}"
+    "{% elif message['role'] == 'assistant' %}"
+    "{{ ' '  + content.strip() + ' ' + eos_token }}"
+    "{% endif %}{% endfor %}"
+)
+KNOWN = {"llama-2": LLAMA_2}
+
+
+def chosen(named: str | None, base: Path) -> str:
+    """The Jinja template for a recipe's `prompt.chat_template` over the model folder `base`.
+
+    Raises RecipeError when the base has none and the recipe names none, when it names what is not
+    there, and for a template that writes another prompt every day.
+    """
+    found = _found(named, base)
+    if "strftime_now" in found:
+        raise RecipeError(
+            f"the chat template ({named or f'of {base}'}) writes today's date, so that no evaluation "
+            "could be repeated; name a copy without strftime_now in prompt.chat_template"
+        )
+    return found
+
+
+def _found(named: str | None, base: Path) -> str:
+    if named is None:
+        if own := _of_base(base):
+            return own
+        raise RecipeError(
+            f"prompt.format is chat, and the tokenizer of {base} has no chat template; set "
+            f"prompt.chat_template ({', '.join(KNOWN)}, or a file with a Jinja template), or "
+            "prompt.format: template"
+        )
+    if named in KNOWN:
+        return KNOWN[named]
+    if "{{" in named or "{%" in named:
+        return named
+    try:
+        return Path(named).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            f"prompt.chat_template {named!r} is neither a known template ({', '.join(KNOWN)}) nor "
+            f"Jinja text nor a file that can be read (looked in {Path.cwd()}: {error}); correct it"
+        ) from error
+
+
+def _of_base(base: Path) -> str | None:
+    """The template that transformers would use: the file of its own wins over the configuration."""
+    file = base / FILE
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    config = base / "tokenizer_config.json"
+    found: Any = None
+    if config.is_file():
+        found = json.loads(config.read_text(encoding="utf-8")).get("chat_template")
+    if isinstance(found, list):  # several by name
+        found = {one["name"]: one["template"] for one in found}.get("default")
+    return str(found) if found else None

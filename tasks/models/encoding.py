@@ -1,0 +1,108 @@
+"""Canonical rows as token ids: the very prompt ids that are served, and a label mask.
+
+Training learns from these, and the merge's drift check compares models on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.contracts.errors import DataError, TrainingError
+from tasks.contracts.recipe import Recipe
+from tasks.contracts.records import Row
+from tasks.models import package
+from tasks.serving.summarizer import (
+    SummarizerSettings,
+    encode,
+    encode_answer,
+    encode_completion,
+    messages_of,
+)
+
+IGNORED = -100  # torch's label for "no loss here"
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Token ids and labels, one list an example; `truncated`: completions cut at the limit."""
+
+    input_ids: list[list[int]]
+    labels: list[list[int]]
+    truncated: int
+
+
+def encode_for(rows: Sequence[Row], tokenizer: Any, recipe: Recipe, base: Path) -> Examples:
+    """`encode_rows` with the recipe's settings, fitted to the base's context."""
+    limit = package.context_for(recipe, base)
+    return encode_rows(rows, tokenizer, package.settings_for(recipe, base), limit)
+
+
+def encode_rows(
+    rows: Sequence[Row], tokenizer: Any, settings: SummarizerSettings, limit: int
+) -> Examples:
+    """Every document with each of its references, prompt + completion cut to `limit` tokens.
+
+    A cut completion has no end-of-text: the model must not learn to stop in mid-sentence. In chat
+    format all answers of a conversation are completions.
+    Raises DataError when there are no rows, TrainingError when the prompt template alone is too long.
+    """
+    if not rows:
+        raise DataError("the training data hold no rows; name others in data.train")
+    ids, labels, truncated = [], [], 0
+    for row in rows:
+        try:
+            found = list(_sequences(row, tokenizer, settings))
+        except ValueError as error:
+            raise TrainingError(str(error)) from error
+        for sequence, learnt in found:
+            truncated += len(sequence) > limit
+            ids.append(sequence[:limit])
+            labels.append(learnt[:limit])
+    return Examples(ids, labels, truncated)
+
+
+def _sequences(
+    row: Row, tokenizer: Any, settings: SummarizerSettings
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Token ids and labels of a row."""
+    if settings.format == "chat":
+        yield from _conversation(row, tokenizer, settings)
+        return
+    prompt = encode(tokenizer, row.document, settings)
+    for reference in row.references:
+        completion = encode_completion(tokenizer, reference)
+        yield prompt + completion, [IGNORED] * len(prompt) + completion
+
+
+def _conversation(
+    row: Row, tokenizer: Any, settings: SummarizerSettings
+) -> list[tuple[list[int], list[int]]]:
+    """Every answer of a conversation, learnt once, after the very prompt ids that are served for it.
+
+    An answer whose prompt begins with the sequence so far goes on with it, so that a conversation is
+    one sequence. A new one begins where its prompt is another: oldest turns dropped because they no
+    longer fit, a template that writes past turns otherwise, several references of the last question.
+    """
+    messages = messages_of(row.document, settings.system)
+    answered = [
+        (messages[:place], message["content"])
+        for place, message in enumerate(messages)
+        if message["role"] == "assistant"
+    ]
+    answered += [(messages, reference) for reference in row.references]
+    found: list[tuple[list[int], list[int]]] = []
+    between: list[int] = []  # what the template writes after an answer's end
+    for before, answer in answered:
+        prompt, completion, after = encode_answer(tokenizer, before, answer, settings)
+        labels: list[int] = []
+        if found:
+            so_far = found[-1][0] + between
+            if prompt[: len(so_far)] == so_far:
+                labels = found.pop()[1]
+        labels = labels + [IGNORED] * (len(prompt) - len(labels)) + completion
+        found.append((prompt + completion, labels))
+        between = after
+    return found

@@ -1,0 +1,219 @@
+"""Bases on the Hugging Face hub: in this machine's cache, or fetched; and why they cannot be had.
+
+A token comes from HF_TOKEN (or `hf auth login`), the hub's address from HF_ENDPOINT, the cache from
+HF_HOME, as everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from json import JSONDecodeError
+from pathlib import Path
+
+from tasks.contracts.errors import BaseModelError
+from tasks.contracts.recipe import Base
+
+# What a base is made of; weights in other formats, and other frameworks' copies, stay there.
+FILES = (
+    *("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"),
+    *("LICENSE*", "NOTICE*", "USE_POLICY*"),
+)
+
+
+def cached(base: Base) -> Path | None:
+    """The snapshot of the pinned revision on this machine, if it is known to be whole; asks nobody.
+
+    Raises BaseModelError when `base.model` is no hub name, or is not pinned.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    _require_pinned(base)
+    try:
+        found = snapshot_download(
+            base.model, revision=base.revision, allow_patterns=[*FILES], local_files_only=True
+        )
+    except LocalEntryNotFoundError:
+        return None
+    return Path(found)
+
+
+def fetch(base: Base) -> Path:
+    """The snapshot of the pinned revision; what this machine lacks is downloaded.
+
+    Raises BaseModelError that says which of many reasons keeps it away, and the mend.
+    """
+    from huggingface_hub import snapshot_download
+
+    _require_pinned(base)
+    try:
+        return Path(snapshot_download(base.model, revision=base.revision, allow_patterns=[*FILES]))
+    except _failures() as error:
+        raise BaseModelError(_explained(base, error)) from error
+
+
+def ask(base: Base) -> tuple[list[str], list[str]]:
+    """Facts about a base that a run would fetch, and what would keep it away; fetches nothing."""
+    from huggingface_hub import HfApi, auth_check
+
+    try:
+        _require_pinned(base)
+        # A gated model's description is open to all: only the second question knows of access.
+        info = HfApi().model_info(base.model, revision=base.revision, files_metadata=True)
+        auth_check(base.model)
+    except BaseModelError as error:
+        return [], [str(error)]
+    except _failures() as error:
+        return [], [_explained(base, error)]
+    files = [file for file in info.siblings or [] if _wanted(file.rfilename)]
+    problems = _lacks(base, [file.rfilename for file in files])
+    if problems:
+        return [], problems
+    size = sum(file.size or 0 for file in files) / 2**30
+    return [
+        f"base: {base.model} would be downloaded from the hub ({size:.2f} GiB); its memory, its "
+        "context and lengths in tokens are known once it is here"
+    ], []
+
+
+def _wanted(file: str) -> bool:
+    return any(fnmatch(file, pattern) for pattern in FILES)
+
+
+def _lacks(base: Base, files: Sequence[str]) -> list[str]:
+    """As `package.problems_of` says of a folder."""
+    kinds = {
+        "config.json": ["config.json"],
+        ".safetensors weights": [file for file in files if file.endswith(".safetensors")],
+        "tokenizer.json": ["tokenizer.json", "tokenizer.model"],
+    }
+    return [
+        f"{base.model} on the hub has no {kind} at revision {base.revision}; pin another revision, "
+        "or save it in that form and name the folder"
+        for kind, any_of in kinds.items()
+        if not set(any_of) & set(files)
+    ]
+
+
+def _require_pinned(base: Base) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    no_folder = f"base.model {base.model!r}: no such folder (looked in {Path.cwd()})"
+    if base.model.count("/") != 1 or base.model.startswith((".", "/", "~")):
+        raise BaseModelError(f"{no_folder}; correct the path")
+    try:
+        validate_repo_id(base.model)
+    except HFValidationError as error:
+        raise BaseModelError(
+            f"{no_folder}, and no name of a hub model ({error}); correct it"
+        ) from None
+    if not base.revision:
+        raise BaseModelError(
+            f"base.model {base.model!r} is a hub name: pin it with base.revision (a commit), "
+            "or point it at a local folder"
+        )
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    import httpx
+    from huggingface_hub.errors import XetDownloadError
+
+    return (
+        httpx.HTTPError,  # the hub's refusals, no network
+        XetDownloadError,  # its own way to large files
+        JSONDecodeError,  # who answered is no hub
+        OSError,  # offline mode, a cache that cannot be written
+    )
+
+
+def _explained(base: Base, error: BaseException) -> str:
+    """The one reason why the hub does not give a base, with its mend."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
+        error = error.__cause__  # it was looked for in the cache because of this
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return (
+            f"{base.model} at revision {base.revision} is not, or not wholly, in this machine's cache "
+            f"({_cache()}), and HF_HUB_OFFLINE keeps precis from asking the hub: unset it, or copy the "
+            f"model here and set base.model to the folder ({_download(base)} fetches it elsewhere)"
+        )
+    if isinstance(error, errors.HfHubHTTPError):
+        return _refused(base, error)
+    if isinstance(error, (JSONDecodeError, errors.FileMetadataError)):
+        return (
+            f"{_endpoint()} does not answer as a hub does; correct HF_ENDPOINT, or see what stands "
+            "between (a proxy's login page?)"
+        )
+    if isinstance(error, OSError):
+        return (
+            f"{base.model} could not be kept in {_cache()}: {error}; make room there, or set HF_HOME "
+            "to another disk"
+        )
+    return (
+        f"base.model {base.model!r} is no folder here ({Path.cwd()}), and the hub ({_endpoint()}) "
+        f"cannot be reached: {type(error).__name__}: {error}; connect this machine, or copy the model "
+        f"here and set base.model to the folder ({_download(base)} fetches it elsewhere)"
+    )
+
+
+def _refused(base: Base, error: BaseException) -> str:
+    """The hub answered, and said no: https://huggingface.co/docs/hub/models-gated lists how."""
+    from huggingface_hub import errors, get_token
+
+    assert isinstance(error, errors.HfHubHTTPError)
+    page, token, status = f"{_endpoint()}/{base.model}", get_token(), error.response.status_code
+    if isinstance(error, errors.RevisionNotFoundError):
+        return (
+            f"{base.model} is on the hub, but has no revision {base.revision}; copy a commit from "
+            f"{page}/commits/main into base.revision"
+        )
+    if token and error.server_message and "Invalid credentials" in error.server_message:
+        return (
+            "the hub does not know the token in HF_TOKEN (mistyped, expired or revoked); make a new "
+            f"one at {_endpoint()}/settings/tokens"
+        )
+    if isinstance(error, errors.GatedRepoError):
+        return _gated(base, page, token is not None)
+    if isinstance(error, errors.RepositoryNotFoundError):
+        who = "hidden from the account of HF_TOKEN" if token else "private, and no HF_TOKEN is set"
+        return (
+            f"base.model {base.model!r} is no folder here ({Path.cwd()}), and the hub has no such "
+            f"model, or it is {who}; correct the name, or set HF_TOKEN to a token that can read it"
+        )
+    later = "the hub is ill: try again later, " if status >= 500 else ""
+    return (
+        f"the hub refuses {base.model} with status {status}: {error.server_message or error}; {later}"
+        f"see {page}"
+    )
+
+
+def _gated(base: Base, page: str, token: bool) -> str:
+    if token:
+        return (
+            f"{base.model} is gated, and the account of HF_TOKEN may not read it: accept its licence "
+            f"at {page} as that account and wait until it is granted (a fine-grained token must also "
+            "allow reading gated repositories)"
+        )
+    return (
+        f"{base.model} is gated, and no token is set: accept its licence at {page}, then set HF_TOKEN "
+        f"to a token of that account ({_endpoint()}/settings/tokens)"
+    )
+
+
+def _download(base: Base) -> str:
+    return f"hf download {base.model} --revision {base.revision}"
+
+
+def _cache() -> str:
+    from huggingface_hub import constants
+
+    return str(constants.HF_HUB_CACHE)
+
+
+def _endpoint() -> str:
+    from huggingface_hub import constants
+
+    return str(constants.ENDPOINT)

@@ -1,0 +1,131 @@
+"""The package as a standard MLflow model: logged by path, checked in a clean process.
+
+No second copy of the weights is made on the way: MLflow's own `log_model(artifacts=...)` copies
+several times, so the model folder is laid out here with links and stored by tasks.register.upload.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+
+from tasks.contracts import digest
+from tasks.contracts.errors import RegistryError, ServedModelDiffers
+from tasks.contracts.records import ModelRef, Prediction
+from tasks.processes import step_process
+from tasks.register import upload
+from tasks.serving.summarizer import CODE_FILE
+
+ARTIFACT = "package"
+# What the served file imports; the versions the judgement was made with.
+REQUIREMENTS = ("mlflow", "torch", "transformers", "accelerate")  # the last to spread over GPUs
+DIGEST_TAG = "precis.model_digest"
+
+
+def log_model(
+    client: Any, model: ModelRef, *, experiment_id: str, run_id: str, name: str, scratch: Path
+) -> str:
+    """Log a package as an MLflow model of a run; returns its URI `models:/m-...`.
+
+    A model this run logged completely before is found again instead. `scratch` should be on the
+    package's file system (hard links). Raises RegistryError.
+    """
+    try:
+        found = client.search_logged_models(
+            [experiment_id],
+            filter_string=f"source_run_id = '{run_id}' AND tags.`{DIGEST_TAG}` = '{model.digest}'",
+        )
+        ready = [m for m in found if m.status == "READY"]
+        if ready:
+            return f"models:/{ready[0].model_id}"
+        logged = client.create_logged_model(
+            experiment_id, name, source_run_id=run_id, tags={DIGEST_TAG: model.digest}
+        )
+        folder = scratch / logged.model_id
+        lay_out(Path(model.path), folder, model_id=logged.model_id, run_id=run_id)
+        with ThreadPoolExecutor(1) as aside:  # what is read once feeds both: the page cache
+            found_digest = aside.submit(digest.of_folder, folder / "artifacts" / ARTIFACT)
+            upload.put(folder, logged.artifact_location)
+        if found_digest.result() != model.digest:
+            # Never READY: nobody finds it, and a retry logs another.
+            client.finalize_logged_model(logged.model_id, "FAILED")
+            raise RegistryError(
+                f"{model.path} is not what was judged (its digest is not {model.digest[:16]}...); "
+                "remove that folder and run again"
+            )
+        client.finalize_logged_model(logged.model_id, "READY")
+    except (MlflowException, OSError) as error:
+        raise RegistryError(f"logging the model to MLflow failed: {error}") from error
+    shutil.rmtree(folder)
+    return f"models:/{logged.model_id}"
+
+
+def lay_out(
+    package: Path, folder: Path, *, model_id: str | None = None, run_id: str | None = None
+) -> None:
+    """Write `folder` as an MLflow pyfunc model around a package, linking its files."""
+    shutil.rmtree(folder, ignore_errors=True)
+    described = mlflow.models.Model(model_id=model_id, run_id=run_id)
+    mlflow.pyfunc.save_model(
+        path=str(folder),
+        python_model=str(package / CODE_FILE),
+        pip_requirements=requirements(),
+        mlflow_model=described,
+    )
+    # What save_model(artifacts=...) would have written, without its copies.
+    described.flavors["python_function"] |= {
+        "artifacts": {ARTIFACT: {"path": f"artifacts/{ARTIFACT}", "uri": f"artifacts/{ARTIFACT}"}},
+        "model_code_path": CODE_FILE,  # not where it lay on this machine
+    }
+    described.save(str(folder / "MLmodel"))
+    for source in digest.visible_files(package):
+        target = folder / "artifacts" / ARTIFACT / source.relative_to(package)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _link(source, target)
+    for cache in folder.rglob("__pycache__"):
+        shutil.rmtree(cache)
+
+
+def requirements() -> list[str]:
+    """Pinned requirements of the served file, local version parts (+cpu) left out."""
+    return [f"{name}=={metadata.version(name).split('+')[0]}" for name in REQUIREMENTS]
+
+
+def reproduce(uri: str, predictions: list[Prediction], folder: Path) -> None:
+    """Load the logged model in a clean process and have it write the first stored batch again.
+
+    The whole batch, in its stored order: on a GPU a summary may depend on its batch. Raises
+    ServedModelDiffers with the first difference.
+    """
+    batch = [p for p in predictions if p.batch == 0]
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = step_process.run(
+        "tasks.register.reload_check:predict",
+        {"uri": uri, "documents": [p.document for p in batch]},
+        folder,
+    )
+    for stored, now in zip(batch, texts, strict=True):
+        if stored.text != now:
+            raise ServedModelDiffers(
+                f"{uri} does not give back what was judged: row {stored.id} was\n"
+                f"{json.dumps(stored.text)}\nand is now\n{json.dumps(now)}\n"
+                "the champion is unchanged; see that evaluation and registration run on one machine"
+            )
+
+
+def _link(source: Path, target: Path) -> None:
+    if source.is_symlink():  # stays one: what it points at is not the package's own
+        target.symlink_to(source.resolve())
+        return
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)

@@ -1,0 +1,123 @@
+"""Which MLflow store this process works on, and the first knock at it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+
+from tasks.contracts.errors import RegistryError
+from tasks.tracking import artifacts
+
+SQLITE = "sqlite:///"
+UNAUTHORIZED, FORBIDDEN = 401, 403
+QUIET = {
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output is for the decision
+    # A run tells no third party what it does. MLflow's client would, from a thread that changes the
+    # environment beside a request that reads it: where there is no internet a run then fails at times.
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, or the embedded SQLite store under mlruns/; SQLite paths absolute."""
+    uri = (
+        os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{artifacts.EMBEDDED_STORE / 'mlflow.db'}"
+    )
+    if uri.startswith(SQLITE):  # child processes run in other folders
+        uri = SQLITE + str(Path(uri.removeprefix(SQLITE)).absolute())
+    return uri
+
+
+def shown(uri: str) -> str:
+    """A tracking URI for people, logs and links: without the password that it may hold."""
+    return uri.replace(f":{_password(uri)}@", ":***@")
+
+
+def shown_uri() -> str:
+    """The tracking URI in use, for people."""
+    return shown(tracking_uri())
+
+
+def _password(uri: str) -> str:
+    """The password in a URI; a text that occurs in none where there is no password."""
+    found = re.match(r"[^/]*//[^/:@]*:([^/@]+)@", uri)
+    return found.group(1) if found else "\0"
+
+
+def nothing_yet() -> bool:
+    """Whether the embedded store was never made: readers need not make one to find it empty."""
+    uri = tracking_uri()
+    return uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists()
+
+
+def connect() -> Any:
+    """An MlflowClient that has answered once. Raises RegistryError when MLflow cannot be reached."""
+    with first_asked() as client:
+        client.search_experiments(max_results=1)
+    return client
+
+
+@contextlib.contextmanager
+def first_asked() -> Iterator[Any]:
+    """An MlflowClient, for the block to ask it something: that fails soon, and as a RegistryError.
+
+    Also sets mlflow's process-wide tracking URI: resolving `runs:/` and `models:/` reads that one. The
+    registry stays MLflow's choice (MLFLOW_REGISTRY_URI, else the same): set here, it would outlive a
+    change of store, for the whole process and its children.
+    """
+    uri = tracking_uri()
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        if uri.startswith(SQLITE):
+            Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+        if mlflow.get_tracking_uri() != uri:  # to set it takes 30 ms: MLflow makes ready to trace
+            mlflow.set_tracking_uri(uri)
+        client = mlflow.MlflowClient()
+        with _impatient():
+            yield client
+            if mlflow.get_registry_uri() != uri:
+                client.search_registered_models(max_results=1)
+    except Exception as error:
+        if not isinstance(
+            error, (MlflowException, OSError, ImportError, ValueError, *_sql_errors())
+        ):
+            raise
+        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        first = first.replace(uri, shown(uri)).replace(_password(uri), "***")
+        mend = "start the server, correct MLFLOW_TRACKING_URI, or unset it to use mlruns/"
+        status = error.get_http_status_code() if isinstance(error, MlflowException) else None
+        if status == UNAUTHORIZED:
+            mend = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        elif status == FORBIDDEN:
+            mend = "ask for the right to read and write the model's experiment and registered model"
+        raise RegistryError(f"MLflow at {shown(uri)} does not answer: {first}\n{mend}") from error
+
+
+def _sql_errors() -> tuple[type[Exception], ...]:
+    """What a broken SQLite store raises; imported when asked for, it takes 0.2 s."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (SQLAlchemyError,)
+
+
+@contextlib.contextmanager
+def _impatient() -> Iterator[None]:
+    """MLflow retries for minutes by default: right in mid-run, wrong for the first knock."""
+    ours = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update({name: value for name, value in ours.items() if before[name] is None})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)

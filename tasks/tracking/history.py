@@ -1,0 +1,149 @@
+"""The history of a registered model: every promotion, refusal and rollback, in order.
+
+Each flow run writes its record as a tag of its own MLflow run, so that nothing is ever rewritten by
+another; whether a promotion took effect is read from the registry, the one place that decides it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from tasks.contracts.metrics import change, direction
+from tasks.contracts.recipe import Recipe
+from tasks.contracts.records import Decision, Verdict, from_json
+
+RECORD, LOOK_MODEL, LOOK_ROWS = "precis.history", "precis.look.model", "precis.look.rows"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class HistoryRecord:
+    """One entry. `version` is None for refusals, and for a promotion that never took effect.
+
+    `gain` and its bounds are improvements, of a loss how far it fell; `line` shows the loss's change.
+    """
+
+    kind: Literal["promotion", "refusal", "rollback"]
+    time: str  # UTC, ISO 8601
+    name: str
+    verdict: Verdict | None
+    reasons: tuple[str, ...]
+    version: int | None
+    opponent_version: int | None
+    metric: str | None
+    gain: float | None
+    low: float | None
+    high: float | None
+    looks: int | None
+    evaluation_digest: str | None
+    model_digest: str
+    mlflow_run_id: str
+    schema_version: int = SCHEMA_VERSION
+
+    def line(self) -> str:
+        """One line for a terminal."""
+        what = {
+            "promotion": f"promoted v{self.version}",
+            "rollback": f"rolled back to v{self.version}",
+        }
+        head = what.get(self.kind, f"refused ({self.verdict})")
+        if self.kind == "promotion" and self.version is None:
+            head = "passed the gate, not registered"
+        if self.kind == "rollback" and self.version is None:
+            head = "rollback begun, not carried out"
+        against = f"v{self.opponent_version}" if self.opponent_version else "the untuned base"
+        gain = ""
+        metric, numbers = (
+            self.metric,
+            [n for n in (self.gain, self.low, self.high) if n is not None],
+        )
+        if metric is not None and len(numbers) == 3:
+            moved, low, high = change(metric, *numbers)
+            gain = (
+                f"  {metric} {moved:+.4f} [{low:+.4f}, {high:+.4f}]{direction(metric)} "
+                f"against {against}, look {self.looks}"
+            )
+        return f"{self.time}  {head}{gain}"
+
+
+def count_look(run: Any, model_digest: str, rows_digest: str) -> int:
+    """Record that a challenger is judged on these evaluation rows; how many have been, it included.
+
+    By rows, not by the seal: another prompt or token limit is one more try on the same rows.
+    """
+    run.write(tags={LOOK_MODEL: model_digest, LOOK_ROWS: rows_digest})
+    # Runs come with all that they logged: of the many that judged this same model none need come.
+    others = f"tags.`{LOOK_ROWS}` = '{rows_digest}' and tags.`{LOOK_MODEL}` != '{model_digest}'"
+    seen = runs(run.client, run.experiment_id, others)
+    return 1 + len({found.data.tags[LOOK_MODEL] for found in seen})
+
+
+def of_decision(run: Any, recipe: Recipe, decision: Decision) -> dict[str, str]:
+    """The tag that puts a gate's decision into the history; to be written before it is acted on."""
+    primary = decision.metrics[recipe.gate.metric]
+    record = HistoryRecord(
+        kind="promotion" if decision.verdict == "PROMOTE" else "refusal",
+        time=now(),
+        name=recipe.name,
+        verdict=decision.verdict,
+        reasons=decision.reasons,
+        version=None,
+        opponent_version=decision.opponent_version,
+        metric=recipe.gate.metric,
+        gain=primary.gain,
+        low=primary.low,
+        high=primary.high,
+        looks=decision.looks,
+        evaluation_digest=decision.evaluation_digest,
+        model_digest=decision.challenger_digest,
+        mlflow_run_id=run.id,
+    )
+    return _tag(record)
+
+
+def write(run: Any, record: HistoryRecord) -> None:
+    """Write a record as its run's tag."""
+    run.write(tags=_tag(record))
+
+
+def _tag(record: HistoryRecord) -> dict[str, str]:
+    return {RECORD: json.dumps(asdict(record))}
+
+
+def read(client: Any, name: str, versions: dict[str, int]) -> list[HistoryRecord]:
+    """All records of a model, oldest first; `versions` maps run ids to what they registered."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        return []
+    found = runs(client, experiment.experiment_id, f"tags.`{RECORD}` != ''")
+    records = [from_json(HistoryRecord, run.data.tags[RECORD]) for run in found]
+    filled = [
+        replace(record, version=versions.get(record.mlflow_run_id, _own_version(record)))
+        for record in records
+    ]
+    return sorted(filled, key=lambda record: record.time)
+
+
+def _own_version(record: HistoryRecord) -> int | None:
+    """A rollback that only put the alias back made no version: its record names the one meant."""
+    return record.version if record.kind == "rollback" else None
+
+
+def now() -> str:
+    """The time as records hold it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def runs(client: Any, experiment_id: str, where: str, page_size: int = 1000) -> Iterator[Any]:
+    """MLflow runs by a search, newest first, page by page as they are asked for."""
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], where, max_results=page_size, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return

@@ -1,0 +1,102 @@
+"""What code a step's key depends on: a comment changes no key, a constant those of its importers."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tasks.contracts import code_digest
+
+STEPS = ("ingest", "train", "merge", "evaluate", "gate")
+
+
+def keys(root: Path) -> dict[str, str]:
+    return {step: code_digest.of_step(step, root) for step in STEPS}
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """This project's tasks, to be edited."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(code_digest.ROOT / "tasks", tmp_path / "tasks", ignore=ignored)
+    return tmp_path
+
+
+def changed(copy: Path, module: str, text: str) -> set[str]:
+    """The steps whose code digest changes when `text` is appended to a module of `copy`."""
+    path = copy / "tasks" / module
+    path.write_text(path.read_text() + text)
+    before = keys(code_digest.ROOT)
+    return {step for step, key in keys(copy).items() if key != before[step]}
+
+
+EVERY_FILE = sorted(
+    p.relative_to(code_digest.ROOT) for p in (code_digest.ROOT / "tasks").rglob("*.py")
+)
+
+
+def test_comments_docstrings_and_layout_change_no_key(copy: Path) -> None:
+    """A comment, a docstring or a blank line in every module changes nothing."""
+    for name in EVERY_FILE:
+        path = copy / name
+        path.write_text(f'"""Another docstring."""\n\n# a comment\n{path.read_text()}\n\n# last\n')
+    # The real docstring is then a bare string behind the first: no more a part of what is computed.
+    assert keys(copy) == keys(code_digest.ROOT)
+
+
+@pytest.mark.parametrize(
+    ("module", "steps"),
+    [
+        ("train/fast_path/lora_linear.py", {"train"}),
+        ("merge/fold.py", {"merge"}),
+        ("evaluate/rouge/scoring.py", {"evaluate"}),
+        ("gate/bootstrap.py", {"gate"}),
+        ("ingest/overlap.py", {"ingest"}),
+        ("models/quantization.py", {"train", "merge"}),
+        ("contracts/metrics.py", {"evaluate", "gate"}),
+        ("serving/summarizer.py", {"ingest", "train", "merge", "evaluate"}),
+        ("serving/continuous.py", {"ingest", "train", "merge", "evaluate"}),
+        ("contracts/records.py", set(STEPS)),
+        ("train/launch.py", set()),
+        ("train/task.py", set()),
+        ("tracking/mlflow_run.py", set()),
+        ("contracts/errors.py", set()),
+    ],
+)
+def test_a_constant_changes_the_keys_of_the_steps_that_import_it(
+    copy: Path, module: str, steps: set[str]
+) -> None:
+    """A changed constant changes the keys of exactly the steps that import its module."""
+    assert changed(copy, module, "\nADDED = 1\n") == steps
+
+
+def test_a_moved_module_changes_no_key(copy: Path) -> None:
+    """A module may move: names of files and the project's own imports are in no key."""
+    (copy / "tasks/contracts/metrics.py").rename(copy / "tasks/tracking/measures.py")
+    for path in (copy / "tasks").rglob("*.py"):
+        text = path.read_text().replace("tasks.contracts.metrics import", "tasks.measures import")
+        path.write_text(
+            text.replace(
+                "from tasks.contracts import metrics",
+                "from tasks.tracking import measures as metrics",
+            )
+        )
+    assert keys(copy) == keys(code_digest.ROOT)
+
+
+def test_every_plumbing_module_exists() -> None:
+    """A name in the list of what counts for nothing that no module has would hide a rename."""
+    for name in code_digest.PLUMBING:
+        parts = code_digest.ROOT.joinpath(*name.split("."))
+        assert parts.is_dir() or parts.with_suffix(".py").is_file(), name
+
+
+def test_a_constant_none_is_not_an_absent_one(tmp_path: Path) -> None:
+    """`x = None` and `x = ...` differ, and so do `return` and `return None` harmlessly."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, text in ((first, "x = None\n"), (second, "x = 0\n")):
+        folder.mkdir()
+        (folder / "a.py").write_text(text)
+    assert code_digest.of_folder(first) != code_digest.of_folder(second)

@@ -1,0 +1,267 @@
+"""What precis check and the report foretell: against measured runs, and in proportion to the work."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from test_estimate import headers_of_llama_7b
+
+from tasks.contracts.recipe import Recipe
+from tasks.contracts.records import Cost, read_rows
+from tasks.costs import (
+    forecast,
+    hardware_speed,
+    memory_plan,
+    model_sizes,
+    preflight,
+    training_memory,
+)
+from tasks.ingest.prepare import prepare
+from tasks.models import encoding, package
+from tasks.models.compatibility import tensor_shapes
+
+CPU = hardware_speed.Speed("cpu", "cpu", 100e9, 20e9)
+FULL = memory_plan.Plan(selective=True, recomputed=32)
+LEAST = memory_plan.Plan(selective=True, recomputed=32, on_host=True)
+# Rows and length of a micro-batch, plan, milliseconds a step: docs/benchmarks.md, Llama-2-7B's shape
+# on one H200, 2026-11-21.
+MEASURED = [
+    (4, 2048, memory_plan.Plan(resident=True), 397.3),
+    (4, 2048, memory_plan.Plan(), 431.5),
+    (4, 2048, memory_plan.Plan(selective=True), 440.1),
+    (4, 2048, FULL, 681.6),
+    (1, 2112, LEAST, 424.7),
+]
+
+
+@pytest.mark.parametrize(("size", "length", "plan", "milliseconds"), MEASURED)
+def test_a_gpus_step_is_foretold_within_a_fifth(
+    tmp_path: Path, size: int, length: int, plan: memory_plan.Plan, milliseconds: float
+) -> None:
+    """From headers and the card's name alone, for all ways to train."""
+    base = headers_of_llama_7b(tmp_path / "base")
+    training = {"max_length": length, "per_device_train_batch_size": size}
+    recipe = tiny.make_recipe(base, training=training)
+    shape = model_sizes.shape_of(recipe, package.config_of(base), tensor_shapes(base))
+    card = hardware_speed.of_card("NVIDIA H200")
+    assert shape
+    assert card
+    said = 1000 * forecast.gpu_batch_seconds(shape, plan, card)
+    assert said == pytest.approx(milliseconds, rel=0.2)
+
+
+@pytest.mark.parametrize(("slots", "seconds", "gib"), [(256, 8.16, 67.0), (500, 7.65, 101.0)])
+def test_continuous_writing_is_foretold_within_a_fifth(
+    slots: int, seconds: float, gib: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """500 dialogues, 128 tokens each, Llama-2-7B's shape on one H200, 2026-11-22 (docs/benchmarks.md)."""
+    monkeypatch.setattr(preflight.device, "compute", lambda: "cuda")
+    monkeypatch.setattr(preflight, "_memory_bytes", lambda: 139 * 2**30)
+    base = headers_of_llama_7b(tmp_path / "base")
+    writing = {"max_new_tokens": 128, "batch_size": slots if slots > 256 else 16}
+    recipe = tiny.make_recipe(base, evaluation=writing, training={"max_length": 2048})
+    rows = forecast.Rows(500, 500, 114_852, 64_000, 230, 790, 127)
+    card = hardware_speed.of_card("NVIDIA H200")
+    assert card
+    expected = preflight.estimate(recipe, base, tmp_path)
+    run = forecast._Run(recipe, base, expected, card, rows, rows, 0)
+    model = forecast.Model.of(recipe, base)
+    loading = forecast.STARTING["evaluate"] + 2 * model.parameters / forecast.LOADED["cuda"]
+    foreseen = run.forecast()
+    found = foreseen["challenger"]
+    assert found.seconds
+    assert found.seconds - loading == pytest.approx(seconds, rel=0.2)
+    assert found.memory_gib == pytest.approx(gib, rel=0.2)
+    # The known recipes' merges with their drift checks took 26 to 28 s there.
+    merged, drift = foreseen["merge"].seconds, foreseen["drift"].seconds
+    assert merged
+    assert drift
+    assert merged + drift == pytest.approx(27, rel=0.2)
+
+
+def test_a_spread_model_is_foretold_as_it_will_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By `generate`, in the recipe's own batches; each of two processes has the whole on one GPU."""
+    monkeypatch.setattr(preflight.device, "compute", lambda: "cuda")
+    monkeypatch.setattr(preflight.device, "count", lambda: 2)
+    monkeypatch.setattr(preflight.device, "memory_bytes", lambda: 12 * 2**30)
+    monkeypatch.setattr(preflight, "_memory_bytes", lambda: 11 * 2**30)
+    base = headers_of_llama_7b(tmp_path / "base")
+    rows = forecast.Rows(500, 500, 114_852, 64_000, 230, 790, 127)
+    card = hardware_speed.of_card("NVIDIA H200")
+    assert card
+    for devices, way, at_once in ((1, "cuda", 16), (2, "continuous", 1)):
+        recipe = tiny.make_recipe(base, evaluation={"batch_size": 16, "devices": devices})
+        foreseen = preflight.estimate(recipe, base, tmp_path)
+        run = forecast._Run(recipe, base, foreseen, card, rows, rows, 0)
+        assert (run._way(), run._under_way()[0]) == (way, at_once)
+
+
+def test_cards_are_known_by_whole_names() -> None:
+    """Neither an L40 for an L4 nor an A100 for an A10; of others nothing is foretold."""
+    assert hardware_speed.of_card("NVIDIA L40") is None
+    assert hardware_speed.of_card("NVIDIA GeForce GTX 1080") is None
+    for name, tera in (("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA L4", 121), ("Tesla T4", 65)):
+        found = hardware_speed.of_card(name)
+        assert found
+        assert found.products == pytest.approx(tera * 1e12 * hardware_speed.PRODUCTS_SHARE)
+
+
+def test_this_machine_is_measured() -> None:
+    """Rates that a computer can have, in less than a second."""
+    begun = time.monotonic()
+    found = hardware_speed.here()
+    assert time.monotonic() - begun < 5
+    assert found
+    assert 1e8 < found.products < 1e14
+    assert 1e8 < found.stream < 1e13
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_tiny_base(tmp_path_factory.mktemp("base") / "base")
+
+
+def ingested(folder: Path, base: Path, count: int, **parts: Any) -> tuple[Recipe, dict[str, Any]]:
+    """A recipe over `count` rows, and the data report of its ingest."""
+    folder.mkdir()
+    lines = [
+        {"document": row.document, "summary": [*row.references, f"{row.id} in short."]}
+        for row in tiny.make_rows(count)
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    # Rows of few words are near duplicates of each other.
+    data = {"train": str(folder / "rows.jsonl"), "near_duplicate_jaccard": 1.0}
+    recipe = tiny.make_recipe(base, data=data, **parts)
+    settings = package.settings_for(recipe, base)
+    prepare(recipe.data, recipe.prompt, settings, base, folder / "out")
+    return recipe, json.loads((folder / "out" / "report.json").read_text())
+
+
+def test_the_report_counts_the_tokens_that_are_trained_on(tmp_path: Path, base: Path) -> None:
+    """Every reference after its prompt, cut as training cuts it, ends and completions included."""
+    from transformers import AutoTokenizer
+
+    parts = {"prompt": {"max_source_tokens": 60}}
+    recipe, report = ingested(tmp_path / "rows", base, 60, **parts)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    rows = read_rows(tmp_path / "rows/out/train.jsonl")
+    encoded = encoding.encode_for(rows, tokenizer, recipe, base)
+    assert report["train"]["truncated_prompts"]["count"] > 0
+    assert report["train"]["sequences"] == {
+        "count": len(encoded.input_ids),
+        "tokens": sum(map(len, encoded.input_ids)),
+        "completion_tokens": sum(
+            label != encoding.IGNORED for labels in encoded.labels for label in labels
+        ),
+    }
+
+
+def test_every_step_is_foretold_and_more_work_takes_longer(tmp_path: Path, base: Path) -> None:
+    """Four times the rows: training takes nearly four times as long, a process's start no longer."""
+    foretold = {}
+    for count in (200, 800):
+        recipe, report = ingested(tmp_path / str(count), base, count)
+        foretold[count] = forecast.foresee(recipe, base, report, CPU)
+        assert foretold[count] == forecast.foresee(recipe, base, report, CPU)
+    few, many = foretold[200], foretold[800]
+    assert tuple(few) == forecast.STEPS
+    for step in forecast.STEPS:
+        assert few[step].seconds
+        assert (few[step].memory_gib is None) == (step == "drift")
+    start = forecast.STARTING["train"]
+    work = [found["train"].seconds - start for found in (few, many) if found["train"].seconds]
+    assert work[1] / work[0] == pytest.approx(4, rel=0.15)
+    assert many["merge"] == few["merge"]
+    fast = forecast.foresee(recipe, base, report, replace(CPU, products=1e12, stream=1e12))
+    assert fast["train"].seconds < many["train"].seconds  # type: ignore[operator]
+
+
+def test_epochs_steps_and_padding_count(tmp_path: Path, base: Path) -> None:
+    """Micro-batches are those of the whole training; max_steps ends it before the epochs do."""
+    _, report = ingested(tmp_path / "rows", base, 100)
+    rows = forecast.Rows.of(report["train"], 200)
+
+    def batches(**training: Any) -> tuple[int, float]:
+        return forecast.batches_of(tiny.make_recipe(base, training=training), rows)
+
+    packed, tokens = batches()
+    assert packed * tokens == pytest.approx(rows.tokens, rel=0.1)
+    assert batches(num_train_epochs=3)[0] == pytest.approx(3 * packed, abs=1)
+    assert batches(max_steps=7, gradient_accumulation_steps=4)[0] == 28
+    alone = {"packing": False, "per_device_train_batch_size": 1}
+    assert batches(**alone) == (rows.sequences, rows.tokens / rows.sequences)
+
+
+def test_an_unknown_gpu_is_said_to_be_unknown() -> None:
+    """No time is invented."""
+    [line] = forecast.lines({}, champion=False)
+    assert "not foretold" in line
+
+
+def test_a_champion_is_evaluated_only_where_there_is_one() -> None:
+    """The sum is of the steps that will be done."""
+    each = dict.fromkeys(forecast.STEPS, Cost(60.0, 1.0)) | {"drift": Cost(60.0)}
+    without, with_one = (forecast.lines(each, champion=c) for c in (False, True))
+    assert without[-1].split()[-4:] == ["7", "min", "0", "s"]
+    assert with_one[-1].split()[-4:] == ["8", "min", "0", "s"]
+    assert not any("champion" in line for line in without)
+
+
+def test_foreseen_stands_beside_measured() -> None:
+    """A recalled step was foreseen and not measured; a run from before forecasts shows what it has."""
+    tags = {forecast.TAG: json.dumps({"train": [60.0, 1.5], "merge": [2.0, None]})}
+    metrics = {"cost/train/seconds": 66.0, "cost/gate/seconds": 1.0, "train/loss": 2.0}
+    found = {one.step: one for one in forecast.compared(tags, metrics)}
+    assert list(found) == ["train", "merge", "gate"]
+    assert (found["train"].foreseen, found["train"].measured) == (Cost(60.0, 1.5), Cost(66.0))
+    assert found["merge"].measured == Cost()
+    assert found["gate"].foreseen == Cost()
+
+
+class Noted:
+    """What a run keeps until its next write to MLflow."""
+
+    def __init__(self) -> None:
+        self.recalled: dict[str, str] = {}
+
+
+def test_a_run_keeps_its_forecast_for_its_next_write(tmp_path: Path, base: Path) -> None:
+    """Every step's seconds and GiB."""
+    recipe, _ = ingested(tmp_path / "rows", base, 60)
+    run, report = Noted(), tmp_path / "rows/out/report.json"
+    forecast.note(run, recipe, base, report)
+    found = forecast.compared(run.recalled, {})
+    assert [one.foreseen.seconds is not None for one in found] == [True] * len(forecast.STEPS)
+
+
+def test_where_no_forecast_can_be_made_the_run_goes_on(
+    tmp_path: Path, base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What failed is said (here a file, on a GPU's machine its driver)."""
+    recipe, _ = ingested(tmp_path / "rows", base, 60)
+    run = Noted()
+    forecast.note(run, recipe, base, tmp_path / "gone.json")
+    assert run.recalled == {}
+    assert "not foretold: [Errno 2] No such file" in caplog.text
+
+
+def test_the_estimate_takes_training_s_own_memory_model(tmp_path: Path) -> None:
+    """On a GPU; TRL's own path is estimated apart, and says no plan."""
+    base = headers_of_llama_7b(tmp_path / "base")
+    recipe = tiny.make_recipe(base, training={"max_length": 2048})
+    config, shapes = package.config_of(base), tensor_shapes(base)
+    shape = model_sizes.shape_of(recipe, config, shapes)
+    assert shape
+    plan = memory_plan.named("auto", shape, False, preflight.CARD - training_memory.CUDA_BYTES)
+    said = preflight.estimate(recipe, base, tmp_path).gpu_training_bytes
+    assert said == int(memory_plan.peak_bytes(shape, plan)) + training_memory.CUDA_BYTES
+    other = tiny.make_recipe(base, training={"max_length": 2048}, adapter={"kind": "dora"})
+    assert preflight.estimate(other, base, tmp_path).gpu_training_bytes > said

@@ -1,0 +1,66 @@
+"""What steps used: measured in their own processes, kept as metrics, said in words."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tasks.contracts import errors
+from tasks.contracts.records import Cost
+from tasks.processes import resource_usage, step_process
+
+
+# What the children run: `tests/` is on their path through PYTHONPATH.
+def hold(mib: int, seconds: float) -> int:
+    held = bytearray(b"x") * (mib * 2**20)
+    time.sleep(seconds)
+    return len(held)
+
+
+def vanish() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_child_leaves_what_it_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds since its start, imports included, and its peak; of one that died nothing is known."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    step_process.run("test_resource_usage:hold", {"mib": 200, "seconds": 0.5}, tmp_path)
+    found = resource_usage.by_child(tmp_path)
+    assert found.seconds is not None
+    assert found.memory_gib is not None
+    assert 0.5 < found.seconds < 30
+    assert 200 / 1024 < found.memory_gib < 0.5
+    with pytest.raises(errors.ChildFailed):
+        step_process.run("test_resource_usage:vanish", {}, tmp_path)
+    assert resource_usage.by_child(tmp_path) == Cost()
+
+
+def test_metrics_hold_what_is_known() -> None:
+    """There and back; what is not known is no metric, and so unknown when it is read."""
+    cost = Cost(12.5, None)
+    assert resource_usage.as_metrics("train", cost) == {"cost/train/seconds": 12.5}
+    assert resource_usage.of_metrics("train", resource_usage.as_metrics("train", cost)) == cost
+    assert resource_usage.of_metrics("merge", resource_usage.as_metrics("train", cost)) == Cost()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (None, "-"),
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (99.4, "99 s"),
+        (99.6, "1 min 40 s"),
+        (3599.4, "59 min 59 s"),
+        (3599.6, "1 h 0 min"),
+        (18_730, "5 h 12 min"),
+    ],
+)
+def test_durations_in_words(seconds: float | None, said: str) -> None:
+    """Two digits or three, and no 60 s or 60 min."""
+    assert resource_usage.duration(seconds) == said
