@@ -13,8 +13,9 @@ from tasks.costs.preflight import estimate
 from tasks.evaluate import task as evaluating
 from tasks.ingest.task import preflight
 from tasks.models import compatibility, package
+from tasks.processes import workspace
 from tasks.register.task import require_comparable, standing
-from tasks.tracking import artifacts, connection
+from tasks.tracking import connection
 from tasks.train import task as training
 
 
@@ -58,7 +59,7 @@ def _base(recipe: Recipe, result: Checked, scratch: Path) -> Path | None:
         return None
     result.problems += compatibility.problems(recipe, path)
     try:
-        needs = estimate(recipe, path, artifacts.work_folder())
+        needs = estimate(recipe, path, workspace.work_folder())
         result.found += needs.lines()
         result.problems += needs.problems()
         package.settings_for(recipe, path)

@@ -16,7 +16,8 @@ from flows.manifest import manifest
 from flows.stack import embedded
 from tasks.contracts.recipe import Recipe
 from tasks.orchestration import concurrency
-from tasks.tracking import artifacts, mlflow_run
+from tasks.processes import workspace
+from tasks.tracking import mlflow_run
 
 OURS = "precis"  # the tag of our flow runs, by which automations know them
 
@@ -76,7 +77,7 @@ def _untagged_tasks() -> TagsContext:
 
 
 def _store_recipe(run: mlflow_run.Run, recipe: Recipe) -> None:
-    folder = artifacts.work_folder() / "runs" / run.id
+    folder = workspace.work_folder() / "runs" / run.id
     folder.mkdir(parents=True, exist_ok=True)
     values = recipe.model_dump(mode="json", exclude_defaults=True)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values, sort_keys=False))

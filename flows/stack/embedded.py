@@ -17,9 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tasks.contracts.errors import PrecisError
-from tasks.processes import supervised
+from tasks.processes import supervised, workspace
 from tasks.processes.file_lock import held
-from tasks.tracking import artifacts
 
 MARK = "PRECIS_EMBEDDED"  # set while the server is this run's own, which has no UI to link to
 STARTUP_SECONDS = 120.0  # seconds on an idle machine; a busy one is slow
@@ -46,7 +45,7 @@ def server() -> Iterator[Callable[[], None]]:
         starting.enter_context(sole_start())
         port = _free_port()
         url = f"http://127.0.0.1:{port}/api"
-        log = artifacts.work_folder() / "prefect-server.log"
+        log = workspace.work_folder() / "prefect-server.log"
         process = supervised.start(_words(port), log, _env())
         _use(url)
 
@@ -126,7 +125,7 @@ def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
             if process.poll() is None and time.monotonic() < end:
                 time.sleep(POLL_SECONDS)
                 continue
-            log = artifacts.work_folder() / "prefect-server.log"
+            log = workspace.work_folder() / "prefect-server.log"
             tail = log.read_text(errors="replace")[-1500:]
             raise PrecisError(
                 f"the embedded Prefect server did not start; {log} ends:\n{tail}\n"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from flows.stack import embedded, postgres, services
 from flows.stack.services import HOST, Service, ServiceError, service
-from tasks.tracking import artifacts
+from tasks.processes import workspace
 
 FILE = Path(__file__).parents[2] / "deployments" / "prefect.yaml"
 POOL = "precis"
@@ -75,7 +75,7 @@ def up(plan: Plan, say: Callable[[str], None] = print) -> None:
     try:
         with contextlib.ExitStack() as running:
             try:
-                _run(plan, artifacts.EMBEDDED_STORE.absolute(), running, say)
+                _run(plan, workspace.EMBEDDED_STORE.absolute(), running, say)
             finally:
                 _deaf()
     except _Ended:

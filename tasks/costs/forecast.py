@@ -24,9 +24,8 @@ from tasks.costs.hardware_speed import Speed
 from tasks.costs.training_memory import KEPT_BYTES, LOGIT_BYTES
 from tasks.models import package
 from tasks.models.compatibility import Layers, tensor_shapes
-from tasks.processes import resource_usage
+from tasks.processes import resource_usage, workspace
 from tasks.serving.summarizer import SLOTS
-from tasks.tracking import artifacts
 
 TAG = "precis.forecast"  # of the MLflow run: {step: [seconds, GiB]}
 GIB = 2**30
@@ -140,7 +139,7 @@ def foresee(
     found = found or hardware_speed.here()
     if found is None:
         return {}
-    foreseen = preflight.estimate(recipe, base, artifacts.work_folder())
+    foreseen = preflight.estimate(recipe, base, workspace.work_folder())
     limit = package.settings_for(recipe, base).max_source_tokens
     train, evaluation = (Rows.of(report[side], limit) for side in ("train", "evaluation"))
     size = sum(file["bytes"] for one in report["inputs"].values() for file in one["files"])

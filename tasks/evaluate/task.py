@@ -25,7 +25,7 @@ from tasks.models.tokenizer_digest import tokenizer_digest
 from tasks.orchestration import cluster_worker, concurrency, task_runners
 from tasks.orchestration.progress import Progress
 from tasks.orchestration.task_options import STEP
-from tasks.processes import resource_usage, step_process
+from tasks.processes import resource_usage, step_process, workspace
 from tasks.tracking import artifacts, mlflow_run
 from tasks.tracking.predictions_table import read_table, write_table
 
@@ -43,7 +43,7 @@ def evaluate(
     key = digest.of_value([model.digest, seal, *cluster_worker.made_with()])
     if known := run.recall("evaluate", key, Scores, _intact, f"evaluate.{who}"):
         return known
-    folder = artifacts.work_folder() / "evaluate" / key[:16]
+    folder = workspace.work_folder() / "evaluate" / key[:16]
     table, package_folder = folder / f"{who}.json", artifacts.package(model.path, model.digest)
     with concurrency.gpu(
         recipe.evaluation.devices, gpus_for(2 * compatibility.weights(package_folder))
@@ -135,7 +135,7 @@ def share(
     Tried once: if its process was killed, the evaluation that it belongs to is tried again.
     """
     origin.join()
-    folder = artifacts.work_folder() / "evaluate" / name / f"share-{number}-of-{of}"
+    folder = workspace.work_folder() / "evaluate" / name / f"share-{number}-of-{of}"
     part: dict[str, Any] = step_process.run(
         "tasks.evaluate.predict:write",
         {
@@ -180,7 +180,7 @@ def lead3(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> Scores:
     if known := run.recall("evaluate", key, Scores, _intact, "evaluate.lead3"):
         return known
     predictions = lead3_predictions(read_rows(_sealed_rows(dataset)))
-    table = artifacts.work_folder() / "evaluate" / key[:16] / "lead3.json"
+    table = workspace.work_folder() / "evaluate" / key[:16] / "lead3.json"
     table.parent.mkdir(parents=True, exist_ok=True)
     write_table(table, predictions)
     return _keep("lead3", key, table, "lead3", seal)
@@ -191,7 +191,7 @@ def untuned(base: BaseRef, recipe: Recipe) -> ModelRef:
     """The base as it is, with the same prompt and settings as the challenger."""
     settings = package.settings_for(recipe, Path(base.path))
     name = digest.of_value([base.digest, repr(settings)])[:16]
-    return package.package_base(base, settings, artifacts.work_folder() / "base" / name)
+    return package.package_base(base, settings, workspace.work_folder() / "base" / name)
 
 
 def _keep(

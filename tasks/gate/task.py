@@ -18,7 +18,7 @@ from tasks.gate.decay import Decay, decay_headline, decay_markdown, decide_decay
 from tasks.gate.decide import decide
 from tasks.gate.words import headline
 from tasks.orchestration.task_options import STEP
-from tasks.processes import resource_usage
+from tasks.processes import resource_usage, workspace
 from tasks.tracking import artifacts, history, mlflow_run
 from tasks.tracking.predictions_table import read_table
 
@@ -120,7 +120,7 @@ def _keep(
     inputs: dict[str, Any],
 ) -> None:
     """Store a decision, the tables and all else it was made from as artifact folder `kind`."""
-    folder = artifacts.work_folder() / kind / run.id
+    folder = workspace.work_folder() / kind / run.id
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "decision.json").write_text(to_json(decision))
     known = {who: json.loads(to_json(found)) for who, found in scores.items()}

@@ -21,7 +21,7 @@ from tasks.ingest.sources import held
 from tasks.ingest.unseen_rows import count_new
 from tasks.models import package
 from tasks.orchestration.task_options import STEP
-from tasks.processes import resource_usage
+from tasks.processes import resource_usage, workspace
 from tasks.tracking import artifacts, mlflow_run
 
 ROWS = ("train.jsonl", "evaluation.jsonl")
@@ -50,7 +50,7 @@ def ingest(recipe: Recipe, base: BaseRef) -> DatasetRef:
     if known := run.recall("ingest", key, DatasetRef, _intact):
         return known
     # A folder of this run alone: two runs over the same data would write into each other's files.
-    folder = artifacts.work_folder() / "data" / run.id
+    folder = workspace.work_folder() / "data" / run.id
     watch = resource_usage.Watch()
     made = prepare(recipe.data, recipe.prompt, settings, Path(base.path), folder)
     cost = resource_usage.as_metrics("ingest", watch.cost())
@@ -85,7 +85,7 @@ def ingest_fresh(recipe: Recipe, base: BaseRef, seen: tuple[DatasetRef, ...]) ->
     )
     if known := run.recall("fresh", key, DatasetRef, _intact):
         return known
-    folder = artifacts.work_folder() / "fresh" / run.id
+    folder = workspace.work_folder() / "fresh" / run.id
     files = rows_of(seen)
     made = prepare_fresh(data, fresh, recipe.prompt, settings, Path(base.path), files, folder)
     dataset = dataclasses.replace(made, uri=run.log_folder(folder, "fresh"))

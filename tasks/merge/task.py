@@ -14,7 +14,7 @@ from tasks.costs import preflight
 from tasks.models import compatibility, package
 from tasks.orchestration import concurrency
 from tasks.orchestration.task_options import STEP
-from tasks.processes import resource_usage, step_process
+from tasks.processes import resource_usage, step_process, workspace
 from tasks.tracking import artifacts, mlflow_run
 
 
@@ -24,7 +24,7 @@ def merge(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Recip
     run, key = mlflow_run.current(), step_key(adapter, base, dataset, recipe)
     if known := run.recall("merge", key, ModelRef, _here):
         return known
-    work = artifacts.work_folder() / "merge" / key[:16]
+    work = workspace.work_folder() / "merge" / key[:16]
     merged = 2 * compatibility.weights(Path(base.path))  # bytes, for the drift check
     with concurrency.gpu(1, preflight.gpus_for(merged)):
         answer = step_process.run(

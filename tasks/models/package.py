@@ -20,9 +20,9 @@ from tasks.contracts.errors import BaseModelError
 from tasks.contracts.recipe import Base, Recipe
 from tasks.contracts.records import BaseRef, ModelRef
 from tasks.models import chat_templates, hub, rope, rope_view
+from tasks.processes import workspace
 from tasks.serving import summarizer
 from tasks.serving.summarizer import SummarizerSettings
-from tasks.tracking import artifacts
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def find_base(base: Base) -> BaseRef:
     problems = problems_of(path) or rope.problems(config_of(path), base, path)
     if problems:
         raise BaseModelError("\n".join(problems))
-    path = rope_view.scaled(path, config_of(path), base, artifacts.work_folder() / "scaled")
+    path = rope_view.scaled(path, config_of(path), base, workspace.work_folder() / "scaled")
     return BaseRef(str(path), digest.of_folder(path), base.model, base.revision)
 
 

@@ -15,6 +15,7 @@ from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import Decision, ModelRef, Scores, VersionRef, from_json
 from tasks.models.tokenizer_digest import tokenizer_digest
 from tasks.orchestration.task_options import STEP
+from tasks.processes import workspace
 from tasks.register import claims, log_model, lookup, rollback
 from tasks.tracking import artifacts, connection, history, mlflow_run
 from tasks.tracking.predictions_table import read_table
@@ -36,14 +37,14 @@ def register(
     alias: a crash anywhere leaves the alias where it was, or fully moved.
     """
     run = mlflow_run.current()
-    work = artifacts.work_folder() / "register" / run.id
+    work = workspace.work_folder() / "register" / run.id
     uri = log_model.log_model(
         run.client,
         model,
         experiment_id=run.experiment_id,
         run_id=run.id,
         name=recipe.name,
-        scratch=artifacts.work_folder() / "served",
+        scratch=workspace.work_folder() / "served",
     )
     log_model.reproduce(uri, read_table(artifacts.fetch(challenger.uri)), work)
     tags = {
@@ -132,7 +133,7 @@ def former_champion(name: str, to: int | None) -> tuple[claims.Version, int | No
             f"model {name!r}: the files of v{target.number} are not those that were judged (digest "
             f"{target.digest[:16]}...); restore {folder} from a backup, or name another version"
         )
-    rollback.check(target, artifacts.work_folder() / "register" / run.id)
+    rollback.check(target, workspace.work_folder() / "register" / run.id)
     return target, max((v.number for v in known if v.finished), default=None)
 
 

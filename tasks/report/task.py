@@ -18,7 +18,7 @@ from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import AdapterRef, DatasetRef, Decision, ModelRef, StepCost, VersionRef
 from tasks.costs import forecast
 from tasks.orchestration.task_options import STEP
-from tasks.processes import device
+from tasks.processes import device, workspace
 from tasks.report.data import ReportData
 from tasks.report.markdown import render_markdown
 from tasks.report.page import render_html
@@ -72,7 +72,7 @@ def report(
         links=_links(run, known.tags),
         digests=_digests(run, dataset, adapter, model, decision),
     )
-    path = artifacts.work_folder() / "runs" / run.id / "report.html"
+    path = workspace.work_folder() / "runs" / run.id / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn = plots(data)
     path.write_text(render_html(data, drawn), encoding="utf-8")

@@ -14,17 +14,12 @@ from urllib.parse import quote, unquote, urlparse
 
 from tasks.contracts import digest
 from tasks.contracts.errors import RegistryError
+from tasks.processes import workspace
 
 T = TypeVar("T")
-EMBEDDED_STORE = Path("mlruns")
 KEPT_DAYS = 30  # a copy that no run has used since: longer than between two scheduled retrainings
 _roots: dict[tuple[str, str], str] = {}  # where runs keep their artifacts, by store and run id
 _copied: dict[str, Path] = {}  # what this process has of a remote store's artifacts, by URI
-
-
-def work_folder() -> Path:
-    """Scratch space of this machine: PRECIS_WORK, or mlruns/work."""
-    return Path(os.environ.get("PRECIS_WORK") or EMBEDDED_STORE / "work").absolute()
 
 
 def fetch(uri: str) -> Path:
@@ -133,7 +128,7 @@ def _kept(uri: str) -> Path:
     import mlflow
 
     store = digest.of_value(mlflow.get_tracking_uri())[:8]
-    return work_folder() / "fetched" / f"{store}-{quote(uri, safe='')}"
+    return workspace.work_folder() / "fetched" / f"{store}-{quote(uri, safe='')}"
 
 
 def remember(uri: str, path: Path) -> None:
@@ -180,7 +175,7 @@ def _forget_kept(uri: str) -> bool:
 def forget_old() -> None:
     """Remove copies that no run has asked for in KEPT_DAYS."""
     oldest = time.time() - KEPT_DAYS * 86400
-    for path in (work_folder() / "fetched").glob("*"):
+    for path in (workspace.work_folder() / "fetched").glob("*"):
         with contextlib.suppress(FileNotFoundError):  # another process was first
             if path.stat().st_mtime < oldest:
                 _remove(path)

@@ -13,7 +13,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from tasks.contracts.errors import RegistryError
-from tasks.tracking import artifacts
+from tasks.processes import workspace
 
 SQLITE = "sqlite:///"
 UNAUTHORIZED, FORBIDDEN = 401, 403
@@ -29,7 +29,7 @@ QUIET = {
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or the embedded SQLite store under mlruns/; SQLite paths absolute."""
     uri = (
-        os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{artifacts.EMBEDDED_STORE / 'mlflow.db'}"
+        os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{workspace.EMBEDDED_STORE / 'mlflow.db'}"
     )
     if uri.startswith(SQLITE):  # child processes run in other folders
         uri = SQLITE + str(Path(uri.removeprefix(SQLITE)).absolute())

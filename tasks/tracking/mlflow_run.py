@@ -26,6 +26,7 @@ from mlflow.exceptions import MlflowException
 from tasks.contracts import code_digest, digest
 from tasks.contracts.errors import RegistryError
 from tasks.contracts.records import from_json, to_json
+from tasks.processes import workspace
 from tasks.tracking import artifacts, connection, history
 
 T = TypeVar("T")
@@ -228,7 +229,7 @@ def _experiment(client: Any, name: str) -> str:
     root = None
     if client.tracking_uri.startswith("sqlite:"):
         # A store without a server would put artifacts wherever the command happens to run.
-        root = (artifacts.EMBEDDED_STORE / "artifacts" / name).absolute().as_uri()
+        root = (workspace.EMBEDDED_STORE / "artifacts" / name).absolute().as_uri()
     found = client.get_experiment_by_name(name)
     if found is None:
         try:

@@ -18,7 +18,7 @@ from tasks.models import package
 from tasks.orchestration import concurrency
 from tasks.orchestration.progress import Progress
 from tasks.orchestration.task_options import STEP
-from tasks.processes import resource_usage, step_process
+from tasks.processes import resource_usage, step_process, workspace
 from tasks.tracking import artifacts, mlflow_run
 from tasks.train import launch
 from tasks.train.checkpoints import local, store
@@ -43,9 +43,9 @@ def train(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> AdapterRef:
                 "rows": str(artifacts.fetch(dataset.uri) / "train.jsonl"),
                 "base": base.path,
                 "recipe": recipe.model_dump(mode="json"),
-                "folder": str(artifacts.work_folder() / "train" / key[:16] / "job"),
+                "folder": str(workspace.work_folder() / "train" / key[:16] / "job"),
             },
-            artifacts.work_folder() / "train" / key[:16],
+            workspace.work_folder() / "train" / key[:16],
             timeout_seconds=recipe.training.timeout_hours * 3600,
             on_progress=_Watch(),
             wait_seconds=WAIT_SECONDS,
@@ -88,7 +88,7 @@ def preflight(recipe: Recipe) -> tuple[list[str], list[str]]:
 
 def _cost(key: str, adapter: AdapterRef) -> Cost:
     """What training took: all of its parts together, if it went on from a checkpoint."""
-    last = resource_usage.by_child(artifacts.work_folder() / "train" / key[:16])
+    last = resource_usage.by_child(workspace.work_folder() / "train" / key[:16])
     seconds = max(last.seconds or 0.0, adapter.metrics["seconds"])
     return Cost(seconds, adapter.metrics["peak_memory_gib"])
 
