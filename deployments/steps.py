@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flows import recipes
+from flows import home_folder, recipes
 
 HOME = "PRECIS_HOME"  # on a worker: the folder that a recipe's relative paths start from
 CHECKOUT = Path(__file__).parents[1]
@@ -21,15 +21,21 @@ def load_recipe(path: str) -> dict[str, Any]:
 
 
 def enter_home() -> dict[str, str]:
-    """Pull step: on the worker, go to PRECIS_HOME, or else to the checkout this code runs from."""
+    """Pull step: on the worker, have the flow go to PRECIS_HOME, or else stay where its code is.
+
+    Prefect puts the folder that a pull step ends in first on the flow's path, and a user's own flows.py
+    in PRECIS_HOME would then be imported in place of ours. So the step ends in the folder of our code,
+    and the flow goes to PRECIS_HOME once it is imported.
+    """
     home = Path(os.environ.get(HOME) or CHECKOUT)
     if not os.environ.get(HOME) and not (home / "pyproject.toml").is_file():
         raise NotADirectoryError(
             f"{HOME} is not set on this worker, and precis does not run from a checkout: set it to "
             "the folder that holds your data and base models"
         )
-    os.chdir(home)
-    return {"directory": str(home)}
+    os.environ[home_folder.ENTER] = str(home.resolve())
+    os.chdir(CHECKOUT)
+    return {"directory": str(CHECKOUT)}
 
 
 def install_automations() -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from prefect import flow
 from prefect.states import Completed, Failed
 
+from flows import home_folder
 from flows.notify import answering
 from flows.parameters import OneRecipe, RetrainDeployment
 from tasks.contracts.errors import PrecisError, ServerError
@@ -36,6 +37,7 @@ class Checked:
 @flow(name="check-data", flow_run_name="{recipe.name}", validate_parameters=True)
 def check_data(recipe: OneRecipe, deployment: RetrainDeployment = None) -> Any:
     """Start a retrain if data.train holds at least data.min_new_rows that the champion has not seen."""
+    home_folder.enter()
     try:
         found = run_check(recipe, deployment or f"retrain/{recipe.name}")
     except PrecisError as error:

@@ -15,7 +15,7 @@ from prefect import flow
 from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 
-from flows import notify
+from flows import home_folder, notify
 from flows.parameters import OneRecipe
 from flows.run_context import tracked_run
 from tasks.contracts.errors import NoSuchChampion, PrecisError
@@ -52,6 +52,7 @@ class Evaluated:
 @flow(name="evaluate-champion", flow_run_name="{recipe.name}", validate_parameters=True)
 def evaluate_champion(recipe: OneRecipe) -> Any:
     """Score the champion on evaluation.fresh, and say whether it has decayed."""
+    home_folder.enter()
     try:
         found = run_evaluation(recipe)
     except PrecisError as error:

@@ -11,6 +11,7 @@ from typing import Any
 from prefect import flow
 from prefect.states import Completed, Failed
 
+from flows import home_folder
 from flows.announce import announce
 from flows.outcome import Outcome
 from flows.parameters import IfBusy, OneRecipe
@@ -39,6 +40,7 @@ MOST_CONTESTS = 10
 @flow(name="retrain", flow_run_name="{recipe.name}", validate_parameters=True)
 def retrain(recipe: OneRecipe, if_busy: IfBusy = "wait") -> Any:
     """Train a challenger and promote it only if it is truly better than the champion."""
+    home_folder.enter()
     try:
         with one_retrain_at_a_time(recipe.name, if_busy):
             outcome = run_retrain(recipe)

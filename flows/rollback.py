@@ -12,6 +12,7 @@ from prefect.input import RunInput
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
 
+from flows import home_folder
 from flows.parameters import FormerVersion, ModelName, WithApproval
 from flows.run_context import bare_run
 from tasks.contracts.errors import PrecisError
@@ -33,6 +34,7 @@ def rollback(name: ModelName, to: FormerVersion = None, approval: WithApproval =
 
     With `approval` the run pauses, once that version is loaded and checked, until someone resumes it.
     """
+    home_folder.enter()
     try:
         require_model(name)  # a mistyped name must not make an experiment of that name
         with bare_run(name):

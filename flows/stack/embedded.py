@@ -9,7 +9,7 @@ import contextlib
 import os
 import socket
 import subprocess
-import sys
+import sysconfig
 import time
 import urllib.error
 import urllib.request
@@ -43,7 +43,7 @@ def server() -> Iterator[Callable[[], None]]:
         return
     with contextlib.ExitStack() as starting:
         starting.enter_context(sole_start())
-        port = _free_port()
+        port = free_port()
         url = f"http://127.0.0.1:{port}/api"
         log = workspace.work_folder() / "prefect-server.log"
         process = supervised.start(_words(port), log, _env())
@@ -136,7 +136,9 @@ def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
 def _words(port: int) -> list[str]:
     app = "prefect.server.api.server:create_app"
     where = ["--host", "127.0.0.1", "--port", str(port)]
-    return [sys.executable, "-m", "uvicorn", "--factory", app, *where, "--log-level", "error"]
+    # By default uvicorn puts the working folder first on the path, where a user's own tasks.py may be.
+    where += ["--app-dir", sysconfig.get_path("purelib")]
+    return [*supervised.PYTHON_MODULE, "uvicorn", "--factory", app, *where, "--log-level", "error"]
 
 
 def _env() -> dict[str, str]:
@@ -160,7 +162,8 @@ def _use(url: str | None) -> None:
     refresh_global_settings_context()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of this machine that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""A real PostgreSQL for `precis up --postgres`: `python -m flows.stack.postgres FOLDER`.
+"""A real PostgreSQL for `precis up --postgres`: `python -P -m flows.stack.postgres FOLDER`.
 
 The installed one's own programs, on a database folder of this stack's. (Those that come with pip
 lack the extension pg_trgm, which Prefect needs.) It listens on a Unix socket alone; FOLDER/uris.json

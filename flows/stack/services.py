@@ -7,9 +7,11 @@ import contextlib
 import json
 import os
 import secrets
+import shlex
 import shutil
 import socket
 import sys
+import sysconfig
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -83,6 +85,8 @@ def mlflow_server(port: int, store: str, destination: str) -> list[str]:
     """The MLflow server: `store` is a database URI, artifacts go through it to `destination`."""
     where = ["--backend-store-uri", store, "--artifacts-destination", destination]
     listen = ["--serve-artifacts", "--host", HOST, "--port", str(port), "--workers", "2"]
+    # By default uvicorn puts the working folder first on the path, where a user's own tasks.py may be.
+    listen += ["--uvicorn-opts", f"--app-dir {shlex.quote(sysconfig.get_path('purelib'))}"]
     return [str(BIN / "mlflow"), "server", *where, *listen]
 
 
@@ -96,7 +100,7 @@ def postgres_server(folder: Path) -> list[str]:
     """PostgreSQL with a database each for Prefect and MLflow."""
     postgres.programs()
     _needs("psycopg2")
-    return [sys.executable, "-m", "flows.stack.postgres", str(folder)]
+    return [*supervised.PYTHON_MODULE, "flows.stack.postgres", str(folder)]
 
 
 def postgres_uris(folder: Path) -> dict[str, str] | None:

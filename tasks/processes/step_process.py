@@ -86,7 +86,12 @@ def _start(folder: Path, threads: int | None, lock: int) -> subprocess.Popen[byt
         env |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     with open(folder / "log.txt", "ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "tasks.processes.step_process", str(folder), str(os.getpid())],
+            [
+                *supervised.PYTHON_MODULE,
+                "tasks.processes.step_process",
+                str(folder),
+                str(os.getpid()),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

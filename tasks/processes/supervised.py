@@ -1,4 +1,4 @@
-"""Run a command that cannot outlive whoever started it: `python -m tasks.processes.supervised CMD...`.
+"""Run a command that cannot outlive whoever started it: `python -P -m tasks.processes.supervised CMD...`.
 
 A server or a worker left behind by a killed parent would hold its port, its database and its runs.
 The parent keeps this process's standard input open; when that closes (the parent ended, even by
@@ -23,6 +23,9 @@ from typing import Any
 
 import psutil
 
+# Without -P the working folder would come first on the path, and a user's own tasks.py or flows.py
+# in it would be imported in place of ours.
+PYTHON_MODULE = (sys.executable, "-P", "-m")
 GRACE_SECONDS = 25.0  # a training step under way ends, and its checkpoint is written
 KILLED_SECONDS = 5.0
 STOP_SECONDS = GRACE_SECONDS + 2 * KILLED_SECONDS
@@ -33,7 +36,7 @@ def start(words: Sequence[str], log: Path, env: dict[str, str] | None = None) ->
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         return subprocess.Popen(
-            [sys.executable, "-m", "tasks.processes.supervised", *words],
+            [*PYTHON_MODULE, "tasks.processes.supervised", *words],
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=out,

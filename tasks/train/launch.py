@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -122,7 +123,9 @@ def _words(training: Training, ranks: Path, logs: Path) -> list[str]:
         words += ["--rdzv-id", uuid.uuid4().hex, "--local-addr", "localhost"]
     elif os.environ.get(MEETING[0]) and not os.environ.get("PET_RDZV_BACKEND"):
         words += ["--rdzv-backend", "c10d"]
-    return [*words, "--module", "tasks.train.rank", str(ranks)]
+    # As torchrun starts a module (-u -m), but with -P: see supervised.PYTHON_MODULE.
+    python = [sys.executable, "-u", "-P", "-m"]
+    return [*words, "--no-python", *python, "tasks.train.rank", str(ranks)]
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ class Stack:
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        put_modules_of_the_same_names(self.folder)
         link = self.folder / "deployments"
         if not link.exists():
             link.symlink_to(ROOT / "deployments")
@@ -85,6 +86,12 @@ class Stack:
             check=True,
         )
         return json.loads(done.stdout)
+
+
+def put_modules_of_the_same_names(folder: Path) -> None:
+    """A user's own tasks.py, flows.py and deployments.py: no process of ours may import them."""
+    for name in ("tasks", "flows", "deployments"):
+        (folder / f"{name}.py").write_text(f"raise RuntimeError('{name}.py of the user')\n")
 
 
 def free_port() -> int:

@@ -15,14 +15,14 @@ pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
 
 HOLD = """
 import sys
-from tasks import slots
-slots.RENEW_SECONDS = 1.0
-slots.get_run_logger = __import__("logging").getLogger
+from tasks.orchestration import concurrency
+concurrency.RENEW_SECONDS = 1.0
+concurrency.get_run_logger = __import__("logging").getLogger
 try:
-    with slots.sole_retrain("held", wait=sys.argv[1] == "wait"):
+    with concurrency.sole_retrain("held", wait=sys.argv[1] == "wait"):
         print("held", flush=True)
         sys.stdin.read()
-except slots.Busy:
+except concurrency.Busy:
     print("busy", flush=True)
 print("out", flush=True)
 """
@@ -92,7 +92,7 @@ def test_a_holder_takes_its_slot_again_after_the_server_was_away(servers: Server
 
 def test_a_limit_that_is_not_there_is_named(servers: Servers, tmp_path: Path) -> None:
     """PRECIS_GPU_LIMIT with a typing error."""
-    code = "from tasks import slots\nwith slots.gpu(): pass"
+    code = "from tasks.orchestration.concurrency import gpu\nwith gpu(): pass"
     env = servers.client.environment() | {"PRECIS_GPU_LIMIT": "no-such-limit"}
     words = [sys.executable, "-c", code]
     done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
@@ -102,7 +102,10 @@ def test_a_limit_that_is_not_there_is_named(servers: Servers, tmp_path: Path) ->
 def test_more_slots_than_a_limit_has_are_refused(servers: Servers) -> None:
     """They would be waited for forever: training.devices above what PRECIS_GPU_LIMIT allows."""
     servers.prefect("gcl", "create", "two-gpus", "--limit", "2")
-    code = "from tasks import slots\nwith slots.gpu(2): print('held')\nwith slots.gpu(3): pass"
+    code = (
+        "from tasks.orchestration.concurrency import gpu\n"
+        "with gpu(2): print('held')\nwith gpu(3): pass"
+    )
     env = servers.client.environment() | {"PRECIS_GPU_LIMIT": "two-gpus"}
     words = [sys.executable, "-c", code]
     done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
@@ -114,8 +117,8 @@ def test_more_slots_than_a_limit_has_are_refused(servers: Servers) -> None:
 def test_a_model_spread_over_more_gpus_than_slots_holds_them_all(servers: Servers) -> None:
     """One GPU step at a time is a limit of 1, whatever the machine has; a limit of 3 gives two of them."""
     code = (
-        "import sys\nfrom tasks import slots\n"
-        "with slots.gpu(1, spread=int(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+        "import sys\nfrom tasks.orchestration.concurrency import gpu\n"
+        "with gpu(1, spread=int(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     for limit, spread, expected in ((1, 8, 1), (3, 2, 2), (3, 1, 1)):
         name = f"gpus-{limit}-{spread}"

@@ -26,7 +26,7 @@ CHECK = """
 import json, sys
 from pathlib import Path
 from flows import recipes
-from flows.arrived import check_data
+from flows.check_data import check_data
 recipe = recipes.load(Path(sys.argv[1]), json.loads(sys.argv[2]))
 state = check_data(recipe, *sys.argv[3:], return_state=True)
 print(json.dumps([state.name, state.message]))

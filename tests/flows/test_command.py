@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 ENDING = """
 import atexit, sys
 import flows.cli.parser
-from flows.command import console
+from flows.cli.entry import console
 
 def main(argv):
     atexit.register(lambda: print("all that waits for the end", flush=False))

@@ -15,7 +15,7 @@ from flows.stack import embedded
 
 ROOT = Path(__file__).parents[2]
 RUN = """
-from flows import embedded
+from flows.stack import embedded
 with embedded.server() as ready:
     ready()
     from prefect.client.orchestration import get_client

@@ -24,8 +24,8 @@ open({pids!r}, "w").write(f"{{os.getpid()}} {{below.pid}}\\n")
 STARTER = """
 import sys, time
 from pathlib import Path
-from tasks import attached
-attached.start([sys.executable, "-c", {command!r}], Path({log!r}))
+from tasks.processes import supervised
+supervised.start([sys.executable, "-c", {command!r}], Path({log!r}))
 time.sleep(600)
 """
 
