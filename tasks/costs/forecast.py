@@ -146,18 +146,18 @@ def foresee(
     return _Run(recipe, base, foreseen, found, train, evaluation, size).forecast()
 
 
-def note(run: Any, recipe: Recipe, base: Path, report: Path) -> None:
-    """Leave the forecast with a run (tracking.Run): a tag that goes with its next write to MLflow.
+def as_tags(recipe: Recipe, base: Path, report: Path) -> dict[str, str]:
+    """The forecast as a tag of the MLflow run; `report` is the path of ingest's data report.
 
-    A driver that does not say what GPU it has costs the forecast, not the run.
+    No tag when it cannot be made: a driver that does not say what GPU it has must not fail the run.
     """
     try:
         found = foresee(recipe, base, json.loads(report.read_text()))
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        logging.getLogger(__name__).warning("time and memory are not foretold: %s", error)
-        return
+        logging.getLogger(__name__).warning("time and memory are not estimated: %s", error)
+        return {}
     values = {step: [cost.seconds, cost.memory_gib] for step, cost in found.items()}
-    run.recalled[TAG] = json.dumps(values)
+    return {TAG: json.dumps(values)}
 
 
 def compared(tags: dict[str, str], metrics: dict[str, float]) -> list[StepCost]:

@@ -26,7 +26,7 @@ from tasks.orchestration import cluster_worker, concurrency, task_runners
 from tasks.orchestration.progress import Progress
 from tasks.orchestration.task_options import STEP
 from tasks.processes import resource_usage, step_process, workspace
-from tasks.tracking import artifacts, mlflow_run
+from tasks.tracking import artifacts, mlflow_run, step_cache
 from tasks.tracking.predictions_table import read_table, write_table
 
 NOT_KNOWN = Cost()
@@ -41,7 +41,7 @@ def evaluate(
     run = mlflow_run.current()
     seal = _seal(dataset, base, recipe)
     key = digest.of_value([model.digest, seal, *cluster_worker.made_with()])
-    if known := run.recall("evaluate", key, Scores, _intact, f"evaluate.{who}"):
+    if known := step_cache.recall(run, "evaluate", key, Scores, _intact, f"evaluate.{who}"):
         return known
     folder = workspace.work_folder() / "evaluate" / key[:16]
     table, package_folder = folder / f"{who}.json", artifacts.package(model.path, model.digest)
@@ -176,8 +176,8 @@ def lead3(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> Scores:
     """The baseline that copies the first three sentences or turns."""
     run = mlflow_run.current()
     seal = _seal(dataset, base, recipe)
-    key = mlflow_run.step_key("evaluate", baseline="lead3", seal=seal)
-    if known := run.recall("evaluate", key, Scores, _intact, "evaluate.lead3"):
+    key = step_cache.step_key("evaluate", baseline="lead3", seal=seal)
+    if known := step_cache.recall(run, "evaluate", key, Scores, _intact, "evaluate.lead3"):
         return known
     predictions = lead3_predictions(read_rows(_sealed_rows(dataset)))
     table = workspace.work_folder() / "evaluate" / key[:16] / "lead3.json"
@@ -212,7 +212,7 @@ def _keep(
     scores = dataclasses.replace(found, table_digest=table_digest, tokenizer_digest=tokenizer)
     shown = scores.means | truncation.as_metrics(predictions) | (more or {})
     metrics = {f"{who}/{name}": value for name, value in shown.items()}
-    run.record("evaluate", key, scores, metrics | resource_usage.as_metrics(who, cost))
+    step_cache.record(run, "evaluate", key, scores, metrics | resource_usage.as_metrics(who, cost))
     return scores
 
 

@@ -14,7 +14,7 @@ from prefect.logging import get_run_logger
 from tasks.contracts import digest
 from tasks.contracts.errors import RecipeError, RegistryError
 from tasks.contracts.recipe import Base, Recipe
-from tasks.contracts.records import BaseRef, DatasetRef, from_json
+from tasks.contracts.records import BaseRef, DatasetRef
 from tasks.ingest.fresh import KEY, prepare_fresh
 from tasks.ingest.prepare import REPORT, look, prepare, source_digest
 from tasks.ingest.sources import held
@@ -22,7 +22,7 @@ from tasks.ingest.unseen_rows import count_new
 from tasks.models import package
 from tasks.orchestration.task_options import STEP
 from tasks.processes import resource_usage, workspace
-from tasks.tracking import artifacts, mlflow_run
+from tasks.tracking import artifacts, mlflow_run, step_cache
 
 ROWS = ("train.jsonl", "evaluation.jsonl")
 FRESH_DATA = {"fields", "near_duplicate_jaccard", "max_rejected_share"}  # settings that shape them
@@ -39,7 +39,7 @@ def ingest(recipe: Recipe, base: BaseRef) -> DatasetRef:
     """Canonical train and evaluation rows of this run's data, stored with the run."""
     run = mlflow_run.current()
     settings = package.settings_for(recipe, Path(base.path))
-    key = mlflow_run.step_key(
+    key = step_cache.step_key(
         "ingest",
         sources=source_digest(recipe.data),
         data=recipe.data.model_dump(mode="json", exclude={"min_new_rows"}),
@@ -47,7 +47,7 @@ def ingest(recipe: Recipe, base: BaseRef) -> DatasetRef:
         settings=dataclasses.asdict(settings),
         base=base.digest,  # its tokenizer measures the rows
     )
-    if known := run.recall("ingest", key, DatasetRef, _intact):
+    if known := step_cache.recall(run, "ingest", key, DatasetRef, _intact):
         return known
     # A folder of this run alone: two runs over the same data would write into each other's files.
     folder = workspace.work_folder() / "data" / run.id
@@ -55,7 +55,7 @@ def ingest(recipe: Recipe, base: BaseRef) -> DatasetRef:
     made = prepare(recipe.data, recipe.prompt, settings, Path(base.path), folder)
     cost = resource_usage.as_metrics("ingest", watch.cost())
     dataset = dataclasses.replace(made, uri=run.log_folder(folder, "dataset"))
-    run.record("ingest", key, dataset, cost)
+    step_cache.record(run, "ingest", key, dataset, cost)
     get_run_logger().info(
         f"{dataset.train_rows} training rows, {dataset.evaluation_rows} evaluation rows, "
         f"{dataset.rejected} rejected"
@@ -74,7 +74,7 @@ def ingest_fresh(recipe: Recipe, base: BaseRef, seen: tuple[DatasetRef, ...]) ->
     run = mlflow_run.current()
     fresh, data = require_fresh(recipe), recipe.data
     settings = package.settings_for(recipe, Path(base.path))
-    key = mlflow_run.step_key(
+    key = step_cache.step_key(
         "ingest",
         fresh=held(KEY, fresh, data.evaluation_split, data.revision),
         seen=sorted({dataset.digest for dataset in seen}),
@@ -83,13 +83,13 @@ def ingest_fresh(recipe: Recipe, base: BaseRef, seen: tuple[DatasetRef, ...]) ->
         settings=dataclasses.asdict(settings),
         base=base.digest,
     )
-    if known := run.recall("fresh", key, DatasetRef, _intact):
+    if known := step_cache.recall(run, "fresh", key, DatasetRef, _intact):
         return known
     folder = workspace.work_folder() / "fresh" / run.id
     files = rows_of(seen)
     made = prepare_fresh(data, fresh, recipe.prompt, settings, Path(base.path), files, folder)
     dataset = dataclasses.replace(made, uri=run.log_folder(folder, "fresh"))
-    run.record("fresh", key, dataset)
+    step_cache.record(run, "fresh", key, dataset)
     get_run_logger().info(f"{dataset.evaluation_rows} fresh rows, {dataset.rejected} rejected")
     return dataset
 
@@ -123,9 +123,8 @@ def dataset_of(client: Any, run_id: str) -> DatasetRef:
         tags = client.get_run(run_id).data.tags
     except MlflowException as error:
         raise RegistryError(f"MLflow run {run_id} cannot be read: {error}; restore it") from error
-    prefix = mlflow_run.STEP_TAG.format("ingest", "")
-    known = [from_json(DatasetRef, tags[name]) for name in tags if name.startswith(prefix)]
-    for dataset in known:  # several, if the data changed between two tries of one run
+    known = step_cache.results(tags, "ingest", DatasetRef)
+    for dataset in known:
         if artifacts.intact(dataset, _intact):
             return dataset
     what = "are gone, or were changed" if known else "were never stored"

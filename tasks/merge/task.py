@@ -15,14 +15,14 @@ from tasks.models import compatibility, package
 from tasks.orchestration import concurrency
 from tasks.orchestration.task_options import STEP
 from tasks.processes import resource_usage, step_process, workspace
-from tasks.tracking import artifacts, mlflow_run
+from tasks.tracking import artifacts, mlflow_run, step_cache
 
 
 @task(name="merge", **STEP)
 def merge(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Recipe) -> ModelRef:
     """The package of the merged model; refused when it drifted from the adapter."""
     run, key = mlflow_run.current(), step_key(adapter, base, dataset, recipe)
-    if known := run.recall("merge", key, ModelRef, _here):
+    if known := step_cache.recall(run, "merge", key, ModelRef, _here):
         return known
     work = workspace.work_folder() / "merge" / key[:16]
     merged = 2 * compatibility.weights(Path(base.path))  # bytes, for the drift check
@@ -46,7 +46,7 @@ def merge(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Recip
     metrics |= resource_usage.as_metrics("merge", Cost(answer["seconds"], whole.memory_gib))
     # With the start of the process that does both.
     metrics |= resource_usage.as_metrics("drift", Cost(rest))
-    run.record("merge", key, model, metrics)
+    step_cache.record(run, "merge", key, model, metrics)
     get_run_logger().info(
         f"merged: KL to the adapter {drift.kl:.1e} nats, top-1 agreement {drift.top1_agreement:.3f}"
     )
@@ -55,7 +55,7 @@ def merge(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Recip
 
 def step_key(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Recipe) -> str:
     """What a merged model is known by: all that it and its drift depend on."""
-    return mlflow_run.step_key(
+    return step_cache.step_key(
         "merge",
         adapter=adapter.digest,
         base=base.digest,

@@ -75,7 +75,7 @@ def promoted_before(name: str) -> tuple[Decision, VersionRef] | None:
     The champion may be another by now: a promotion is not judged twice.
     """
     run = mlflow_run.current()
-    if not run.taken_up:
+    if not run.resumed:
         return None
     mine = [v for v in claims.versions(run.client, name) if v.finished and v.run_id == run.id]
     if not mine:

@@ -60,13 +60,13 @@ def nothing_yet() -> bool:
 
 def connect() -> Any:
     """An MlflowClient that has answered once. Raises RegistryError when MLflow cannot be reached."""
-    with first_asked() as client:
+    with first_request() as client:
         client.search_experiments(max_results=1)
     return client
 
 
 @contextlib.contextmanager
-def first_asked() -> Iterator[Any]:
+def first_request() -> Iterator[Any]:
     """An MlflowClient, for the block to ask it something: that fails soon, and as a RegistryError.
 
     Also sets mlflow's process-wide tracking URI: resolving `runs:/` and `models:/` reads that one. The

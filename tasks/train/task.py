@@ -19,7 +19,7 @@ from tasks.orchestration import concurrency
 from tasks.orchestration.progress import Progress
 from tasks.orchestration.task_options import STEP
 from tasks.processes import resource_usage, step_process, workspace
-from tasks.tracking import artifacts, mlflow_run
+from tasks.tracking import artifacts, mlflow_run, step_cache
 from tasks.train import launch
 from tasks.train.checkpoints import local, store
 
@@ -31,11 +31,11 @@ WAIT_SECONDS = 300.0  # for a dead run's trainer, which may still be writing its
 def train(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> AdapterRef:
     """The LoRA adapter for these rows; resumes from the last checkpoint of the same job."""
     run, key = mlflow_run.current(), step_key(dataset, base, recipe)
-    if known := run.recall("train", key, AdapterRef, _intact):
+    if known := step_cache.recall(run, "train", key, AdapterRef, _intact):
         return known
-    # The first moment at which the rows are known; a run that recalls its training is not foretold.
+    # The first moment at which the rows are known; a run that recalls its training gets no forecast.
     report = artifacts.fetch(dataset.uri) / "report.json"
-    forecast.note(run, recipe, Path(base.path), report)
+    run.add_tags_to_next_write(forecast.as_tags(recipe, Path(base.path), report))
     with concurrency.gpu(recipe.training.devices):
         answer = step_process.run(
             "tasks.train.qlora:train",
@@ -53,8 +53,12 @@ def train(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> AdapterRef:
     uri = run.log_folder(Path(answer["adapter"]), "adapter")
     adapter = AdapterRef(uri, answer["digest"], base.digest, answer["metrics"])
     metrics = {f"train/{name}": value for name, value in adapter.metrics.items()}
-    run.record(
-        "train", key, adapter, metrics | resource_usage.as_metrics("train", _cost(key, adapter))
+    step_cache.record(
+        run,
+        "train",
+        key,
+        adapter,
+        metrics | resource_usage.as_metrics("train", _cost(key, adapter)),
     )
     if recipe.training.checkpoint_store:
         _forget(recipe.training.checkpoint_store, answer["job"])
@@ -63,7 +67,7 @@ def train(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> AdapterRef:
 
 def step_key(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> str:
     """What an adapter is known by: all that its weights depend on."""
-    return mlflow_run.step_key(
+    return step_cache.step_key(
         "train",
         rows=dataset.train_digest,
         base=base.digest,

@@ -226,19 +226,11 @@ def test_foreseen_stands_beside_measured() -> None:
     assert found["gate"].foreseen == Cost()
 
 
-class Noted:
-    """What a run keeps until its next write to MLflow."""
-
-    def __init__(self) -> None:
-        self.recalled: dict[str, str] = {}
-
-
-def test_a_run_keeps_its_forecast_for_its_next_write(tmp_path: Path, base: Path) -> None:
+def test_a_run_keeps_its_forecast_as_a_tag(tmp_path: Path, base: Path) -> None:
     """Every step's seconds and GiB."""
     recipe, _ = ingested(tmp_path / "rows", base, 60)
-    run, report = Noted(), tmp_path / "rows/out/report.json"
-    forecast.note(run, recipe, base, report)
-    found = forecast.compared(run.recalled, {})
+    tags = forecast.as_tags(recipe, base, tmp_path / "rows/out/report.json")
+    found = forecast.compared(tags, {})
     assert [one.foreseen.seconds is not None for one in found] == [True] * len(forecast.STEPS)
 
 
@@ -247,10 +239,8 @@ def test_where_no_forecast_can_be_made_the_run_goes_on(
 ) -> None:
     """What failed is said (here a file, on a GPU's machine its driver)."""
     recipe, _ = ingested(tmp_path / "rows", base, 60)
-    run = Noted()
-    forecast.note(run, recipe, base, tmp_path / "gone.json")
-    assert run.recalled == {}
-    assert "not foretold: [Errno 2] No such file" in caplog.text
+    assert forecast.as_tags(recipe, base, tmp_path / "gone.json") == {}
+    assert "not estimated: [Errno 2] No such file" in caplog.text
 
 
 def test_the_estimate_takes_training_s_own_memory_model(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tasks.tracking import artifacts, connection, mlflow_run
+from tasks.tracking import artifacts, connection, mlflow_run, step_cache
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,20 +36,37 @@ def test_all_steps_of_a_run_are_found_by_one_search(home: Path) -> None:
     """Whoever did one step has the results of the others on record, which are then not searched for."""
     with run(1) as first:
         for step in range(5):
-            first.record(f"step{step}", f"key{step}", Result(step))
+            step_cache.record(first, f"step{step}", f"key{step}", Result(step))
     with run(2) as second:
         asked = counted(second)
-        found = [second.recall(f"step{n}", f"key{n}", Result, lambda _: True) for n in range(5)]
+        found = [
+            step_cache.recall(second, f"step{n}", f"key{n}", Result, lambda _: True)
+            for n in range(5)
+        ]
         assert found == [Result(n) for n in range(5)]
         assert len(asked) == 1
-        assert second.recall("step0", "another key", Result, lambda _: True) is None
+        assert step_cache.recall(second, "step0", "another key", Result, lambda _: True) is None
+
+
+def test_pending_tags_go_with_the_next_write(home: Path) -> None:
+    """Without a request of their own; what is pending at the end is written then."""
+    with run(1) as first:
+        tags = lambda: first.client.get_run(first.id).data.tags  # noqa: E731
+        first.add_tags_to_next_write({"a": "1", "b": "1"})
+        assert "a" not in tags()
+        first.write(tags={"b": "2"})
+        assert (tags()["a"], tags()["b"]) == ("1", "2")
+        assert first.pending_tags == {}
+        first.add_tags_to_next_write({"c": "3"})
+    assert tags()["c"] == "3"
+    assert first.skipped == []
 
 
 def test_a_broken_result_gives_way_to_an_older_one(home: Path) -> None:
     """Each result on record is looked at, newest first, each once, until one is intact."""
     for number in (1, 2, 3):
         with run(number) as each:
-            each.record("step", "key", Result(number))
+            step_cache.record(each, "step", "key", Result(number))
     looked = []
 
     def intact(result: Result) -> bool:
@@ -57,16 +74,16 @@ def test_a_broken_result_gives_way_to_an_older_one(home: Path) -> None:
         return result.value == 1
 
     with run(4) as last:
-        assert last.recall("step", "key", Result, intact) == Result(1)
+        assert step_cache.recall(last, "step", "key", Result, intact) == Result(1)
     assert looked == [3, 2, 1]
 
 
-def test_a_run_that_is_taken_up_knows_it(home: Path) -> None:
+def test_a_run_that_is_resumed_knows_it(home: Path) -> None:
     """A second try of one flow run goes on in its MLflow run."""
     with run(1) as first:
-        assert not first.taken_up
+        assert not first.resumed
     with run(1) as again:
-        assert again.taken_up
+        assert again.resumed
         assert again.id == first.id
 
 
@@ -102,8 +119,8 @@ def test_no_third_party_hears_of_a_run(home: Path) -> None:
     """MLflow's client sends usage data, from a thread, unless told otherwise before its first use."""
     script = """
 from mlflow.telemetry.client import get_telemetry_client
-from tasks import stores
-stores.connect().create_experiment("m")
+from tasks.tracking import connection
+connection.connect().create_experiment("m")
 print(get_telemetry_client().is_active)
 """
     # MLflow itself is silent in tests and in CI.
@@ -124,7 +141,7 @@ def test_a_first_try_looks_for_no_earlier_one(home: Path) -> None:
     with run(1) as first:
         pass
     with mlflow_run.run_for("m", "flow-run-1", {}, first_try=True) as other:
-        assert not other.taken_up
+        assert not other.resumed
         assert other.id != first.id
 
 
