@@ -20,9 +20,9 @@ GRANTED, OTHER, BROKEN = "hf_granted", "hf_other", "hf_revoked"
 SCRIPT = """
 import json, os, sys
 from pathlib import Path
-from tasks import package
-from tasks.errors import BaseModelError
-from tasks.recipe import Base
+from tasks.contracts.errors import BaseModelError
+from tasks.contracts.recipe import Base
+from tasks.models import package
 for line in sys.stdin:
     case = json.loads(line)
     os.environ.pop("HF_TOKEN", None)

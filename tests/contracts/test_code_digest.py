@@ -74,15 +74,16 @@ def test_a_constant_changes_the_keys_of_the_steps_that_import_it(
 
 def test_a_moved_module_changes_no_key(copy: Path) -> None:
     """A module may move: names of files and the project's own imports are in no key."""
-    (copy / "tasks/contracts/metrics.py").rename(copy / "tasks/tracking/measures.py")
+    (copy / "tasks/contracts/metrics.py").rename(copy / "tasks/models/measures.py")
+    moved = {
+        "tasks.contracts.metrics import": "tasks.models.measures import",
+        "from tasks.contracts import metrics": "from tasks.models import measures as metrics",
+    }
     for path in (copy / "tasks").rglob("*.py"):
-        text = path.read_text().replace("tasks.contracts.metrics import", "tasks.measures import")
-        path.write_text(
-            text.replace(
-                "from tasks.contracts import metrics",
-                "from tasks.tracking import measures as metrics",
-            )
-        )
+        text = path.read_text()
+        for old, new in moved.items():
+            text = text.replace(old, new)
+        path.write_text(text)
     assert keys(copy) == keys(code_digest.ROOT)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import tiny
-from test_estimate import headers_of_llama_7b
+from test_preflight import headers_of_llama_7b
 
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import Cost, read_rows

@@ -112,13 +112,16 @@ def test_batch_size_is_not_sealed() -> None:
 
 @pytest.mark.parametrize("name", ["rouge.py", "scoring.py", "porter.py"])
 def test_metric_code_is_sealed(name: str, tmp_path: Path) -> None:
-    """An edit of any of the metric's files, were it a comment, is another evaluation."""
+    """Other code in any of the metric's files is another evaluation; a comment is not."""
     copy = tmp_path / "metric"
     shutil.copytree(METRIC_FOLDER, copy, ignore=shutil.ignore_patterns("__pycache__"))
     before = evaluation_digest("rows", SETTINGS, metric=copy)
     assert before == evaluation_digest("rows", SETTINGS)
     with (copy / name).open("a") as code:
         code.write("# edited\n")
+    assert evaluation_digest("rows", SETTINGS, metric=copy) == before
+    with (copy / name).open("a") as code:
+        code.write("ADDED = 1\n")
     assert evaluation_digest("rows", SETTINGS, metric=copy) != before
 
 

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from tasks.merge.plan import quantized_modules
-from tasks.models import loading, quantization
+from tasks.models import loading
 from tasks.models.compatibility import Layers, tensor_shapes
+from tasks.models.quantization import rounded
 
 
 @pytest.mark.parametrize("columns", [64, 96, 688])
@@ -20,12 +21,10 @@ def test_rounding_is_as_fine_in_rows_that_are_no_whole_number_of_blocks(columns:
     """The error is that of 16 levels: about a tenth of the weights' own size."""
     torch.manual_seed(0)
     weight = torch.randn(32, columns) * 0.02
-    error = quantization.rounded(weight, "nf4", torch.float32) - weight
+    error = rounded(weight, "nf4", torch.float32) - weight
     assert error.pow(2).mean().sqrt() < 0.12 * weight.pow(2).mean().sqrt()
-    again = quantization.rounded(weight.bfloat16(), "nf4", torch.bfloat16)
-    assert torch.equal(
-        again, quantization.rounded(weight.bfloat16(), "nf4", torch.float32).bfloat16()
-    )
+    again = rounded(weight.bfloat16(), "nf4", torch.bfloat16)
+    assert torch.equal(again, rounded(weight.bfloat16(), "nf4", torch.float32).bfloat16())
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "fp4", "int8"])
@@ -44,7 +43,7 @@ def test_a_quantized_layer_computes_with_the_rounded_weights(
     for name, layer in layers.items():
         weight, bias = stored[f"{name}.weight"], stored[f"{name}.bias"]
         if name != "lm_head":
-            weight = quantization.rounded(weight, quantization, torch.float32)
+            weight = rounded(weight, quantization, torch.float32)
             assert not torch.equal(weight, stored[f"{name}.weight"])
             assert not layer.weight.requires_grad
         x = torch.randn(2, 5, layer.in_features, requires_grad=True)

@@ -105,7 +105,7 @@ import sys
 from pathlib import Path
 from tasks.merge import merge
 from tasks.merge.plan import plan_merge
-from tasks.recipe import Recipe
+from tasks.contracts.recipe import Recipe
 import json
 base, adapter, recipe, out = sys.argv[1:]
 recipe = json.loads(recipe)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import tiny
-from test_chat_template import CHATML, SYSTEM, messages, settings
+from test_chat_templates import CHATML, SYSTEM, messages, settings
 
 from tasks.contracts.records import Row
 from tasks.ingest.chat import split_chat

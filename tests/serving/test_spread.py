@@ -129,7 +129,7 @@ def test_weights_at_rest_are_counted_from_headers(
     monkeypatch: pytest.MonkeyPatch, quantization: str, gib: float
 ) -> None:
     """Llama-2-7B: 16 bits a weight, or those of linear layers as quantized."""
-    monkeypatch.setattr(loading.fit, "tensor_shapes", lambda base: shapes.llama_7b()[1])
+    monkeypatch.setattr(loading.compatibility, "tensor_shapes", lambda base: shapes.llama_7b()[1])
     assert loading.loaded_bytes(Path("base"), quantization) / GIB == pytest.approx(gib, abs=0.02)
 
 
@@ -137,10 +137,13 @@ def test_weights_are_counted_without_torch(tmp_path: Path) -> None:
     """By the flow's process, before it waits for GPU slots; the package's own code counts the same."""
     base = tiny.make_tiny_base(tmp_path)
     script = (
-        "import sys, pathlib; from tasks import estimate, fit, summarizer\n"
+        "import sys, pathlib\n"
+        "from tasks.costs import preflight\n"
+        "from tasks.models import compatibility\n"
+        "from tasks.serving import summarizer\n"
         "folder = pathlib.Path(sys.argv[1])\n"
-        "assert estimate.gpus_for(2 * fit.weights(folder)) == 1\n"
-        "assert summarizer.weights(folder) == fit.weights(folder) > 0\n"
+        "assert preflight.gpus_for(2 * compatibility.weights(folder)) == 1\n"
+        "assert summarizer.weights(folder) == compatibility.weights(folder) > 0\n"
         "assert 'torch' not in sys.modules"
     )
     done = subprocess.run(

@@ -214,8 +214,8 @@ def test_no_rank_outlives_the_process_that_runs_the_flow(inputs: Path, tmp_path:
     """Kill -9 of it: all end within 30 seconds, with a checkpoint of the step they were at."""
     job = Job(inputs, tmp_path, devices=2, max_steps=100_000, save_steps=100_000)
     script = (
-        "import json, sys; from pathlib import Path; from tasks import child\n"
-        "child.run('tasks.train.qlora:train', json.loads(sys.argv[1]), Path(sys.argv[2]))"
+        "import json, sys; from pathlib import Path; from tasks.processes import step_process\n"
+        "step_process.run('tasks.train.qlora:train', json.loads(sys.argv[1]), Path(sys.argv[2]))"
     )
     words = [sys.executable, "-c", script, json.dumps(job.payload), str(job.folder)]
     flow = subprocess.Popen(words, env=os.environ | {"OMP_NUM_THREADS": "1"})
