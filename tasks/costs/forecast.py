@@ -23,7 +23,8 @@ from tasks.costs import hardware_speed, memory_plan, preflight
 from tasks.costs.hardware_speed import Speed
 from tasks.costs.training_memory import KEPT_BYTES, LOGIT_BYTES
 from tasks.models import package
-from tasks.models.compatibility import Layers, tensor_shapes
+from tasks.models.compatibility import Layers
+from tasks.models.safetensors_headers import tensor_shapes
 from tasks.processes import resource_usage, workspace
 from tasks.serving.summarizer import SLOTS
 

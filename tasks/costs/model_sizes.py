@@ -13,6 +13,7 @@ from typing import Any
 from tasks.contracts.recipe import Recipe
 from tasks.costs.memory_plan import Linear, Shape, shape_from
 from tasks.models import compatibility
+from tasks.models.safetensors_headers import Shapes
 
 ELEMENT_BYTES = 2  # of a number on a GPU
 # Linear layers of the known architectures by the tensor that they read, in the order of a forward pass.
@@ -47,7 +48,7 @@ def on_fast_path(recipe: Recipe, config: dict[str, Any]) -> bool:
     )
 
 
-def shape_of(recipe: Recipe, config: dict[str, Any], tensors: compatibility.Shapes) -> Shape | None:
+def shape_of(recipe: Recipe, config: dict[str, Any], tensors: Shapes) -> Shape | None:
     """The sizes of a micro-batch's training step on a GPU; None where no numbered layers are found."""
     layers = compatibility.Layers.of(tensors)
     first, count = _first(layers.inner), _count(layers.inner)
@@ -73,18 +74,16 @@ def shape_of(recipe: Recipe, config: dict[str, Any], tensors: compatibility.Shap
     )
 
 
-def _first(inner: compatibility.Shapes) -> compatibility.Shapes:
+def _first(inner: Shapes) -> Shapes:
     """The linear layers of the first decoder layer."""
     return {n: shape for n, shape in inner.items() if (at := _LAYER.search(n)) and at[1] == "0"}
 
 
-def _count(inner: compatibility.Shapes) -> int:
+def _count(inner: Shapes) -> int:
     return 1 + max((int(at[1]) for name in inner if (at := _LAYER.search(name))), default=-1)
 
 
-def _pattern(
-    first: compatibility.Shapes, adapted: compatibility.Shapes, model_type: str
-) -> list[list[Linear]]:
+def _pattern(first: Shapes, adapted: Shapes, model_type: str) -> list[list[Linear]]:
     groups = READ_AT_ONCE if model_type == "phi" else READ
     left = {name.rpartition(".")[2]: name for name in first}
     found = [[left.pop(name) for name in group if name in left] for group in groups]

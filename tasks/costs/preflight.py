@@ -17,7 +17,8 @@ import psutil
 from tasks.contracts.recipe import Recipe
 from tasks.costs import hardware_speed, memory_plan, training_memory
 from tasks.models import package
-from tasks.models.compatibility import Layers, not_shared_out, tensor_shapes
+from tasks.models.compatibility import Layers, why_not_sharded
+from tasks.models.safetensors_headers import tensor_shapes
 from tasks.models.weight_bytes import element_bytes
 from tasks.processes import device
 from tasks.serving.summarizer import FILLED
@@ -162,7 +163,7 @@ def estimate(recipe: Recipe, base: Path, work: Path) -> Estimate:
         chosen[0] if chosen else None,
         chosen[1] if chosen else None,
         recipe.evaluation.devices > 1 or recipe.evaluation.cluster is not None,
-        where == "cuda" and not not_shared_out(recipe, config),
+        where == "cuda" and not why_not_sharded(recipe, config),
     )
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from tasks.contracts.recipe import Recipe
 from tasks.costs import memory_plan, model_sizes
-from tasks.models.compatibility import Layers, Shapes, not_shared_out
+from tasks.models.compatibility import Layers, why_not_sharded
+from tasks.models.safetensors_headers import Shapes
 from tasks.models.weight_bytes import element_bytes, loaded_bytes
 
 # Kept for the backward pass, bytes a token and layer: for each hidden unit, for each unit of the MLP.
@@ -36,7 +37,7 @@ def weight_shards(
     """
     training = recipe.training
     count, asked = training.devices * training.nodes, training.base_weights
-    if count == 1 or asked == "replicated" or not_shared_out(recipe, config):
+    if count == 1 or asked == "replicated" or why_not_sharded(recipe, config):
         return 1
     if asked == "auto":
         if where == "cpu":

@@ -20,7 +20,8 @@ from tasks.contracts.records import BaseRef, Cost, DatasetRef, ModelRef, Scores,
 from tasks.costs.preflight import gpus_for
 from tasks.evaluate.predict import lead3_predictions, put_together, scores_of
 from tasks.evaluate.seal import evaluation_digest
-from tasks.models import compatibility, package
+from tasks.models import package
+from tasks.models.safetensors_headers import parameter_count
 from tasks.models.tokenizer_digest import tokenizer_digest
 from tasks.orchestration import cluster_worker, concurrency, task_runners
 from tasks.orchestration.progress import Progress
@@ -45,9 +46,7 @@ def evaluate(
         return known
     folder = workspace.work_folder() / "evaluate" / key[:16]
     table, package_folder = folder / f"{who}.json", artifacts.package(model.path, model.digest)
-    with concurrency.gpu(
-        recipe.evaluation.devices, gpus_for(2 * compatibility.weights(package_folder))
-    ):
+    with concurrency.gpu(recipe.evaluation.devices, gpus_for(2 * parameter_count(package_folder))):
         if recipe.evaluation.cluster:
             answer, cost = _on_cluster(model, dataset, recipe, who, table)
         else:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.contracts.errors import MergeError
+from tasks.contracts.errors import BaseModelError, MergeError
 from tasks.contracts.recipe import Recipe
 from tasks.merge.fold import kind_of, scale_of
 from tasks.models import loading
 from tasks.models.package import config_of
 from tasks.models.quantization import FOUR_BITS, config
+from tasks.models.safetensors_headers import Header, Shapes, read_whole
 
 PREFIX = "base_model.model."  # PEFT's, before the base's own module names
 # Settings that fold otherwise than tasks.merge.fold does; training here makes none of them.
@@ -44,9 +45,12 @@ def plan_merge(base: Path, adapter: Path, recipe: Recipe) -> Plan:
     """How to merge `adapter` into `base`. Raises MergeError with every mismatch, a line each."""
     config, file = _adapter_config(adapter), adapter / "adapter_model.safetensors"
     shards, quantization = shards_of(base), recipe.base.quantization
-    weights, ours = shapes(shards), shapes([file])
+    shard_headers, adapter_header = [_header(shard) for shard in shards], _header(file)
+    weights, ours = _shapes(shard_headers), _shapes([adapter_header])
     modules = frozenset(name.removeprefix(PREFIX).partition(".lora_")[0] for name in ours)
-    dtype = _metadata(file).get("compute_dtype") or str(loading.compute_dtype()).split(".")[-1]
+    dtype = (
+        adapter_header.metadata.get("compute_dtype") or str(loading.compute_dtype()).split(".")[-1]
+    )
     quantized, transposed = quantized_modules(base, quantization)
     on_rounded = recipe.merge.onto == "quantized_base"
     problems = [
@@ -71,7 +75,7 @@ def plan_merge(base: Path, adapter: Path, recipe: Recipe) -> Plan:
         four_bits=quantized if quantization in FOUR_BITS else frozenset(),
         quantization=quantization,
         dtype=dtype,
-        stored=_stored(shards, modules),
+        stored=_stored(shard_headers, modules),
     )
 
 
@@ -90,29 +94,21 @@ def shards_of(base: Path) -> list[Path]:
     return [base / "model.safetensors"]
 
 
-def shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
-    """Shapes of all tensors in safetensors files, from their headers."""
-    from safetensors import SafetensorError, safe_open
-
-    found = {}
-    for file in files:
-        try:
-            with safe_open(file, "pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 (not a dict)
-                    found[name] = tuple(tensors.get_slice(name).get_shape())
-        except (OSError, SafetensorError) as error:
-            raise MergeError(f"{file} cannot be read ({error}); fetch it again") from error
-    return found
+def _header(file: Path) -> Header:
+    try:
+        return read_whole(file)
+    except BaseModelError as error:
+        raise MergeError(str(error)) from error
 
 
-def _stored(shards: Iterable[Path], modules: frozenset[str]) -> str:
-    from safetensors import safe_open
+def _shapes(headers: Iterable[Header]) -> Shapes:
+    return {tensor.name: tensor.shape for header in headers for tensor in header.tensors}
 
-    types = set()
-    for shard in shards:
-        with safe_open(shard, "pt") as tensors:
-            names = {f"{module}.weight" for module in modules} & set(tensors.keys())
-            types |= {tensors.get_slice(name).get_dtype() for name in names}
+
+def _stored(shards: Iterable[Header], modules: frozenset[str]) -> str:
+    """The one type that the adapted layers' weights are stored in, as config.json names it."""
+    names = {f"{module}.weight" for module in modules}
+    types = {tensor.dtype for shard in shards for tensor in shard.tensors if tensor.name in names}
     if len(types) != 1 or not types <= STORED.keys():
         raise MergeError(
             f"the base stores its linear weights as {', '.join(sorted(types))}; store all of them "
@@ -155,13 +151,6 @@ def _adapter_config(adapter: Path) -> dict[str, Any]:
     return config
 
 
-def _metadata(file: Path) -> dict[str, str]:
-    from safetensors import safe_open
-
-    with safe_open(file, "pt") as tensors:
-        return tensors.metadata() or {}
-
-
 def _kind_problems(base: Path, config: dict[str, Any], recipe: Recipe) -> list[str]:
     problems = [
         f"the adapter sets {name}, which cannot be merged"
@@ -185,8 +174,8 @@ def _kind_problems(base: Path, config: dict[str, Any], recipe: Recipe) -> list[s
 def _shape_problems(
     config: dict[str, Any],
     modules: frozenset[str],
-    ours: dict[str, tuple[int, ...]],
-    weights: dict[str, tuple[int, ...]],
+    ours: Shapes,
+    weights: Shapes,
 ) -> list[str]:
     """Every layer for which base and adapter do not match, in both directions."""
     problems, r = [], config["r"]

@@ -23,7 +23,8 @@ from tasks.contracts import digest
 from tasks.contracts.errors import MergeError
 from tasks.merge.layer import Layers
 from tasks.merge.plan import Plan
-from tasks.merge.shard_file import Stored, header, read_into, tensors_of
+from tasks.merge.shard_file import header, read_into, tensors_of
+from tasks.models.safetensors_headers import StoredTensor
 
 WEIGHT = ".weight"
 TYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -93,7 +94,7 @@ class Piece:
 
     begin: int  # in the base's file
     size_bytes: int
-    tensor: Stored | None = None  # the whole of one that the merge changes
+    tensor: StoredTensor | None = None  # the whole of one that the merge changes
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class Line:
         out.add(read.result())
         return room
 
-    def _pieces(self, tensors: list[Stored]) -> Iterator[Piece]:
+    def _pieces(self, tensors: list[StoredTensor]) -> Iterator[Piece]:
         for tensor in tensors:
             module = tensor.name.removesuffix(WEIGHT)
             if module != tensor.name and self.layers.changes(module):

@@ -11,7 +11,8 @@ from tasks.contracts import digest
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import AdapterRef, BaseRef, Cost, DatasetRef, Drift, ModelRef
 from tasks.costs import preflight
-from tasks.models import compatibility, package
+from tasks.models import package
+from tasks.models.safetensors_headers import parameter_count
 from tasks.orchestration import concurrency
 from tasks.orchestration.task_options import STEP
 from tasks.processes import resource_usage, step_process, workspace
@@ -25,7 +26,7 @@ def merge(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Recip
     if known := step_cache.recall(run, "merge", key, ModelRef, _here):
         return known
     work = workspace.work_folder() / "merge" / key[:16]
-    merged = 2 * compatibility.weights(Path(base.path))  # bytes, for the drift check
+    merged = 2 * parameter_count(Path(base.path))  # bytes, for the drift check
     with concurrency.gpu(1, preflight.gpus_for(merged)):
         answer = step_process.run(
             "tasks.merge.merge:merge_and_check",

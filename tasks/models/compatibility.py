@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
 from tasks.contracts.recipe import Recipe
 from tasks.models import package
+from tasks.models.safetensors_headers import Shapes, tensor_shapes
 
-Shapes = dict[str, tuple[int, ...]]
 HEADS = {"lm_head", "embed_out", "output"}
 EMBEDDINGS = {"wte", "wpe"}  # those whose name does not say so
 # transformers' model types whose own attention tasks.train.attention is known to compute: a test
@@ -50,22 +47,6 @@ class Layers:
         return {name: shape for name, shape in self.inner.items() if _ends(name, wanted)}
 
 
-def tensor_shapes(model: Path) -> Shapes:
-    """Name and shape of every tensor, from the safetensors headers."""
-    shapes: Shapes = {}
-    for file in sorted(model.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length))
-        shapes |= {k: tuple(v["shape"]) for k, v in header.items() if k != "__metadata__"}
-    return shapes
-
-
-def weights(model: Path) -> int:
-    """How many numbers they are, from the same headers."""
-    return sum(map(prod, tensor_shapes(model).values()))
-
-
 def problems(recipe: Recipe, base: Path) -> list[str]:
     """What would stop training or merging this recipe on this base, each with its mend."""
     config = package.config_of(base)
@@ -80,14 +61,14 @@ def problems(recipe: Recipe, base: Path) -> list[str]:
             f"base.model: {base} is a {config['model_type']}, whose layers (Conv1D) cannot be merged; "
             "choose another base"
         )
-    if recipe.training.base_weights == "sharded" and (why := not_shared_out(recipe, config)):
+    if recipe.training.base_weights == "sharded" and (why := why_not_sharded(recipe, config)):
         found.append(f"training.base_weights: sharded: {why}; or set base_weights to replicated")
     if (kind := config.get("model_type")) not in KNOWN:
         found += _unknown_problems(kind, base, recipe)
     return found + _target_problems(recipe, base)
 
 
-def not_shared_out(recipe: Recipe, config: dict[str, Any]) -> str:
+def why_not_sharded(recipe: Recipe, config: dict[str, Any]) -> str:
     """Why this base's weights cannot rest on several devices in parts, with a mend; nothing if they can."""
     if recipe.base.quantization == "int8":
         return "weights in int8 are not shared out; choose base.quantization nf4, fp4 or none"

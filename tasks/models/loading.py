@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.models import compatibility, weight_bytes
+from tasks.models.safetensors_headers import tensor_shapes
 from tasks.serving import summarizer
 
 
@@ -49,7 +50,7 @@ def compute_dtype() -> Any:
 
 def loaded_bytes(base: Path, quantization: str) -> int:
     """About what a loaded model's weights take: 16 bits each, those of linear layers as quantized."""
-    shapes = compatibility.tensor_shapes(base)
+    shapes = tensor_shapes(base)
     inner = compatibility.Layers.of(shapes).inner.values()
     rest = sum(map(prod, shapes.values())) - sum(map(prod, inner))
     return int(

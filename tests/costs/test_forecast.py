@@ -24,7 +24,7 @@ from tasks.costs import (
 )
 from tasks.ingest.prepare import prepare
 from tasks.models import encoding, package
-from tasks.models.compatibility import tensor_shapes
+from tasks.models.safetensors_headers import tensor_shapes
 
 CPU = hardware_speed.Speed("cpu", "cpu", 100e9, 20e9)
 FULL = memory_plan.Plan(selective=True, recomputed=32)

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from tasks.merge.plan import quantized_modules
 from tasks.models import loading
-from tasks.models.compatibility import Layers, tensor_shapes
+from tasks.models.compatibility import Layers
 from tasks.models.quantization import rounded
+from tasks.models.safetensors_headers import tensor_shapes
 
 
 @pytest.mark.parametrize("columns", [64, 96, 688])

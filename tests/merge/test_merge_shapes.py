@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from tasks.merge import drift, merge
 from tasks.models import loading, quantization
-from tasks.models.compatibility import Layers, tensor_shapes
+from tasks.models.compatibility import Layers
+from tasks.models.safetensors_headers import tensor_shapes
 from tasks.serving.summarizer import Generator
 from tasks.train import qlora
 

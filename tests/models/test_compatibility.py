@@ -16,7 +16,8 @@ import tiny
 from tasks.costs import preflight
 from tasks.costs.training_memory import adapter_parameters
 from tasks.models import compatibility
-from tasks.models.compatibility import Layers, tensor_shapes
+from tasks.models.compatibility import Layers
+from tasks.models.safetensors_headers import tensor_shapes
 from tasks.processes import device
 
 
@@ -68,7 +69,7 @@ def test_bases_that_would_fail_at_the_merge_are_refused_before(tmp_path: Path) -
     ]
 
 
-def test_some_weights_are_not_shared_out(tmp_path: Path) -> None:
+def test_some_weights_are_why_not_sharded(tmp_path: Path) -> None:
     """Nor with DoRA, nor a model type that was not tried: said before anything is loaded, with the mend."""
     base = tiny.make_tiny_base(tmp_path)
     parts = {"training": {"devices": 2, "base_weights": "sharded"}}
@@ -80,7 +81,7 @@ def test_some_weights_are_not_shared_out(tmp_path: Path) -> None:
         tiny.make_recipe(base, adapter={"kind": "dora"}, **parts), base
     )
     assert "DoRA reads all weights at its start; choose adapter.kind lora or rslora" in problem
-    assert "opt models" in compatibility.not_shared_out(
+    assert "opt models" in compatibility.why_not_sharded(
         tiny.make_recipe(base, **parts), {"model_type": "opt"}
     )
     assert compatibility.problems(tiny.make_recipe(base, **parts), base) == []

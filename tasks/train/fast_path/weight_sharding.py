@@ -24,7 +24,8 @@ from torch import distributed as dist
 
 from tasks.contracts.recipe import Recipe
 from tasks.costs import training_memory
-from tasks.models import compatibility, package
+from tasks.models import package
+from tasks.models.safetensors_headers import tensor_shapes
 from tasks.serving.continuous import reachable_bytes
 from tasks.train import collectives
 from tasks.train.fast_path import model_call
@@ -46,7 +47,7 @@ def wanted(recipe: Recipe, base: Path) -> int:
     free = (
         collectives.least(reachable_bytes()) + training_memory.CUDA_BYTES if where == "cuda" else 0
     )
-    config, tensors = package.config_of(base), compatibility.tensor_shapes(base)
+    config, tensors = package.config_of(base), tensor_shapes(base)
     rows = package.context_for(recipe, base)
     return training_memory.weight_shards(recipe, config, tensors, where, rows, free)
 
