@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -30,17 +31,17 @@ CONTRACTS_NEED = {"recipe": {"pydantic"}, "records": {"pydantic"}, "errors": set
 KNOWS_PREFECT = {"orchestration", "flows", "deployments"}
 
 
-def imports(path: Path) -> set[str]:
-    """Every module a file imports, `from x import y` as x.y."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+def imports(path: Path, tree: ast.Module | None = None) -> set[str]:
+    """Every module a file imports, `from x import y` as x.y; `tree`: the file's, or a part of it."""
+    names: set[str] = set()
+    for node in ast.walk(tree or ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             package = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
-            module = ".".join([*package, node.module or ""])
-            found |= {f"{module}.{alias.name}" for alias in node.names}
-    return found
+            module = ".".join([*package, *([node.module] if node.module else [])])
+            names |= {f"{module}.{alias.name}" for alias in node.names}
+    return names
 
 
 def own(path: Path, package: str) -> list[list[str]]:
@@ -80,6 +81,32 @@ def test_a_module_imports_only_packages_to_its_left(path: Path) -> None:
         if other and other != own:
             assert own not in SELF_CONTAINED, f"{own} must not import {module}"
             assert RANK[other] < RANK[own], f"{own} must not import {module}"
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def run_time_imports(path: Path) -> set[str]:
+    """Modules of ours that `path` imports, inside functions too; not those for type checkers."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    ours = {module_name(module) for module in MODULES}
+    # `x.y` is the module y of the package x, or a name in the module x.
+    targets = {d if d in ours else d.rpartition(".")[0] for d in imports(path, tree)}
+    return (targets & ours) - {module_name(path)}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Not within a package either, and not by imports that stand inside functions."""
+    graph = {module_name(path): run_time_imports(path) for path in MODULES}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"modules import each other in a circle: {' <- '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize("path", MODULES, ids=named)

@@ -14,7 +14,7 @@ from typing import Any
 from tasks.contracts.errors import EvaluationError
 from tasks.contracts.metrics import NO_LOSS
 from tasks.contracts.records import Output, Row, read_rows
-from tasks.evaluate import shards
+from tasks.evaluate import data_parallel
 from tasks.evaluate.scores import lead3_predictions, measures, score_texts, scores_of
 from tasks.models.package import load_code
 from tasks.processes.step_process import report
@@ -48,7 +48,7 @@ def predict(
     else:
         call = {"package": package, "rows": rows, "device": device, "loss": loss}
         count = len(_rows(Path(rows)))
-        parts = shards.write(call, devices, count, Path(table).parent / "parts")
+        parts = data_parallel.write(call, devices, count, Path(table).parent / "parts")
     return put_together(parts, Path(rows), Path(table), loss)
 
 
@@ -60,8 +60,8 @@ def put_together(
     Returns and raises as `predict`, which says what is measured.
     """
     wanted = _rows(rows)
-    outputs = shards.in_order("outputs", parts, len(wanted))
-    losses = shards.in_order("losses", parts, len(wanted)) if loss else None
+    outputs = data_parallel.in_order("outputs", parts, len(wanted))
+    losses = data_parallel.in_order("losses", parts, len(wanted)) if loss else None
     values = [value for value, _ in losses] if losses is not None else None
     predictions = score_texts(wanted, [Output(**output) for output in outputs], values)
     table.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def write(
     """
     wanted = _rows(Path(rows))
     if together and device is None:
-        device = shards.device(part, parts)
+        device = data_parallel.device(part, parts)
     generator = _generator(Path(package), device)
     started = time.monotonic()
     outputs = _generate(generator, [row.document for row in wanted], part, parts)

@@ -14,11 +14,11 @@ import numpy as np
 
 from tasks.contracts.recipe import Data
 from tasks.contracts.records import Row
+from tasks.ingest.lengths import Meter
 from tasks.ingest.opened_sources import Input, open_inputs
 from tasks.ingest.overlap import OverlapIndex
 from tasks.ingest.report import Overlap, full_report
 from tasks.ingest.split_writer import Side, Tally, collect, in_evaluation, measured, row_of
-from tasks.ingest.tokens import Meter
 
 TRAIN, EVALUATION, REJECTS = "train.jsonl", "evaluation.jsonl", "rejects.jsonl"
 OVERLAP_EXAMPLES = 5

@@ -17,7 +17,7 @@ from tasks.ingest.opened_sources import open_input
 from tasks.ingest.overlap import OverlapIndex
 from tasks.ingest.prepare import REPORT
 from tasks.ingest.split_writer import Side, Tally, collect, measured
-from tasks.ingest.tokens import meter_for
+from tasks.ingest.token_lengths import meter_for
 
 if TYPE_CHECKING:
     from tasks.serving.summarizer import SummarizerSettings

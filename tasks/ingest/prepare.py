@@ -13,7 +13,7 @@ from tasks.contracts.recipe import Data, Prompt
 from tasks.contracts.records import DatasetRef
 from tasks.ingest.build import EVALUATION, REJECTS, TRAIN, Built, build
 from tasks.ingest.sources import source_digest
-from tasks.ingest.tokens import meter_for
+from tasks.ingest.token_lengths import meter_for
 
 if TYPE_CHECKING:
     from tasks.serving.summarizer import SummarizerSettings

@@ -13,9 +13,9 @@ from pydantic import TypeAdapter
 
 from tasks.contracts.records import Row
 from tasks.ingest.fields import Columns, example_of, rejected
+from tasks.ingest.lengths import Lengths, Meter
 from tasks.ingest.reading import read
 from tasks.ingest.row_types import Example, Reject, SourceFile, normalized, source_of
-from tasks.ingest.tokens import Lengths, Meter
 
 BATCH_ROWS = 256  # tokenized at a time
 LISTED_REJECTS = 20  # in an error's text; the rejects file has all

@@ -15,7 +15,7 @@ from tasks.contracts import digest
 from tasks.contracts.errors import BaseModelError, DataError, RecipeError
 from tasks.contracts.recipe import Data, Prompt
 from tasks.ingest.prepare import prepare, problems, source_digest
-from tasks.ingest.tokens import FastTokenizer, SlowTokenizer, load_tokenizer
+from tasks.ingest.tokenizer import FastTokenizer, SlowTokenizer, load_tokenizer
 from tasks.serving import summarizer
 
 ROOT = Path(__file__).parents[2]

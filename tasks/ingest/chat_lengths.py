@@ -16,8 +16,8 @@ from jinja2 import TemplateError
 from tasks.contracts.errors import RecipeError
 from tasks.contracts.recipe import Prompt
 from tasks.ingest.chat import CLOSE, MARKS, OPEN
+from tasks.ingest.lengths import Lengths, too_long
 from tasks.ingest.row_types import Example
-from tasks.ingest.tokens import Lengths, Meter, too_long
 
 if TYPE_CHECKING:
     from tasks.serving.summarizer import SummarizerSettings
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PROBE = ("Who?", "I.")  # question and answer
 
 
-class ChatMeter(Meter):
+class ChatMeter:
     """Measures conversations as the model will see them, and refuses what would break their form."""
 
     def __init__(self, folder: Path, settings: SummarizerSettings, prompt: Prompt) -> None:

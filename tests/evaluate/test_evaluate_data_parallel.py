@@ -11,7 +11,7 @@ import tiny
 
 from tasks.contracts.errors import EvaluationError
 from tasks.contracts.recipe import Base
-from tasks.evaluate import predict, shards
+from tasks.evaluate import data_parallel, predict
 from tasks.models import package
 from tasks.processes import step_process
 from tasks.serving.summarizer import SummarizerSettings
@@ -42,7 +42,7 @@ def test_shares_of_one_plan_are_the_whole(model: Path, rows: Path) -> None:
     parts = [predict.write(str(model), str(rows), "cpu", True, part, 3) for part in range(3)]
     assert [len(part["outputs"]) for part in parts] == [3, 2, 2]
     for name in ("outputs", "losses"):
-        assert shards.in_order(name, parts, 7) == shards.in_order(name, [whole], 7)
+        assert data_parallel.in_order(name, parts, 7) == data_parallel.in_order(name, [whole], 7)
     assert {output["batch"] for output in parts[1]["outputs"].values()} == {1}
     assert (whole["device"], whole["decoding"]) == ("cpu", "generate")
 
@@ -50,7 +50,7 @@ def test_shares_of_one_plan_are_the_whole(model: Path, rows: Path) -> None:
 def test_a_row_that_no_process_wrote_is_an_error(model: Path, rows: Path) -> None:
     parts = [predict.write(str(model), str(rows), "cpu", False, part, 3) for part in (0, 2)]
     with pytest.raises(EvaluationError, match="without outputs"):
-        shards.in_order("outputs", parts, 7)
+        data_parallel.in_order("outputs", parts, 7)
 
 
 def evaluated(model: Path, rows: Path, folder: Path, devices: int) -> tuple[Any, bytes, list[Any]]:

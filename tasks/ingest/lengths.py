@@ -1,0 +1,38 @@
+"""An example's lengths in tokens, and what measures them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from tasks.ingest.row_types import Example
+
+if TYPE_CHECKING:
+    from tasks.serving.summarizer import SummarizerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """One example in tokens."""
+
+    prompt: int  # the whole prompt before any cut, special tokens included
+    cut: int  # tokens of the document that do not fit
+    summaries: tuple[int, ...]  # each reference, end-of-text not counted
+
+
+class Meter(Protocol):
+    """Measures examples as the model will see them."""
+
+    settings: SummarizerSettings
+
+    def measure(self, examples: Sequence[Example]) -> list[Lengths | str]:
+        """Lengths of each example, or the problem with it: too long where nothing may be cut."""
+
+
+def too_long(prompt: int, most: int) -> str:
+    """The problem with a row of which nothing may be cut."""
+    return (
+        f"makes a prompt of {prompt} tokens, over the {most} allowed; shorten it, raise "
+        "prompt.max_source_tokens or set prompt.truncate"
+    )

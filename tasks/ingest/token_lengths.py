@@ -1,0 +1,77 @@
+"""Lengths in tokens of prompts and references, as training and serving will see them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.contracts.errors import RecipeError
+from tasks.contracts.recipe import Prompt
+from tasks.ingest.lengths import Lengths, Meter, too_long
+from tasks.ingest.row_types import Example
+from tasks.ingest.tokenizer import Tokenizer, load_tokenizer, require_tokenizer
+
+if TYPE_CHECKING:  # the module imports MLflow, which costs a second
+    from tasks.serving.summarizer import SummarizerSettings
+
+
+def meter_for(folder: Path, settings: SummarizerSettings, prompt: Prompt) -> Meter:
+    """The meter for these settings, with the tokenizer of a model folder.
+
+    Raises BaseModelError when there is no tokenizer, RecipeError when the prompt cannot be written.
+    """
+    if settings.format == "chat":
+        from tasks.ingest.chat_lengths import ChatMeter
+
+        require_tokenizer(folder)
+        return ChatMeter(folder, settings, prompt)
+    return TemplateMeter(load_tokenizer(folder), settings, prompt)
+
+
+class TemplateMeter:
+    """Measures documents within the prompt template."""
+
+    def __init__(self, tokenizer: Tokenizer, settings: SummarizerSettings, prompt: Prompt) -> None:
+        """Raises RecipeError when the template alone is longer than a prompt may be, or parts of a
+        document (map_reduce) would be hardly longer than their summaries.
+        """
+        self.tokenizer, self.settings, self.refuse = tokenizer, settings, prompt.truncate == "error"
+        self.before, self.after = settings.template.split("{document}")
+        bare = len(tokenizer(self.before + self.after)["input_ids"])
+        if bare > settings.max_source_tokens:
+            raise RecipeError(
+                f"prompt.template alone is {bare} tokens, and a prompt may have "
+                f"{settings.max_source_tokens}; shorten it, or raise prompt.max_source_tokens"
+            )
+        room = settings.max_source_tokens - bare
+        if settings.summarize == "map_reduce" and 2 * settings.max_new_tokens > room:
+            # Else a text of three parts or more could be no shorter after its parts are summarized.
+            raise RecipeError(
+                f"prompt.summarize map_reduce: a part of a document may have {room} tokens and its "
+                f"summary {settings.max_new_tokens}, over half of that, so that summaries of summaries "
+                "would not get short; lower evaluation.max_new_tokens, or raise "
+                "prompt.max_source_tokens or training.max_length"
+            )
+
+    def measure(self, examples: Sequence[Example]) -> list[Lengths | str]:
+        """Lengths of each example, or the problem with it: too long where nothing may be cut."""
+        prompts = [self.before + example.document + self.after for example in examples]
+        lengths = self.tokenizer.lengths(prompts)
+        texts = [text.strip() for example in examples for text in example.references]
+        summaries = iter(self.tokenizer.lengths(texts, add_special_tokens=False))
+        return [
+            self._one(example, length, tuple(next(summaries) for _ in example.references))
+            for example, length in zip(examples, lengths, strict=True)
+        ]
+
+    def _one(self, example: Example, prompt: int, summaries: tuple[int, ...]) -> Lengths | str:
+        most = self.settings.max_source_tokens
+        if prompt <= most:
+            return Lengths(prompt, 0, summaries)
+        if self.refuse:
+            return too_long(prompt, most)
+        from tasks.serving.summarizer import fit
+
+        _, cut = fit(self.tokenizer, example.document, self.settings)
+        return Lengths(prompt, cut, summaries)
