@@ -22,6 +22,7 @@ PACKAGE = "tasks"
 # Modules and packages that no number depends on, each with the reason.
 PLUMBING = {
     "tasks.contracts.recipe": "what its values say is among a step's inputs",
+    "tasks.contracts.formatting": "text for people",
     "tasks.contracts.errors": "words for people",
     "tasks.contracts.digest": "names bytes, which are compared by these names",
     "tasks.contracts.code_digest": "computes this digest",

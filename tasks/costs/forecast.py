@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.contracts import formatting
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import Cost, StepCost
 from tasks.costs import hardware_speed, memory_plan, preflight
@@ -180,7 +181,7 @@ def lines(forecast: Forecast, champion: bool) -> list[str]:
             "time: not foretold, as this GPU's rates are not known (tasks/costs/hardware_speed.py)"
         ]
     found = [
-        f"{NAMES.get(step, step) + ':':22}{resource_usage.duration(cost.seconds):>12}"
+        f"{NAMES.get(step, step) + ':':22}{formatting.duration(cost.seconds):>12}"
         + (f"  {cost.memory_gib:.1f} GiB" if cost.memory_gib is not None else "")
         for step, cost in steps.items()
     ]
@@ -188,7 +189,7 @@ def lines(forecast: Forecast, champion: bool) -> list[str]:
     return [
         "what each step will take, about, with this machine as busy as it is now:",
         *(f"  {line}" for line in found),
-        f"  {'all steps:':22}{resource_usage.duration(whole):>12}",
+        f"  {'all steps:':22}{formatting.duration(whole):>12}",
     ]
 
 

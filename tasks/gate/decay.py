@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.contracts.errors import EvaluationError
+from tasks.contracts.formatting import changed, confidence, short_gain, short_score
 from tasks.contracts.metrics import direction, measured, sign
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import Prediction, Scores
@@ -31,7 +32,6 @@ from tasks.gate.bootstrap import MIN_EVIDENCE, draw, enough, equal_clusters, exp
 from tasks.gate.clusters import clusters
 from tasks.gate.measure import Table
 from tasks.gate.pairs import RESOLUTION, check_table, mean
-from tasks.gate.words import changed, percent, plain, signed
 
 DecayVerdict = Literal["DECAYED", "STEADY", "INCONCLUSIVE"]
 
@@ -124,21 +124,23 @@ def judge(
         for who, count in sides
         if count < MIN_EVIDENCE
     ]
-    sure, worse = percent(gate.alpha), _worse(gate.metric)
-    said, its = f"{gate.metric} dropped by {signed(drop)}", "its"
+    sure, worse = confidence(gate.alpha), _worse(gate.metric)
+    said, its = f"{gate.metric} dropped by {short_gain(drop)}", "its"
     if worse == "rise":
         said, its = changed(gate.metric, -drop), "the rise's"
     if few:
         return "INCONCLUSIVE", few
     if low - max_decay > RESOLUTION:
-        return "DECAYED", [f"{said}; {its} {sure} lower bound {plain(low)} is over {max_decay:g}"]
+        return "DECAYED", [
+            f"{said}; {its} {sure} lower bound {short_score(low)} is over {max_decay:g}"
+        ]
     if high - max_decay <= RESOLUTION:
         return "STEADY", [
-            f"{said}; {its} {sure} upper bound {plain(high)} is not over {max_decay:g}"
+            f"{said}; {its} {sure} upper bound {short_score(high)} is not over {max_decay:g}"
         ]
     return "INCONCLUSIVE", [
-        f"{said}: a {worse} over {max_decay:g} is neither shown ({sure} lower bound {plain(low)}) nor "
-        f"excluded (upper bound {plain(high)}); more fresh rows would tell"
+        f"{said}: a {worse} over {max_decay:g} is neither shown ({sure} lower bound {short_score(low)}) nor "
+        f"excluded (upper bound {short_score(high)}); more fresh rows would tell"
     ]
 
 
@@ -198,31 +200,33 @@ def _worse(metric: str) -> str:
     return "rise" if sign(metric) < 0 else "drop"
 
 
-def decay_headline(found: Decay, name: str) -> str:
+def decay_headline(decision: Decay, name: str) -> str:
     """The verdict in a line, such as `STEADY demo v3: rougeL 0.831 on 120 fresh rows, ...`."""
+    fresh, sealed = decision.fresh, decision.sealed
+    bounds = f"[{short_score(decision.low)}, {short_score(decision.high)}]"
     return (
-        f"{found.verdict} {name} v{found.champion_version}: {found.metric} "
-        f"{plain(found.fresh.mean)} on {found.fresh.rows} fresh rows, {plain(found.sealed.mean)} on "
-        f"the {found.sealed.rows} of the evaluation set; {_worse(found.metric)} "
-        f"{signed(found.drop)} [{plain(found.low)}, {plain(found.high)}]{direction(found.metric)}"
+        f"{decision.verdict} {name} v{decision.champion_version}: {decision.metric} "
+        f"{short_score(fresh.mean)} on {fresh.rows} fresh rows, {short_score(sealed.mean)} on the "
+        f"{sealed.rows} of the evaluation set; {_worse(decision.metric)} "
+        f"{short_gain(decision.drop)} {bounds}{direction(decision.metric)}"
     )
 
 
-def decay_markdown(found: Decay, name: str) -> str:
+def decay_markdown(decision: Decay, name: str) -> str:
     """The same as a short page."""
-    sides = (("evaluation set", found.sealed), ("fresh rows", found.fresh))
-    worse = _worse(found.metric)
+    sides = (("evaluation set", decision.sealed), ("fresh rows", decision.fresh))
+    worse = _worse(decision.metric)
     lines = [
-        f"**{decay_headline(found, name)}**",
+        f"**{decay_headline(decision, name)}**",
         "",
-        f"| | {found.metric} | rows | documents |",
+        f"| | {decision.metric} | rows | documents |",
         "|---|---|---|---|",
         *(f"| {who} | {side.mean:.4f} | {side.rows} | {side.documents} |" for who, side in sides),
-        f"| {worse} | {found.drop:+.4f} [{found.low:+.4f}, {found.high:+.4f}] | | |",
+        f"| {worse} | {decision.drop:+.4f} [{decision.low:+.4f}, {decision.high:+.4f}] | | |",
         "",
-        f"In brackets: one-sided {percent(found.alpha)} bounds; a {worse} over {found.max_decay:g} "
+        f"In brackets: one-sided {confidence(decision.alpha)} bounds; a {worse} over {decision.max_decay:g} "
         "(evaluation.max_decay) is decay.",
         "",
-        *(f"- {reason}" for reason in found.reasons),
+        *(f"- {reason}" for reason in decision.reasons),
     ]
     return "\n".join(lines) + "\n"

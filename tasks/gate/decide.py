@@ -11,6 +11,16 @@ from collections.abc import Sequence
 from typing import Literal
 
 from tasks.contracts import metrics
+from tasks.contracts.formatting import (
+    SAME_MODEL,
+    changed,
+    gain_size,
+    gain_word,
+    gained,
+    lower_bound_title,
+    row_count,
+    short_score,
+)
 from tasks.contracts.metrics import LOSS
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import ROUGE_NAMES, Decision, Scores, Verdict
@@ -19,7 +29,6 @@ from tasks.gate.guardrails import Found, guardrails
 from tasks.gate.measure import Measured, Table, measure
 from tasks.gate.notes import notes
 from tasks.gate.pairs import RESOLUTION, check_same_rows, check_seal, check_table, check_tokenizer
-from tasks.gate.words import SAME_MODEL, changed, gain_of, gained, lower_bound, many, plain, size_of
 
 
 def decide(
@@ -111,7 +120,7 @@ def _no_gain(measured: Measured, gate: Gate) -> list[str]:
     gain = measured.metrics[gate.metric].gain
     if gain - gate.min_delta > RESOLUTION:
         return []
-    better = gain_of(gate.metric)
+    better = gain_word(gate.metric)
     needs = f"more than {gate.min_delta:g}" if gate.min_delta else f"a {better}"
     return [f"no gain: {changed(gate.metric, gain)}, promotion needs {needs}"]
 
@@ -121,7 +130,7 @@ def _doubts(measured: Measured, gate: Gate, looks: int) -> list[str]:
     metric, doubts = measured.metrics[gate.metric], []
     gained = changed(gate.metric, metric.gain)
     if metric.low - gate.min_delta <= RESOLUTION:
-        bound = f"{lower_bound(gate.metric, measured.alpha)} {plain(metric.low)}"
+        bound = f"{lower_bound_title(gate.metric, measured.alpha)} {short_score(metric.low)}"
         doubts.append(
             f"{gained}, but noise could explain it: {bound} is not over {gate.min_delta:g}"
         )
@@ -141,21 +150,21 @@ def _doubts(measured: Measured, gate: Gate, looks: int) -> list[str]:
 
 
 def _would_show(measured: Measured, metric: str) -> list[str]:
-    reasons, better = [], gain_of(metric)
+    reasons, better = [], gain_word(metric)
     if measured.smallest_gain is not None:
         reasons.append(
             f"the smallest {better} these {measured.rows} rows could have shown is "
-            f"{size_of(metric, measured.smallest_gain)} (80% power)"
+            f"{gain_size(metric, measured.smallest_gain)} (80% power)"
         )
     if measured.rows_needed is not None and measured.rows_needed > measured.rows:
-        reasons.append(f"{many(measured.rows_needed)} rows would show a {better} of this size")
+        reasons.append(f"{row_count(measured.rows_needed)} rows would show a {better} of this size")
     return reasons
 
 
 def _proof(measured: Measured, gate: Gate) -> str:
     metric = measured.metrics[gate.metric]
     return (
-        f"{gained(gate.metric, metric.gain)}; {lower_bound(gate.metric, measured.alpha, 'its ')} "
-        f"{plain(metric.low)} is over {gate.min_delta:g}, on {measured.rows} rows of "
+        f"{gained(gate.metric, metric.gain)}; {lower_bound_title(gate.metric, measured.alpha, 'its ')} "
+        f"{short_score(metric.low)} is over {gate.min_delta:g}, on {measured.rows} rows of "
         f"{measured.clusters} documents"
     )

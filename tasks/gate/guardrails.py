@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tasks.contracts.formatting import short_gain, short_score
 from tasks.contracts.metrics import LOSS
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import Guardrail, MetricResult, Prediction, Scores
 from tasks.gate.pairs import RESOLUTION
-from tasks.gate.words import plain, signed
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ def _other_rouge(name: str, metric: MetricResult, gate: Gate) -> Found:
     margin = gate.guardrail_margin
     held = metric.low >= -margin - RESOLUTION
     noise = not held and metric.gain >= -margin
-    why = f"{name} changed by {signed(metric.gain)}, a loss over the margin of {margin:g}"
+    why = f"{name} changed by {short_gain(metric.gain)}, a loss over the margin of {margin:g}"
     if noise:
         why = (
             f"{name} could be worse by more than {margin:g}: it changed by "
-            f"{signed(metric.gain)} with lower bound {plain(metric.low)}"
+            f"{short_gain(metric.gain)} with lower bound {short_score(metric.low)}"
         )
     return Found(Guardrail(name, metric.low, f">= {-margin + 0.0:g}", held), why, noise)
 
@@ -70,9 +70,9 @@ def _rouge_beside_loss(name: str, metric: MetricResult, gate: Gate) -> Found:
     margin = gate.guardrail_margin
     held = metric.gain >= -margin - RESOLUTION
     noise = not held and metric.high >= -margin
-    why = f"{name} changed by {signed(metric.gain)}, a loss over the margin of {margin:g}"
+    why = f"{name} changed by {short_gain(metric.gain)}, a loss over the margin of {margin:g}"
     if noise:
-        why += f", though noise could explain it: upper bound {plain(metric.high)}"
+        why += f", though noise could explain it: upper bound {short_score(metric.high)}"
     return Found(Guardrail(name, metric.gain, f">= {-margin + 0.0:g}", held), why, noise)
 
 

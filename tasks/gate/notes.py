@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from tasks.contracts.formatting import confidence, short_score
 from tasks.contracts.metrics import sign
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import Verdict
 from tasks.gate.measure import Measured, Table
-from tasks.gate.words import percent, plain
 
 UNFINISHED_SHARE = 0.5  # above it most of a promoted model's summaries stop in mid-sentence
 
@@ -30,8 +30,8 @@ def _beaten_by(measured: Measured, gate: Gate) -> list[str]:
     baselines["the untuned base"] = metric.base
     better = sign(gate.metric)
     return [
-        f"the promoted model's {gate.metric} of {plain(metric.challenger)} is "
-        f"{'below' if better > 0 else 'above'} {plain(value)} of {who}"
+        f"the promoted model's {gate.metric} of {short_score(metric.challenger)} is "
+        f"{'below' if better > 0 else 'above'} {short_score(value)} of {who}"
         for who, value in baselines.items()
         if value is not None and better * metric.challenger < better * value
     ]
@@ -50,7 +50,9 @@ def _cut_off(challenger: Table) -> list[str]:
 def _looks(alpha: float, gate: Gate, looks: int) -> str:
     said = f"challenger {looks} judged on this evaluation set"
     if gate.looks == "correct":
-        return f"{said}, so its bound is held to {percent(alpha)}; fresh data start the count anew"
+        return (
+            f"{said}, so its bound is held to {confidence(alpha)}; fresh data start the count anew"
+        )
     lucky = 1 - (1 - gate.alpha) ** looks
     return (
         f"{said}, and the bound is not corrected for it: of so many challengers no better than "

@@ -12,11 +12,11 @@ from prefect.logging import get_run_logger
 
 from tasks.contracts import digest
 from tasks.contracts.errors import EvaluationError
+from tasks.contracts.formatting import headline
 from tasks.contracts.recipe import Gate, Recipe
 from tasks.contracts.records import Decision, Prediction, Scores, to_json
 from tasks.gate.decay import Decay, decay_headline, decay_markdown, decide_decay
 from tasks.gate.decide import decide
-from tasks.gate.words import headline
 from tasks.orchestration.task_options import STEP
 from tasks.processes import resource_usage, workspace
 from tasks.tracking import artifacts, history, mlflow_run

@@ -62,19 +62,6 @@ def of_metrics(step: str, metrics: dict[str, float]) -> Cost:
     return Cost(*(metrics.get(METRIC.format(step, name)) for name in ("seconds", "memory_gib")))
 
 
-def duration(seconds: float | None) -> str:
-    """`4.2 s`, `3 min 20 s`, `5 h 12 min`; a dash for what is not known."""
-    if seconds is None:
-        return "-"
-    if seconds < 99.5:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
 def peak_gib() -> float:
     """The most this process held so far: allocated on its GPU if it used one, else resident."""
     torch = sys.modules.get("torch")

@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from tasks.report import words
+from tasks.contracts import formatting
 from tasks.report.data import ReportData
 from tasks.report.examples import Example, examples, losses, wins
 from tasks.report.plots import Plot
@@ -44,16 +44,24 @@ def render_markdown(data: ReportData, plots: Sequence[Plot]) -> str:
 
 
 def _scores(data: ReportData) -> list[str]:
-    moved = words.moved(data.metric)
-    head = [words.kind(data.metric), "untuned base", "lead-3", "champion", "challenger"]
+    moved = formatting.difference_title(data.metric)
+    head = [
+        formatting.scores_title(data.metric),
+        "untuned base",
+        "lead-3",
+        "champion",
+        "challenger",
+    ]
     head += [moved, "[low, high]"]
     rows = []
     for name, found in data.decision.metrics.items():
         means = (found.base, found.lead3, found.champion, found.challenger)
-        difference, low, high = words.moves(found, name)
-        bounds = f"[{words.gain(low)}, {words.gain(high)}]"
-        shown = f"**{words.metric(name)}**" if name == data.metric else name
-        rows.append([shown, *(words.score(m) for m in means), words.gain(difference), bounds])
+        difference, low, high = formatting.change_of(found, name)
+        bounds = f"[{formatting.gain(low)}, {formatting.gain(high)}]"
+        shown = f"**{formatting.metric_title(name)}**" if name == data.metric else name
+        rows.append(
+            [shown, *(formatting.score(m) for m in means), formatting.gain(difference), bounds]
+        )
     said = f"{moved.capitalize()} over {data.against} on {data.decision.rows} rows"
     said += f"; **{data.metric}** decides."
     return ["## Scores", _table(head, rows, right=len(head) - 1), said]
@@ -62,8 +70,8 @@ def _scores(data: ReportData) -> list[str]:
 def _guardrails(data: ReportData) -> list[str]:
     rows = [
         [
-            words.guardrail(one.name, data.metric),
-            words.score(one.value),
+            formatting.guardrail_title(one.name, data.metric),
+            formatting.score(one.value),
             one.bound,
             "yes" if one.held else "**no**",
         ]
@@ -86,10 +94,10 @@ def _steps(data: ReportData) -> list[str]:
     rows = [
         [
             one.step,
-            words.duration(one.foreseen.seconds),
-            words.duration(one.measured.seconds),
-            words.gib(one.foreseen.memory_gib),
-            words.gib(one.measured.memory_gib),
+            formatting.duration(one.foreseen.seconds),
+            formatting.duration(one.measured.seconds),
+            formatting.gib(one.foreseen.memory_gib),
+            formatting.gib(one.measured.memory_gib),
         ]
         for one in data.steps
     ]
@@ -107,7 +115,7 @@ def _examples(title: str, chosen: Sequence[Example], data: ReportData) -> list[s
     for one in chosen:
         old, new = one.opponent.scores[data.metric], one.challenger.scores[data.metric]
         parts.append(
-            f"### {words.gain(one.change)} {data.metric} ({old:.3f} → {new:.3f}), "
+            f"### {formatting.gain(one.change)} {data.metric} ({old:.3f} → {new:.3f}), "
             f"row {_code(one.challenger.id)}"
         )
         texts = {
@@ -123,7 +131,7 @@ def _examples(title: str, chosen: Sequence[Example], data: ReportData) -> list[s
 def _facts(title: str, facts: object) -> list[str]:
     if not isinstance(facts, dict) or not facts:
         return []
-    rows = [[words.label(key), words.value(value)] for key, value in facts.items()]
+    rows = [[formatting.label(key), formatting.fact(value)] for key, value in facts.items()]
     return [f"## {title}", _table(["", ""], rows)]
 
 
@@ -163,7 +171,7 @@ def _code(text: str) -> str:
 
 def _block(text: str) -> str:
     """A fence longer than any run of backticks inside it."""
-    lines = words.cut(text, MOST_TEXT).split("\n")
+    lines = formatting.shortened(text, MOST_TEXT).split("\n")
     shown = "\n".join(map(WRAP.fill, lines)) or "(empty)"
     longest = max((len(run) for run in re.findall(r"`+", shown)), default=0)
     fence = "`" * max(3, longest + 1)

@@ -4,15 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from tasks.contracts import formatting
 from tasks.contracts.metrics import LOSS
 from tasks.contracts.records import Decision, MetricResult
-from tasks.report import words
 from tasks.report.data import ReportData
 from tasks.report.examples import examples, losses, wins
 from tasks.report.plots import Plot
 
 FOREST = 150  # width of an interval's drawing, in pixels
+
+
+def is_link(text: str) -> bool:
+    """Whether this is an address a browser may open: never `javascript:` and the like."""
+    return urlsplit(text).scheme in {"http", "https"}
+
+
+def nesting_depth(facts: object) -> int:
+    """How deep groups are nested in groups: 0 for a plain fact."""
+    if isinstance(facts, Mapping):
+        return 1 + max(map(nesting_depth, facts.values()), default=0)
+    if isinstance(facts, (list, tuple)):
+        return max(map(nesting_depth, facts), default=0)
+    return 0
+
+
+FILTERS = (
+    formatting.score,
+    formatting.gain,
+    formatting.duration,
+    formatting.gib,
+    formatting.label,
+    formatting.fact,
+    formatting.guardrail_title,
+    formatting.metric_title,
+    formatting.scores_title,
+    formatting.difference_title,
+    formatting.change_of,
+    nesting_depth,
+)
 
 
 def render_html(data: ReportData, plots: Sequence[Plot]) -> str:
@@ -22,23 +53,20 @@ def render_html(data: ReportData, plots: Sequence[Plot]) -> str:
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    house = Environment(
+    environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (words.score, words.gain, words.label, words.value, words.levels)
-    named = (words.guardrail, words.metric, words.kind, words.moved, words.moves)
-    used = (words.duration, words.gib)
-    house.filters |= {function.__name__: function for function in (*filters, *named, *used)}
-    house.tests["link"] = words.is_link
+    environment.filters |= {function.__name__: function for function in FILTERS}
+    environment.tests["link"] = is_link
     ordered = examples(data.challenger, data.opponent, data.metric)
-    return house.get_template("report.html").render(
+    return environment.get_template("report.html").render(
         data=data,
         decision=data.decision,
-        verdict=words.DONE[data.decision.verdict],
+        verdict=formatting.VERDICT_TITLES[data.decision.verdict].capitalize(),
         plots=plots,
         wins=wins(ordered),
         losses=losses(ordered),

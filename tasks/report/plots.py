@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.report import words
+from tasks.contracts import formatting
 from tasks.report.examples import Example, examples
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _histogram(data: ReportData, ordered: Sequence[Example]) -> Plot:
         axes.bar(middles, counts, width=np.diff(edges) * 0.92, color=list(colours))
         axes.axvspan(found.low, found.high, color=INK, alpha=0.12, linewidth=0)
         axes.axvline(found.gain, color=INK, linewidth=1.4)
-        axes.set(xlabel=f"{words.axis(data.metric)} on one row", ylabel="rows")
+        axes.set(xlabel=f"{formatting.gain_axis_title(data.metric)} on one row", ylabel="rows")
         axes.yaxis.get_major_locator().set_params(integer=True)
     won, lost = int((gains > 0).sum()), int((gains < 0).sum())
     text = (
@@ -105,7 +105,7 @@ def _lengths(data: ReportData, ordered: Sequence[Example]) -> Plot:
         middles = [float(np.median(lengths[part])) for part in parts]
         means = [float(gains[part].mean()) for part in parts]
         axes.plot(middles, means, color=ORANGE, linewidth=1.6, marker="o", markersize=4)
-        axes.set(xlabel="words in the document", ylabel=words.axis(data.metric))
+        axes.set(xlabel="words in the document", ylabel=formatting.gain_axis_title(data.metric))
         if lengths.max() > 20 * lengths.min():
             axes.set_xscale("log")
     text = "A dot is a row. The orange line is the mean gain of each fifth of the rows by length."

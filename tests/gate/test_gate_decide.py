@@ -7,9 +7,9 @@ from gate.gate_tables import QUICK, judged, table, two_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.contracts.formatting import headline
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import ROUGE_NAMES, Decision, from_json, to_json
-from tasks.gate.words import headline
 
 SCORES = st.lists(st.floats(0, 1), min_size=1, max_size=60)
 

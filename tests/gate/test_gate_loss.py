@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from tasks.contracts import digest
 from tasks.contracts.errors import EvaluationError, SealBroken
+from tasks.contracts.formatting import headline
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import ROUGE_NAMES, Decision, Prediction, from_json, to_json
 from tasks.gate.decay import decay_headline, decay_markdown, decide_decay
 from tasks.gate.recompute import GateInputs, main, recompute
-from tasks.gate.words import headline
 from tasks.tracking.history import HistoryRecord
 from tasks.tracking.predictions_table import write_table
 

@@ -1,4 +1,4 @@
-"""What steps used: measured in their own processes, kept as metrics, said in words."""
+"""What steps used: measured in their own processes, kept as metrics."""
 
 from __future__ import annotations
 
@@ -45,22 +45,3 @@ def test_metrics_hold_what_is_known() -> None:
     assert resource_usage.as_metrics("train", cost) == {"cost/train/seconds": 12.5}
     assert resource_usage.of_metrics("train", resource_usage.as_metrics("train", cost)) == cost
     assert resource_usage.of_metrics("merge", resource_usage.as_metrics("train", cost)) == Cost()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [
-        (None, "-"),
-        (0.04, "0.0 s"),
-        (9.94, "9.9 s"),
-        (9.96, "10 s"),
-        (99.4, "99 s"),
-        (99.6, "1 min 40 s"),
-        (3599.4, "59 min 59 s"),
-        (3599.6, "1 h 0 min"),
-        (18_730, "5 h 12 min"),
-    ],
-)
-def test_durations_in_words(seconds: float | None, said: str) -> None:
-    """Two digits or three, and no 60 s or 60 min."""
-    assert resource_usage.duration(seconds) == said
