@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK ?= 1
 
-.PHONY: demo test test-all test-long check bench setup
+.PHONY: docs demo test test-all test-long check bench setup
 
 setup: .venv/installed
 
@@ -40,3 +40,6 @@ bench: setup  ## side by side, ratios, growth; nothing is asserted
 	$(BIN)/python tests/bench/growth.py --rows 500
 	$(BIN)/python tests/bench/merge_speed.py
 	$(BIN)/python tests/bench/register_speed.py
+
+docs: setup  ## the pages that are made from the code
+	$(BIN)/python -m flows.cli.reference > docs/cli.md

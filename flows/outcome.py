@@ -89,7 +89,7 @@ class Outcome:
         return replace(self, report=uri, cuts=tuple(cuts), costs=tuple(costs))
 
     def as_json(self) -> str:
-        """The `--json` object; README lists its keys."""
+        """The `--json` object; docs/cli.md lists its keys."""
         found = self.decision
         values: dict[str, Any] = {
             "verdict": found.verdict,
@@ -102,7 +102,7 @@ class Outcome:
             "notes": found.notes,
             "looks": found.looks,
             "cuts": [asdict(cut) for cut in self.cuts],
-            "costs": [asdict(cost) for cost in self.costs],
+            "costs": [_cost_as_json(cost) for cost in self.costs],
             "mlflow_run_id": self.mlflow_run_id,
             "prefect_flow_run_id": self.prefect_flow_run_id,
             "model_digest": found.challenger_digest,
@@ -110,6 +110,14 @@ class Outcome:
             "report": self.report,
         }
         return json.dumps(values, indent=2)
+
+
+def _cost_as_json(cost: StepCost) -> dict[str, Any]:
+    return {
+        "step": cost.step,
+        "estimated": asdict(cost.foreseen),
+        "measured": asdict(cost.measured),
+    }
 
 
 def _cell(value: float | None) -> str:

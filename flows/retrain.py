@@ -31,7 +31,7 @@ from tasks.register.task import (
     register,
     require_comparable,
 )
-from tasks.report.task import cuts_of, import_plotting, report
+from tasks.report.task import cuts_of, report
 from tasks.train.task import train
 
 MOST_CONTESTS = 10
@@ -56,7 +56,6 @@ def retrain(recipe: OneRecipe, if_busy: IfBusy = "wait") -> Any:
 
 def run_retrain(recipe: Recipe) -> Outcome:
     """The flow's body, in the order it happens."""
-    import_plotting()
     with tracked_run(recipe) as run:
         champion = current_champion(recipe.name)  # an unreachable registry is known now, not later
         base = find_base(recipe.base)
@@ -77,22 +76,23 @@ def contest(
 ) -> tuple[Decision, VersionRef | None]:
     """Judge the challenger, and register it if it wins; again if the champion changed meanwhile."""
     challenger = evaluate(model, dataset, base, recipe, "challenger")
-    copied = lead3(dataset, base, recipe)
-    plain = evaluate(untuned(base, recipe), dataset, base, recipe, "base")
+    lead3_scores = lead3(dataset, base, recipe)
+    base_scores = evaluate(untuned(base, recipe), dataset, base, recipe, "base")
     for _ in range(MOST_CONTESTS):
         champion = current_champion(recipe.name)
         if before := promoted_before(recipe.name):
             return before
-        opponent = plain
+        opponent = base_scores
         if champion:
             opponent = evaluate(as_model(champion), dataset, base, recipe, "champion")
-        number, rows = champion.number if champion else None, dataset.evaluation_digest
-        decision = gate(challenger, opponent, plain, copied, number, rows, recipe)
+        version = champion.number if champion else None
+        rows = dataset.evaluation_digest
+        decision = gate(challenger, opponent, base_scores, lead3_scores, version, rows, recipe)
         if decision.verdict != "PROMOTE":
             return decision, None
-        said = headline(decision, recipe.name, None, recipe.gate.metric)
-        if version := register(model, challenger, decision, said, recipe):
-            return decision, version
+        description = headline(decision, recipe.name, None, recipe.gate.metric)
+        if registered := register(model, challenger, decision, description, recipe):
+            return decision, registered
     raise RegistryError(
         f"the champion of {recipe.name!r} changed {MOST_CONTESTS} times during this run; run again"
     )

@@ -11,7 +11,7 @@ from prefect.artifacts import create_link_artifact
 from prefect.context import FlowRunContext, TagsContext
 from prefect.settings import PREFECT_UI_URL
 
-from flows import heartbeat, stale_runs
+from flows import stale_runs
 from flows.manifest import manifest
 from flows.stack import embedded
 from tasks.contracts.recipe import Recipe
@@ -39,7 +39,7 @@ def one_retrain_at_a_time(name: str, if_busy: str) -> Iterator[None]:
     if embedded.is_embedded():
         yield
         return
-    with heartbeat.beating(), concurrency.sole_retrain(name, wait=if_busy == "wait"):
+    with concurrency.sole_retrain(name, wait=if_busy == "wait"):
         yield
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,16 +25,6 @@ from tasks.tracking import artifacts, mlflow_run
 from tasks.tracking.predictions_table import read_table
 
 CURVE = ("loss", "learning_rate")
-
-
-def import_plotting() -> None:
-    """Import what draws, beside the steps before: half a second for which no run need wait."""
-
-    def both() -> None:
-        for name in ("matplotlib.figure", "matplotlib.backends.backend_agg"):
-            importlib.import_module(name)
-
-    threading.Thread(target=both).start()
 
 
 @task(name="report", **STEP)

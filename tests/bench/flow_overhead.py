@@ -71,12 +71,9 @@ def timed(stack: Stack) -> tuple[float, float]:
 
 def counted(said: str, *words: str) -> int:
     """`precis WORDS` in this process; writes to file `said` the seconds that went into work."""
-    from flows.cli import commands
-
-    with commands.without_collecting():  # as the command itself imports them
-        from tasks.contracts import digest
-        from tasks.gate import decide
-        from tasks.report import markdown, page, plots
+    from tasks.contracts import digest
+    from tasks.gate import decide
+    from tasks.report import markdown, page, plots
 
     spent = 0.0
 
@@ -95,7 +92,7 @@ def counted(said: str, *words: str) -> int:
 
     def drawn(data: ReportData) -> list[plots.Plot]:
         import matplotlib.backends.backend_agg
-        import matplotlib.figure  # noqa: F401 - waits for the thread that imports them: not work
+        import matplotlib.figure  # noqa: F401 - the import is not work
 
         return draw(data)
 
@@ -106,9 +103,9 @@ def counted(said: str, *words: str) -> int:
     plots.plots = drawn
     page.render_html = timing(page.render_html)
     markdown.render_markdown = timing(markdown.render_markdown)
-    from flows.cli.entry import console
+    from flows.cli.entry import main
 
-    return console(words)
+    return main(words)
 
 
 def deployed(servers: Servers) -> tuple[float, float]:

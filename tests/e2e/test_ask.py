@@ -18,7 +18,7 @@ import mlflow
 import pytest
 from stack import PRECIS, ROOT
 
-from flows.cli import parser
+from flows.cli.entry import main
 from tasks.contracts.recipe import Base
 from tasks.models import chat_templates, package
 from tasks.register import claims, log_model
@@ -120,7 +120,7 @@ def test_standard_input_is_the_document(place: Path, summing: Generator) -> None
 
 def ask(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     """The same command in this process: only what it prints, and the exit status."""
-    status = parser.main(["ask", *words, "--device", "cpu"])
+    status = main(["ask", *words, "--device", "cpu"])
     out, err = capsys.readouterr()
     return status, out, err
 
@@ -249,7 +249,7 @@ def test_empty_standard_input(place: Path) -> None:
 )
 def test_bad_usage_is_status_2(words: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        parser.main(["ask", *words])
+        main(["ask", *words])
     assert ended.value.code == 2
 
 

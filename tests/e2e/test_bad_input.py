@@ -17,7 +17,6 @@ import tiny
 import yaml
 from stack import PRECIS
 
-from flows.cli import parser
 from tasks.register import claims
 from tasks.tracking import connection
 
@@ -238,13 +237,3 @@ def test_check_tells_all_problems_of_a_recipe_at_once(bench: Bench, base: Path) 
     done = bench.precis("check")
     assert done.returncode == 1
     assert "has no layer q_projj; it has down_proj" in done.stdout
-
-
-@pytest.mark.parametrize(
-    "words", [[], ["run"], ["rum", "x"], ["run", "x.yaml", "--sets", "a=1"], ["history", "a'b"]]
-)
-def test_bad_usage_is_status_2(words: list[str]) -> None:
-    """As every command line tool does."""
-    with pytest.raises(SystemExit) as ended:
-        parser.main(words)
-    assert ended.value.code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import mlflow
 import pytest
 from stack import WEAKER, Stack
 
+from flows.cli import reference
 from tasks.contracts.records import Decision, from_json
 from tasks.gate.recompute import recompute
 from tasks.tracking import artifacts
@@ -62,15 +64,22 @@ def test_a_better_challenger_is_registered(first: dict[str, Any]) -> None:
     assert first["skipped"] == []
 
 
-def test_each_step_was_foreseen_and_measured(first: dict[str, Any], again: dict[str, Any]) -> None:
+def test_each_step_was_estimated_and_measured(first: dict[str, Any], again: dict[str, Any]) -> None:
     """Time of each, memory of each process; of what was recalled nothing is claimed."""
-    costs = {one["step"]: (one["foreseen"], one["measured"]) for one in first["costs"]}
+    costs = {one["step"]: (one["estimated"], one["measured"]) for one in first["costs"]}
     processes = {"ingest", "train", "merge", "evaluate challenger", "evaluate base", "gate"}
     assert set(costs) == processes | {"drift check"}
     for step, both in costs.items():
         assert all(cost["seconds"] > 0 for cost in both), step
         assert all((cost["memory_gib"] is None) == (step not in processes) for cost in both), step
     assert [one["step"] for one in again["costs"]] == ["gate"]
+
+
+def test_its_object_is_what_the_documentation_says(first: dict[str, Any]) -> None:
+    """Every key of `--json` is in docs/cli.md, and no other."""
+    section = reference.JSON.split("\n`precis run`")[1].split("\n`precis ")[0]
+    cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    assert set(first) == {key for cell in cells for key in re.findall(r"`(\w+)`", cell)}
 
 
 def test_an_unchanged_rerun_does_nothing_again_and_says_so(

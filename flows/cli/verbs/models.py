@@ -1,0 +1,92 @@
+"""`precis champion`, `history`, `ask` and `rollback`: what is done with a registered model."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from flows.cli.verbs.flow_runs import prefect_api, result_of
+from flows.cli.verbs.options import Json, ModelName
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
+
+def champion(name: ModelName, as_json: Json = False) -> None:
+    """Who is champion, and why."""
+    from flows import registry
+
+    current = registry.champion(name)
+    if as_json:
+        print(json.dumps(current.as_dict() if current else None, indent=2))
+    else:
+        print(current.as_text() if current else f"{name}: no champion yet")
+
+
+def history(name: ModelName, as_json: Json = False) -> None:
+    """Every promotion, refusal and rollback, oldest first."""
+    from flows import registry
+
+    records = registry.history(name)
+    if as_json:
+        print(json.dumps([asdict(record) for record in records], indent=2))
+    else:
+        print("\n".join(record.line() for record in records) or f"{name}: no history yet")
+
+
+def ask(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="The champion of that name, NAME@ALIAS, NAME/VERSION, a models:/ URI or a package "
+            "(./folder).",
+        ),
+    ],
+    question: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="QUESTION", help="None: standard input, or a chat."),
+    ] = None,
+    document: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Summarize it, or ask about it; -: standard input."),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="The longest answer, in tokens.")
+    ] = None,
+    device: Annotated[
+        Literal["cpu", "cuda"] | None, typer.Option(help="Default: a GPU if there is one.")
+    ] = None,
+) -> None:
+    """Ask a model, or chat with it at the terminal.
+
+    What is asked is QUESTION, a document, both, or standard input.
+    """
+    try:
+        from flows import ask as asking
+
+        text = " ".join(question) if question else None
+        asking.ask(asking.Question(model, text, document, device, max_new_tokens))
+    except KeyboardInterrupt:  # an everyday way to end an answer, or the wait for one
+        print()
+        raise typer.Exit(128 + signal.SIGINT) from None
+
+
+def rollback(
+    name: ModelName,
+    to: Annotated[
+        int | None,
+        typer.Option(metavar="VERSION", help="Default: the champion before this one."),
+    ] = None,
+) -> None:
+    """Put an earlier champion back."""
+    with prefect_api():
+        from flows.rollback import rollback as flow
+
+        state = cast("State[Any]", flow(name, to, return_state=True))
+    result_of(state)
+    print(state.message)
