@@ -1,4 +1,4 @@
-"""Which processor will compute, found without importing torch."""
+"""GPU or CPU, and how many GPUs: asked of the NVIDIA driver, without importing torch."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import os
 def compute() -> str:
     """`cuda` where the NVIDIA driver shows a device, else `cpu`.
 
-    Part of what predictions are known by: the same model writes other summaries in bf16 on a GPU
-    than in float32 on a CPU, and those are never compared.
+    Part of the key of stored predictions: the same model writes other summaries in bf16 on a GPU
+    than in float32 on a CPU, and the two are never compared.
     """
     return "cuda" if count() else "cpu"
 
 
 @functools.cache
 def count() -> int:
-    """How many GPUs the NVIDIA driver shows this process; CUDA_VISIBLE_DEVICES is heeded."""
-    found = ctypes.c_int()
-    if (driver := _driver()) is None or driver.cuDeviceGetCount(ctypes.byref(found)):
+    """How many GPUs the NVIDIA driver shows this process; it respects CUDA_VISIBLE_DEVICES."""
+    number = ctypes.c_int()
+    if (driver := _driver()) is None or driver.cuDeviceGetCount(ctypes.byref(number)):
         return 0
-    return found.value
+    return number.value
 
 
 @functools.cache
 def memory_bytes() -> int:
-    """All memory of the first GPU that this process is shown; 0 without any."""
-    at, found = ctypes.c_int(), ctypes.c_size_t()
-    if (driver := _driver()) is None or driver.cuDeviceGet(ctypes.byref(at), 0):
+    """Total memory of the first GPU that this process sees; 0 without a GPU."""
+    gpu, total = ctypes.c_int(), ctypes.c_size_t()
+    if (driver := _driver()) is None or driver.cuDeviceGet(ctypes.byref(gpu), 0):
         return 0
-    return 0 if driver.cuDeviceTotalMem_v2(ctypes.byref(found), at) else found.value
+    return 0 if driver.cuDeviceTotalMem_v2(ctypes.byref(total), gpu) else total.value
 
 
 @functools.cache

@@ -1,4 +1,7 @@
-"""One process at a time, by a file: the kernel lets go of it when its last holder dies."""
+"""A lock on a file: one process at a time; the kernel releases it when the last holder ends.
+
+The library filelock was considered: it does not give the descriptor, which a child must inherit.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ POLL_SECONDS = 0.1
 
 @contextlib.contextmanager
 def held(path: Path, wait_seconds: float, busy: PrecisError) -> Iterator[int]:
-    """Be the only holder of `path`, which need not exist: raises `busy` when others still are.
+    """Hold the lock on `path`, which need not exist; raises `busy` if others hold it for `wait_seconds`.
 
-    Yields the file's descriptor: a child process that is given it holds the lock as well, and a
-    retry is kept from starting beside a child that outlived its parent (as a pid file could not).
+    Yields the file's descriptor. A child process that inherits it holds the lock too, so a retry cannot
+    start beside a child that outlived its parent (a pid file would not prevent that).
     """
     with open(path, "a+", encoding="utf-8") as lock:
         end = time.monotonic() + wait_seconds

@@ -1,6 +1,6 @@
-"""What a step used: seconds, and the most memory that its process held.
+"""What a step used: seconds, and the peak memory of its process.
 
-A child process (tasks.processes.step_process) leaves it beside its answer; a step of the flow's own
+A step process (tasks.processes.step_process) writes it beside its answer; a step in the flow's own
 process is timed there. Both become metrics of the MLflow run, `cost/STEP/seconds` and `cost/STEP/memory_gib`.
 """
 
@@ -28,46 +28,46 @@ def leave(folder: Path) -> None:
 
 
 def by_child(folder: Path) -> Cost:
-    """What the child process used that last ran in `folder`; nothing is known of one that died.
+    """What the last step process in `folder` used; an empty Cost for one that died.
 
-    Its memory is the most that it, or one of the processes it shared its work with, held.
+    Its memory is the largest peak among it and the processes that shared its work.
     """
     path = folder / FILE
     if not path.exists():
         return Cost()
     seconds, _ = json.loads(path.read_text())
-    held = [json.loads(each.read_text())[1] for each in (path, *folder.glob(f"*/{FILE}"))]
-    return Cost(seconds, max(held))
+    peaks_gib = [json.loads(file.read_text())[1] for file in (path, *folder.glob(f"*/{FILE}"))]
+    return Cost(seconds, max(peaks_gib))
 
 
 class Watch:
-    """A clock that runs from its making, for a step of the flow's own process."""
+    """A clock that starts when it is made, for a step in the flow's own process."""
 
     def __init__(self) -> None:
         self._begun = time.monotonic()
 
     def cost(self) -> Cost:
-        """What was used until now."""
+        """What was used so far."""
         return Cost(time.monotonic() - self._begun, peak_gib())
 
 
 def as_metrics(step: str, cost: Cost) -> dict[str, float]:
-    """For MLflow; what is not known is left out."""
-    found = {"seconds": cost.seconds, "memory_gib": cost.memory_gib}
-    return {METRIC.format(step, name): value for name, value in found.items() if value is not None}
+    """MLflow metrics of a cost; what is not known is left out."""
+    values = {"seconds": cost.seconds, "memory_gib": cost.memory_gib}
+    return {METRIC.format(step, name): value for name, value in values.items() if value is not None}
 
 
 def of_metrics(step: str, metrics: dict[str, float]) -> Cost:
-    """Back from a run's metrics."""
+    """The cost that a run's metrics hold."""
     return Cost(*(metrics.get(METRIC.format(step, name)) for name in ("seconds", "memory_gib")))
 
 
 def peak_gib() -> float:
-    """The most this process held so far: allocated on its GPU if it used one, else resident."""
+    """Peak memory of this process so far, GiB: allocated on its GPU if it used one, else resident."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         return float(torch.cuda.max_memory_allocated()) / GIB
-    if sys.platform == "linux":  # where what getrusage says of a process begins with its parent's
+    if sys.platform == "linux":  # where getrusage's peak starts at the size of the parent process
         status = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""A client of an S3 store, and what such a store refuses, in words. AWS_ENDPOINT_URL is boto3's own."""
+"""An S3 client, and its errors as ours. AWS_ENDPOINT_URL is read by boto3 itself."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from tasks.contracts.errors import PrecisError
 
 
 def client(**config: Any) -> Any:
-    """A boto3 client of a session of its own; `config` are botocore's settings of a client.
+    """A boto3 client with its own session; `config`: botocore's client settings.
 
-    boto3's default session keeps the first credentials it saw, and threads must not share it.
+    The default session keeps the first credentials it sees, and threads must not share it.
     """
     import boto3
     from botocore.config import Config
@@ -21,17 +21,17 @@ def client(**config: Any) -> Any:
     session = boto3.session.Session()
     try:
         return session.client("s3", config=Config(**config))
-    except ValueError as error:  # all that boto3 makes of an AWS_ENDPOINT_URL without http://
+    except ValueError as error:  # what boto3 raises for an AWS_ENDPOINT_URL without http://
         raise InvalidEndpointConfigurationError(msg=str(error)) from error
 
 
 @contextlib.contextmanager
-def refusals(where: str, kind: type[PrecisError], mend: str) -> Iterator[None]:
-    """Turn whatever boto3 raises into `kind`, which says where, what the store said, and the mend."""
+def refusals(where: str, kind: type[PrecisError], fix: str) -> Iterator[None]:
+    """Turn boto3's errors into `kind`: where, what the store said, and how to fix it."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         yield
     except (ClientError, BotoCoreError, Boto3Error) as error:
-        raise kind(f"{where}: {error}; {mend}") from error
+        raise kind(f"{where}: {error}; {fix}") from error

@@ -1,9 +1,9 @@
-"""Run one function in a process group of its own, and end that group whatever happens.
+"""Run one function in its own process group, and end that group whatever happens.
 
-Training, merging and generating each get such a child: GPU memory is given back when it ends, a
-cancel reaches every rank, and the parent never imports torch. The child writes to its own log file,
-never to an inherited pipe (a live child holding the worker's pipe keeps a Prefect run RUNNING), and
-dies with its parent.
+Training, merging and generating each run in such a step process: GPU memory is freed when it ends, a
+cancel reaches every rank, and the parent never imports torch. It writes to its own log file, never to
+an inherited pipe (a live child that holds the worker's pipe keeps a Prefect run RUNNING), and it ends
+with its parent. multiprocessing was considered: it neither ties the two lives nor ends a group.
 
     result = run("tasks.train.qlora:train", {"job": ...}, folder, on_progress=print)
 
@@ -49,9 +49,9 @@ def run(
 ) -> Any:
     """Call `module:function` with `payload` as keyword arguments in a child process.
 
-    `folder` holds the child's input, answer, progress and log; a second child there waits up to
-    `wait_seconds` for the first and is then refused. `halt`, once true, ends the child.
-    Raises the child's own PrecisError, or ChildFailed with the log's end when it died otherwise.
+    `folder` holds the child's input, answer, progress and log. A second child there waits up to
+    `wait_seconds` for the first, and is then refused. The child is ended once `halt()` is true.
+    Raises the child's own PrecisError, or ChildFailed with the end of the log when it died otherwise.
     """
     folder.mkdir(parents=True, exist_ok=True)
     busy = errors.TrainingError(
@@ -149,7 +149,7 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             continue
     process.wait()
-    # Killed is not yet gone, and a GPU's memory is given back when it is.
+    # A killed process is not gone at once, and a GPU's memory is freed only when it is.
     supervised.wait_for(supervised.group(process.pid))
 
 
@@ -168,7 +168,7 @@ def _answer(process: subprocess.Popen[bytes], folder: Path, target: str) -> Any:
 
 
 def die_with_parent(parent: int) -> None:
-    """Have this process sent TERM when that one, which started it, is gone."""
+    """Have the kernel send TERM to this process when its parent, the process `parent`, is gone."""
     # Linux only; elsewhere a child of a killed parent ends when its step does.
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,8 +1,10 @@
-"""Run a command that cannot outlive whoever started it: `python -P -m tasks.processes.supervised CMD...`.
+"""Run a command that ends with its starter: `python -P -m tasks.processes.supervised CMD...`.
 
 A server or a worker left behind by a killed parent would hold its port, its database and its runs.
-The parent keeps this process's standard input open; when that closes (the parent ended, even by
-kill -9) or TERM arrives, the command and every process below it are ended: TERM first, then KILL.
+The parent keeps this process's standard input open. When that closes (the parent ended, even by
+kill -9) or TERM arrives, the command and all its descendants are ended: TERM first, then KILL.
+
+supervisor, circus and honcho were considered: none ties a child's life to its parent's.
 
     server = start(["prefect", "server", "start"], Path("server.log"))
     ...
@@ -26,17 +28,17 @@ import psutil
 # Without -P the working folder would come first on the path, and a user's own tasks.py or flows.py
 # in it would be imported in place of ours.
 PYTHON_MODULE = (sys.executable, "-P", "-m")
-GRACE_SECONDS = 25.0  # a training step under way ends, and its checkpoint is written
+GRACE_SECONDS = 25.0  # the current training step ends, and its checkpoint is written
 KILLED_SECONDS = 5.0
 STOP_SECONDS = GRACE_SECONDS + 2 * KILLED_SECONDS
 
 
-def start(words: Sequence[str], log: Path, env: dict[str, str] | None = None) -> Any:
+def start(command: Sequence[str], log: Path, env: dict[str, str] | None = None) -> Any:
     """Start a command bound to this process; its output goes to the end of `log`. A Popen."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         return subprocess.Popen(
-            [*PYTHON_MODULE, "tasks.processes.supervised", *words],
+            [*PYTHON_MODULE, "tasks.processes.supervised", *command],
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=out,
@@ -46,7 +48,7 @@ def start(words: Sequence[str], log: Path, env: dict[str, str] | None = None) ->
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End what `start` started, and everything below it; returns when it is gone."""
+    """End what `start` started, with all its descendants; returns when they are gone."""
     if process.stdin:
         process.stdin.close()
     try:
@@ -57,7 +59,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def main(words: list[str]) -> int:
-    """The attached side: start the command, wait for its end or the parent's."""
+    """The supervising process: start the command, wait for its end or the parent's; its exit status."""
     # Its own session: a signal to our group is then ours to pass on, in order.
     command = subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
     ending = threading.Event()
@@ -71,14 +73,14 @@ def main(words: list[str]) -> int:
 
 
 def end_family(pid: int) -> None:
-    """End a process, all below it and its process group: TERM to each, KILL after the grace."""
+    """End a process, its descendants and its process group: TERM to each, KILL after the grace period."""
     family = group(pid)
-    with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended, and left others
+    with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended before its descendants
         root = psutil.Process(pid)
         family |= {root, *root.children(recursive=True)}
     for process in family:
         _signal(process, signal.SIGTERM)
-    # What they start while they end is in the group.
+    # What they start while they are ending is in the group.
     _, left = psutil.wait_procs(family, timeout=GRACE_SECONDS)
     killed = {*left, *group(pid)}
     for process in killed:
@@ -87,18 +89,18 @@ def end_family(pid: int) -> None:
 
 
 def wait_for(killed: set[psutil.Process]) -> None:
-    """Until killed processes are gone; not for ever for those whose parent does not ask for their end."""
+    """Wait until killed processes are gone; only for a while: a parent that does not reap keeps zombies."""
     psutil.wait_procs(killed, timeout=KILLED_SECONDS)
 
 
 def group(pid: int) -> set[psutil.Process]:
-    """The processes of a group that have not ended."""
-    found = set()
+    """The live processes of a process group."""
+    members = set()
     for process in psutil.process_iter():
         with contextlib.suppress(ProcessLookupError, PermissionError, psutil.NoSuchProcess):
             if os.getpgid(process.pid) == pid and process.status() != psutil.STATUS_ZOMBIE:
-                found.add(process)
-    return found
+                members.add(process)
+    return members
 
 
 def _signal(process: psutil.Process, number: int) -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from typing import Any
 
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tasks.contracts.errors import TrainingError
-from tasks.processes import step_process
+from tasks.processes import resource_usage, step_process
 from tasks.train import collectives
 
 
@@ -47,14 +44,6 @@ class Meter:
             "tokens": tokens,
             "completion_tokens": completion,
         }
-
-
-def peak_memory_gib() -> float:
-    """Most memory held so far, GiB: allocated on the GPU, or resident where there is none."""
-    if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_allocated()) / 2**30
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
@@ -112,7 +101,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             learning_rate=logs.get("learning_rate"),
             grad_norm=logs.get("grad_norm"),
             tokens_per_second=tokens / seconds if seconds else 0.0,
-            memory_gib=peak_memory_gib(),
+            memory_gib=resource_usage.peak_gib(),
         )
 
 

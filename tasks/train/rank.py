@@ -20,7 +20,7 @@ from typing import Any
 
 from tasks.contracts.errors import PrecisError, TrainingError
 from tasks.models import loading
-from tasks.processes import step_process
+from tasks.processes import resource_usage, step_process
 
 # Less than child.GRACE_SECONDS, after which the step's process is killed: it should see us end.
 LIMIT_SECONDS = 15.0
@@ -61,7 +61,6 @@ def _train(call: dict[str, Any], folder: Path) -> None:
     from tasks.contracts.recipe import Recipe
     from tasks.train import collectives, qlora
     from tasks.train.checkpoints import local
-    from tasks.train.meter import peak_memory_gib
 
     training = Recipe.model_validate(call["recipe"]).training
     if collectives.size() != training.devices * training.nodes:
@@ -72,7 +71,7 @@ def _train(call: dict[str, Any], folder: Path) -> None:
         )
     answer = qlora.train_here(**call)
     print(
-        f"rank {collectives.rank()}: peak memory {peak_memory_gib():.2f} GiB",
+        f"rank {collectives.rank()}: peak memory {resource_usage.peak_gib():.2f} GiB",
         file=sys.stderr,
         flush=True,
     )

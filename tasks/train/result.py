@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.models import loading
+from tasks.processes import resource_usage
 from tasks.train.checkpoints import local
 
 
@@ -44,7 +45,6 @@ def metrics(trainer: Any) -> dict[str, float]:
     To be called by the whole team: tokens are its sum, memory the most that one of it held.
     """
     from tasks.train import collectives
-    from tasks.train.meter import peak_memory_gib
 
     logs = [line for line in trainer.state.log_history if "loss" in line]
     steps = [0, *(line["step"] for line in logs)]
@@ -60,7 +60,7 @@ def metrics(trainer: Any) -> dict[str, float]:
         "epochs": trainer.state.epoch,
         "tokens_per_second": used["tokens"] / used["seconds"],
         "seconds_per_step": used["seconds"] / max(step, 1),
-        "peak_memory_gib": collectives.most(peak_memory_gib()),
+        "peak_memory_gib": collectives.most(resource_usage.peak_gib()),
         "trainable_parameters": sum(
             p.numel() for p in trainer.model.parameters() if p.requires_grad
         ),

@@ -21,6 +21,10 @@ def hold(mib: int, seconds: float) -> int:
     return len(held)
 
 
+def peak() -> float:
+    return resource_usage.peak_gib()
+
+
 def vanish() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -37,6 +41,15 @@ def test_a_child_leaves_what_it_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(errors.ChildFailed):
         step_process.run("test_resource_usage:vanish", {}, tmp_path)
     assert resource_usage.by_child(tmp_path) == Cost()
+
+
+def test_a_large_parent_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """getrusage would start at its size; training's own measure is the same function."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    large = bytearray(b"x") * (700 * 2**20)
+    assert resource_usage.peak_gib() > 0.7
+    assert step_process.run("test_resource_usage:peak", {}, tmp_path) < 0.5
+    del large
 
 
 def test_metrics_hold_what_is_known() -> None:
