@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import tiny
+from numeric import LOSS
 
 from tasks.contracts.errors import EvaluationError
 from tasks.contracts.records import Row
@@ -66,7 +67,7 @@ def test_it_is_the_mean_over_completion_tokens_of_a_plain_forward_pass(model: Pa
     generator = Generator(model, "cpu")
     found = generator.losses(DOCUMENTS, [r[:1] for r in REFERENCES])
     for document, (reference, *_), one in zip(DOCUMENTS, REFERENCES, found, strict=True):
-        assert one.value == pytest.approx(plain(generator, document, reference), abs=2e-6)
+        assert one.value == pytest.approx(plain(generator, document, reference), rel=LOSS)
         for shift in (-1, 1):
             assert abs(one.value - plain(generator, document, reference, shift)) > 1e-3
         assert one.tokens == len(encode_completion(generator.tokenizer, reference))
@@ -97,8 +98,8 @@ def test_the_batch_changes_nothing(model: Path) -> None:
         generator.settings = replace(generator.settings, batch_size=size)
         found.append(generator.losses(DOCUMENTS, REFERENCES))
     for one, other, all_at_once in zip(*found, strict=True):
-        assert one.value == pytest.approx(other.value, abs=2e-6)
-        assert one.value == pytest.approx(all_at_once.value, abs=2e-6)
+        assert one.value == pytest.approx(other.value, rel=LOSS)
+        assert one.value == pytest.approx(all_at_once.value, rel=LOSS)
         assert one.tokens == other.tokens == all_at_once.tokens
 
 
@@ -109,7 +110,7 @@ def test_an_architecture_that_gives_all_logits_is_read_rightly(model: Path) -> N
     wanted = Generator(model, "cpu").losses(DOCUMENTS, REFERENCES)
     edit(model, "logits_to_keep=", "logits_to_forget=")
     found = load_code(model).Generator(model, "cpu").losses(DOCUMENTS, REFERENCES)
-    assert [one.value for one in found] == pytest.approx([one.value for one in wanted], abs=2e-6)
+    assert [one.value for one in found] == pytest.approx([one.value for one in wanted], rel=LOSS)
 
 
 def test_each_reference_of_a_document_counts_the_same(model: Path) -> None:
@@ -119,7 +120,7 @@ def test_each_reference_of_a_document_counts_the_same(model: Path) -> None:
     assert {len(r) for r in REFERENCES} == {1, 2, 3}
     for document, references, one in zip(DOCUMENTS, REFERENCES, found, strict=True):
         each = [plain(generator, document, reference) for reference in references]
-        assert one.value == pytest.approx(sum(each) / len(each), abs=2e-6)
+        assert one.value == pytest.approx(sum(each) / len(each), rel=LOSS)
 
 
 def test_a_reference_is_never_cut(model: Path) -> None:
@@ -136,7 +137,7 @@ def test_a_reference_is_never_cut(model: Path) -> None:
     tight = replace(generator.settings, max_source_tokens=50)
     assert len(encode(generator.tokenizer, document, tight)) == 50
     generator.settings = tight
-    assert found[2].value == pytest.approx(plain(generator, document, over), abs=2e-6)
+    assert found[2].value == pytest.approx(plain(generator, document, over), rel=LOSS)
 
 
 def test_a_reference_that_fills_the_context_is_an_error(model: Path) -> None:
@@ -229,7 +230,7 @@ def test_on_a_real_model_it_is_lower_for_what_belongs_together(
     foreign = generator.losses(heads, [[tail] for tail in (*tails[1:], tails[0])])
     assert sum(one.value for one in own) < sum(one.value for one in foreign)
     for head, tail, one in zip(heads, tails, own, strict=True):
-        assert one.value == pytest.approx(plain(generator, head, tail), abs=1e-5)
+        assert one.value == pytest.approx(plain(generator, head, tail), rel=LOSS)
 
 
 def test_a_tokenizer_is_known_by_what_it_does(base: Path, tmp_path: Path, shared: Path) -> None:
@@ -260,4 +261,4 @@ def test_rows_of_the_table_keep_their_losses_in_order(model: Path, tmp_path: Pat
     one, other = (
         {p.id: p.scores["loss"] for p in read_table(tmp_path / f"{name}.json")} for name in "ab"
     )
-    assert one == pytest.approx(other, abs=2e-6)
+    assert one == pytest.approx(other, rel=LOSS)

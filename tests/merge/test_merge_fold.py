@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numeric
 import pytest
 import torch
 
@@ -35,6 +36,11 @@ def test_rows_are_measured_in_the_type_that_peft_measures_in(dtype: torch.dtype)
     found = folded(w.to(dtype), a, b, scale, magnitude, norm_dtype=dtype)
     plain = folded(w.to(dtype), a, b, scale)
     assert found.dtype == plain.dtype == torch.float32
-    torch.testing.assert_close(found, magnitude[:, None] * plain / theirs.float()[:, None])
-    exact = (found.norm(dim=1) / magnitude - 1).abs().max()
-    assert exact < 3e-6 if dtype == torch.float32 else 1e-5 < exact < 2**-7
+    numeric.assert_close(
+        found, magnitude[:, None] * plain / theirs.float()[:, None], numeric.PRODUCTS
+    )
+    norm_error = (found.double().norm(dim=1) / magnitude - 1).abs().max()
+    if dtype == torch.float32:
+        assert norm_error < numeric.PRODUCTS
+    else:  # more than float32's rounding, and less than one unit of bf16, the coarser of the two
+        assert numeric.PRODUCTS < norm_error < 2**-7

@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import numeric
 import pytest
 import tiny
 import torch
@@ -85,7 +86,7 @@ def test_packed_rows_do_not_see_each_other_in_their_logits(
             ids = batch["input_ids"][:, start:end]
             bounds = torch.tensor([0, end - start], dtype=torch.int32)
             alone = model(input_ids=ids, cu_seq_lens_q=bounds, max_length_q=end - start).logits[0]
-            torch.testing.assert_close(packed[start:end], alone, atol=2e-5, rtol=1e-4)
+            numeric.assert_close(packed[start:end], alone, numeric.MODEL)
 
 
 def test_packed_rows_do_not_see_each_other_in_their_gradients(
@@ -112,7 +113,7 @@ def test_row_by_row_attention_is_the_masked_attention(base: Path, batch: dict[st
             ).logits
             for name in (attention.register(), "sdpa")
         )
-    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
+    numeric.assert_close(ours, theirs, numeric.MODEL)
 
 
 def test_a_sliding_window_is_kept() -> None:
@@ -121,16 +122,20 @@ def test_a_sliding_window_is_kept() -> None:
     query = torch.randn(1, 4, 20, 8)
     key, value = torch.randn(2, 1, 2, 20, 8)
     bounds = torch.tensor([0, 12, 20], dtype=torch.int32)
-    found, _ = attention.packed_rows(
+    output, _ = attention.packed_rows(
         None, query, key, value, None, cu_seq_lens_q=bounds, max_length_q=12, sliding_window=3
     )
     row = torch.arange(20) >= 12
     back = torch.arange(20)[:, None] - torch.arange(20)
     mask = (back >= 0) & (back < 3) & (row[:, None] == row)
+    exact_query, exact_key, exact_value = (x.double() for x in (query, key, value))
     expected = torch.nn.functional.scaled_dot_product_attention(
-        query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1), attn_mask=mask
+        exact_query,
+        exact_key.repeat_interleave(2, 1),
+        exact_value.repeat_interleave(2, 1),
+        attn_mask=mask,
     )
-    torch.testing.assert_close(found, expected.transpose(1, 2), atol=1e-6, rtol=1e-5)
+    numeric.assert_close(output, expected.transpose(1, 2), numeric.PRODUCTS)
 
 
 @pytest.mark.parametrize("num_items", [None, torch.tensor(77)])
@@ -143,12 +148,12 @@ def test_the_loss_is_trl_s_and_on_completions_only(
     theirs = super(type(trainer), trainer).compute_loss(
         model, dict(batch), num_items_in_batch=num_items
     )
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    numeric.assert_close(ours, theirs, numeric.LOSS)
     count = int((batch["labels"] != IGNORED).sum())
     logits = model(input_ids=batch["input_ids"], **inputs(batch)).logits[0].log_softmax(-1)
     at = (batch["labels"][0] != IGNORED).nonzero()[:, 0]
     by_hand = -logits[at - 1, batch["input_ids"][0, at]].sum() / (num_items or count)
-    torch.testing.assert_close(ours, by_hand, atol=1e-5, rtol=1e-5)
+    numeric.assert_close(ours, by_hand, numeric.LOSS)
 
 
 def test_the_loss_of_a_padded_batch_is_the_same(trainer: Any, batch: dict[str, Any]) -> None:
@@ -166,4 +171,4 @@ def test_the_loss_of_a_padded_batch_is_the_same(trainer: Any, batch: dict[str, A
         loss = completion_loss(model, {name: torch.tensor(v) for name, v in padded.items()})
     finally:
         model.set_attn_implementation(attention.NAME)
-    torch.testing.assert_close(loss, completion_loss(model, dict(batch)), atol=1e-5, rtol=1e-5)
+    numeric.assert_close(loss, completion_loss(model, dict(batch)), numeric.LOSS)

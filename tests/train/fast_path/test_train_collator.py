@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import numeric
 import pytest
 import torch
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
@@ -78,7 +79,7 @@ def test_no_batch_has_more_rows_than_the_fullest_sequences() -> None:
 def test_the_lean_loss_is_cross_entropy(
     chunk: int, with_bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Value and gradient, whole or in chunks, with tokens that do not count."""
+    """Value and gradient, whole or in chunks, with tokens that do not count; against float64."""
     monkeypatch.setattr(chunked_loss, "CHUNK_LOGITS", chunk)
     torch.manual_seed(0)
     hidden = torch.randn(150, 16, requires_grad=True)
@@ -86,14 +87,17 @@ def test_the_lean_loss_is_cross_entropy(
     targets = torch.randint(50, (150,))
     targets[::7] = IGNORED
     ours = chunked_loss.token_loss(hidden, weight, bias, targets)
-    logits = torch.nn.functional.linear(hidden, weight, bias)
-    theirs = torch.nn.functional.cross_entropy(
+    exact = hidden.detach().double().requires_grad_()
+    logits = torch.nn.functional.linear(
+        exact, weight.double(), None if bias is None else bias.double()
+    )
+    reference = torch.nn.functional.cross_entropy(
         logits, targets, ignore_index=IGNORED, reduction="sum"
     )
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
-    (found,) = torch.autograd.grad(ours * 0.5, hidden)
-    (expected,) = torch.autograd.grad(theirs * 0.5, hidden)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    numeric.assert_close(ours, reference, numeric.LOSS)
+    (gradient,) = torch.autograd.grad(ours * 0.5, hidden)
+    (exact_gradient,) = torch.autograd.grad(reference * 0.5, exact)
+    numeric.assert_close(gradient, exact_gradient, numeric.PRODUCTS)
 
 
 def test_half_precision_keeps_small_gradients() -> None:
