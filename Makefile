@@ -29,11 +29,11 @@ test-all: setup  ## what needs S3, crashes, clean environments; meant for 35 min
 test-long: setup  ## faults and recipes that take minutes each; by hand, on a quiet machine
 	$(BIN)/python -m pytest -q -m long
 
-check: setup  ## lint, types, the import rule; under a minute
+check: setup  ## lint, types, the import rule, plain words; under a minute
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_house.py
+	$(BIN)/python -m pytest -q tests/test_house.py tests/test_language.py
 
 bench: setup  ## side by side, ratios, growth; nothing is asserted
 	$(BIN)/python tests/bench/rouge_speed.py
