@@ -14,7 +14,7 @@ setup: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: setup  ## train, judge and register a summarizer, then turn a weaker one away
+demo: setup  ## train, judge and register a summarizer, then refuse a weaker one
 	$(BIN)/precis run deployments/recipes/demo.yaml
 	@echo; echo "== now a weaker challenger: 64 training rows =="
 	$(BIN)/precis run deployments/recipes/demo.yaml --set data.train_rows=64

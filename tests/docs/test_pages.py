@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 from collections.abc import Iterator
@@ -81,6 +82,30 @@ def test_every_page_is_in_the_reading_order() -> None:
     linked = set(re.findall(r"\]\(([\w-]+\.md)", (ROOT / "docs/index.md").read_text()))
     pages = {page.name for page in (ROOT / "docs").glob("*.md")}
     assert pages - {"index.md"} <= linked
+
+
+def test_the_deployment_shown_exists() -> None:
+    """docs/deployments.md deploys a recipe of this repository, by a flow that is there."""
+    page = (ROOT / "docs/deployments.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    file = yaml.safe_load((ROOT / "deployments/prefect.yaml").read_text())
+    (entry,) = yaml.safe_load(block.replace("*pool", "pool"))
+    assert set(entry) <= set().union(*file["deployments"])
+    recipe = recipes.load(ROOT / entry["build"][0]["deployments.steps.load_recipe"]["path"])
+    assert entry["name"] == recipe.name
+    module, _, function = entry["entrypoint"].rpartition(".")
+    assert hasattr(importlib.import_module(module), function)
+
+
+def test_the_automations_are_named_as_they_are() -> None:
+    """Each automation of docs/deployments.md has a name that deployments/automations.py gives."""
+    page = (ROOT / "docs/deployments.md").read_text()
+    code = (ROOT / "deployments/automations.py").read_text()
+    names = re.findall(r"`(precis: [^`]+)`", page)
+    assert names
+    for name in names:
+        kind = re.split(r" for MODEL| of MODEL| to (?:slack|plain) ", name)[0]
+        assert f'"{kind}' in code, name
 
 
 def recipe_examples() -> Iterator[tuple[str, dict[str, Any]]]:
