@@ -12,7 +12,8 @@ from tasks.costs import forecast
 from tasks.costs.preflight import estimate
 from tasks.evaluate import task as evaluating
 from tasks.ingest.task import preflight
-from tasks.models import compatibility, package
+from tasks.models import compatibility, find_base
+from tasks.models.prepared_base import PreparedBase
 from tasks.processes import workspace
 from tasks.register.task import require_comparable, standing
 from tasks.tracking import connection
@@ -50,32 +51,31 @@ def check(recipe: Recipe) -> Checked:
     return result
 
 
-def _base(recipe: Recipe, result: Checked, scratch: Path) -> Path | None:
-    looked = package.look_for(recipe.base, scratch)
-    result.found += looked.facts
-    result.problems += looked.problems
-    path = looked.path
-    if path is None or looked.problems:
+def _base(recipe: Recipe, result: Checked, scratch: Path) -> PreparedBase | None:
+    lookup = find_base.look_up(recipe.base, scratch)
+    result.found += lookup.facts
+    result.problems += lookup.problems
+    folder = lookup.folder
+    if folder is None:
         return None
-    result.problems += compatibility.problems(recipe, path)
     try:
-        needs = estimate(recipe, path, workspace.work_folder())
+        result.problems += compatibility.problems(recipe, folder)
+        needs = estimate(recipe, folder, workspace.work_folder())
         result.found += needs.lines()
         result.problems += needs.problems()
-        package.settings_for(recipe, path)
+        return find_base.prepare(recipe, folder)
     except PrecisError as error:
         result.problems.append(str(error))
         return None
-    return path
 
 
-def _registry(recipe: Recipe, base: Path | None, result: Checked) -> bool:
+def _registry(recipe: Recipe, base: PreparedBase | None, result: Checked) -> bool:
     """Whether there is a champion."""
     try:
         client = connection.connect()
         champion = standing(client, recipe.name)
         if base:
-            require_comparable(champion, base, recipe)
+            require_comparable(champion, base.path, recipe)
     except PrecisError as error:
         result.problems.append(str(error))
         return False

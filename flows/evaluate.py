@@ -70,7 +70,7 @@ def run_evaluation(recipe: Recipe) -> Evaluated:
                 f"model {recipe.name!r} has no champion to evaluate; promote one first, with the "
                 "retrain flow (precis run RECIPE)"
             )
-        base = find_base(recipe.base)
+        base = find_base(recipe)
         dataset = ingest(recipe, base)
         learned = dataset_of(run.client, trained_by(run.client, recipe.name, champion))
         fresh = ingest_fresh(recipe, base, (dataset, learned))

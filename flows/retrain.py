@@ -5,7 +5,6 @@ ingest -> train -> merge -> evaluate -> gate -> register, in that order, below.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -18,11 +17,12 @@ from flows.parameters import IfBusy, OneRecipe
 from flows.run_context import one_retrain_at_a_time, tracked_run
 from tasks.contracts.errors import PrecisError, RegistryError
 from tasks.contracts.recipe import Recipe
-from tasks.contracts.records import BaseRef, DatasetRef, Decision, ModelRef, VersionRef
+from tasks.contracts.records import DatasetRef, Decision, ModelRef, VersionRef
 from tasks.evaluate.task import evaluate, lead3, untuned
 from tasks.gate.task import gate, headline
 from tasks.ingest.task import find_base, ingest
 from tasks.merge.task import merge
+from tasks.models.prepared_base import PreparedBase
 from tasks.orchestration.concurrency import Busy
 from tasks.register.task import (
     as_model,
@@ -58,8 +58,8 @@ def run_retrain(recipe: Recipe) -> Outcome:
     """The flow's body, in the order it happens."""
     with tracked_run(recipe) as run:
         champion = current_champion(recipe.name)  # an unreachable registry is known now, not later
-        base = find_base(recipe.base)
-        require_comparable(champion, Path(base.path), recipe)
+        base = find_base(recipe)
+        require_comparable(champion, base.path, recipe)
         dataset = ingest(recipe, base)
         adapter = train(dataset, base, recipe)
         model = merge(adapter, base, dataset, recipe)
@@ -72,12 +72,12 @@ def run_retrain(recipe: Recipe) -> Outcome:
 
 
 def contest(
-    model: ModelRef, base: BaseRef, dataset: DatasetRef, recipe: Recipe
+    model: ModelRef, base: PreparedBase, dataset: DatasetRef, recipe: Recipe
 ) -> tuple[Decision, VersionRef | None]:
     """Judge the challenger, and register it if it wins; again if the champion changed meanwhile."""
     challenger = evaluate(model, dataset, base, recipe, "challenger")
     lead3_scores = lead3(dataset, base, recipe)
-    base_scores = evaluate(untuned(base, recipe), dataset, base, recipe, "base")
+    base_scores = evaluate(untuned(base), dataset, base, recipe, "base")
     for _ in range(MOST_CONTESTS):
         champion = current_champion(recipe.name)
         if before := promoted_before(recipe.name):

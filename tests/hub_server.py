@@ -22,18 +22,19 @@ import json, os, sys
 from pathlib import Path
 from tasks.contracts.errors import BaseModelError
 from tasks.contracts.recipe import Base
-from tasks.models import package
+from tasks.models import find_base
 for line in sys.stdin:
     case = json.loads(line)
     os.environ.pop("HF_TOKEN", None)
     if case["token"]:
         os.environ["HF_TOKEN"] = case["token"]
     base = Base(model=case["model"], revision=case["revision"])
-    looked = package.look_for(base, Path("scratch"))
-    answer = {"path": str(looked.path or ""), "facts": looked.facts, "problems": looked.problems}
+    looked = find_base.look_up(base, Path("scratch"))
+    path = looked.folder.path if looked.folder else ""
+    answer = {"path": str(path), "facts": looked.facts, "problems": looked.problems}
     if case["find"]:
         try:
-            answer["found"] = package.find_base(base).path
+            answer["found"] = str(find_base.locate(base).path)
         except BaseModelError as error:
             answer["error"] = str(error)
     print(json.dumps(answer), flush=True)

@@ -10,9 +10,11 @@ import random
 from pathlib import Path
 from typing import Any
 
-from tasks.contracts.recipe import Base, Recipe
+from tasks.contracts import digest
+from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import Row, to_json
-from tasks.models import package
+from tasks.models import find_base, package
+from tasks.models.prepared_base import BaseFolder, PreparedBase
 from tasks.serving.summarizer import SummarizerSettings
 
 NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Henry")
@@ -59,10 +61,15 @@ def make_recipe(base: Path, /, **parts: Any) -> Recipe:
     )
 
 
+def prepared(base: Path, recipe: Recipe | None = None) -> PreparedBase:
+    """The folder `base` as find_base prepares it for `recipe` (None: make_recipe's defaults)."""
+    folder = BaseFolder.read(base)
+    return find_base.prepare(recipe or make_recipe(base), folder, digest.of_folder(base))
+
+
 def packaged(base: Path, folder: Path, settings: SummarizerSettings) -> Path:
     """A base as a package with these settings, in `folder`."""
-    ref = package.find_base(Base(model=str(base)))
-    return Path(package.package_base(ref, settings, folder).path)
+    return Path(package.package_base(prepared(base), settings, folder).path)
 
 
 def make_tiny_base(

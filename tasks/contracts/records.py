@@ -40,16 +40,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class BaseRef:
-    """A base model on this machine's disk."""
-
-    path: str
-    digest: str  # of the files' contents
-    model: str  # as the recipe names it
-    revision: str | None = None
-
-
-@dataclass(frozen=True)
 class AdapterRef:
     """A trained adapter in PEFT's format."""
 

@@ -23,9 +23,8 @@ from tasks.contracts.records import Cost, StepCost
 from tasks.costs import hardware_speed, memory_plan, preflight
 from tasks.costs.hardware_speed import Speed
 from tasks.costs.training_memory import KEPT_BYTES, LOGIT_BYTES
-from tasks.models import package
 from tasks.models.compatibility import Layers
-from tasks.models.safetensors_headers import tensor_shapes
+from tasks.models.prepared_base import BaseFolder, PreparedBase
 from tasks.processes import resource_usage, workspace
 from tasks.serving.summarizer import SLOTS
 
@@ -116,9 +115,9 @@ class Model:
     vocabulary: int
 
     @classmethod
-    def of(cls, recipe: Recipe, base: Path) -> Model:
+    def of(cls, recipe: Recipe, base: BaseFolder) -> Model:
         """From a base's config and headers."""
-        tensors, config = tensor_shapes(base), package.config_of(base)
+        tensors, config = base.tensors, base.config
         layers, hidden = Layers.of(tensors), int(config.get("hidden_size", 0))
         return cls(
             sum(map(math.prod, tensors.values())),
@@ -132,23 +131,23 @@ class Model:
 
 
 def foresee(
-    recipe: Recipe, base: Path, report: dict[str, Any], found: Speed | None = None
+    recipe: Recipe, base: PreparedBase, report: dict[str, Any], found: Speed | None = None
 ) -> Forecast:
     """Each step's cost on this machine, or at the speed `found`; `report` is ingest's data report.
 
-    Empty for a GPU whose rates are not known. Raises BaseModelError as `package.settings_for`.
+    Empty for a GPU whose rates are not known.
     """
     found = found or hardware_speed.here()
     if found is None:
         return {}
     foreseen = preflight.estimate(recipe, base, workspace.work_folder())
-    limit = package.settings_for(recipe, base).max_source_tokens
+    limit = base.settings.max_source_tokens
     train, evaluation = (Rows.of(report[side], limit) for side in ("train", "evaluation"))
     size = sum(file["bytes"] for one in report["inputs"].values() for file in one["files"])
     return _Run(recipe, base, foreseen, found, train, evaluation, size).forecast()
 
 
-def as_tags(recipe: Recipe, base: Path, report: Path) -> dict[str, str]:
+def as_tags(recipe: Recipe, base: PreparedBase, report: Path) -> dict[str, str]:
     """The forecast as a tag of the MLflow run; `report` is the path of ingest's data report.
 
     No tag when it cannot be made: a driver that does not say what GPU it has must not fail the run.
@@ -196,7 +195,7 @@ def lines(forecast: Forecast, champion: bool) -> list[str]:
 @dataclass(frozen=True)
 class _Run:
     recipe: Recipe
-    base: Path
+    base: BaseFolder
     foreseen: preflight.Estimate
     speed: Speed
     train_rows: Rows
@@ -234,7 +233,7 @@ class _Run:
             return min(known.batch_size, mine), known.row_bytes / known.row_tokens * tokens
         # Each has what it needs, and the longer half is under way first.
         tokens = (7 * rows.median_prompt + rows.longest_prompt) // 8 + asked.max_new_tokens
-        config = package.config_of(self.base)
+        config = self.base.config
         cached = preflight.cached_token_bytes(config, 2) * int(config.get("num_hidden_layers", 0))
         row_bytes = max(1, cached * tokens)
         slots = max(SLOTS, asked.batch_size) if asked.decoding == "auto" else asked.batch_size
@@ -246,7 +245,7 @@ class _Run:
         return gib + (LIBRARIES_GIB[step] if self.speed.device == "cpu" else 0.0)
 
     def _largest_file(self) -> int:
-        return max(file.stat().st_size for file in self.base.glob("*.safetensors"))
+        return max(file.stat().st_size for file in self.base.path.glob("*.safetensors"))
 
     def _ingest(self) -> Cost:
         tokens = self.train_rows.tokens + self.evaluation_rows.tokens
@@ -331,7 +330,7 @@ class _Run:
 
     def _way(self) -> str:
         """How summaries are written: by the device's `generate`, or continuously on a GPU."""
-        asked, config = self.recipe.evaluation, package.config_of(self.base)
+        asked, config = self.recipe.evaluation, self.base.config
         slides = config.get("sliding_window") and config.get("use_sliding_window", True)
         served = config.get("model_type") in CONTINUOUS and not slides
         served = served and asked.kv_cache == "device" and self.recipe.base.rope != "dynamic"

@@ -16,9 +16,9 @@ import psutil
 
 from tasks.contracts.recipe import Recipe
 from tasks.costs import hardware_speed, memory_plan, training_memory
-from tasks.models import package
+from tasks.models import settings
 from tasks.models.compatibility import Layers, why_not_sharded
-from tasks.models.safetensors_headers import tensor_shapes
+from tasks.models.prepared_base import BaseFolder
 from tasks.models.weight_bytes import element_bytes
 from tasks.processes import device
 from tasks.serving.summarizer import FILLED
@@ -129,11 +129,11 @@ def gpus_for(need: int) -> int:
     return count if count > 1 and need > FILLED * device.memory_bytes() else 1
 
 
-def estimate(recipe: Recipe, base: Path, work: Path) -> Estimate:
-    """The estimate for a base on this machine. Raises BaseModelError as `package.context_for`."""
-    shapes, config = tensor_shapes(base), package.config_of(base)
+def estimate(recipe: Recipe, base: BaseFolder, work: Path) -> Estimate:
+    """The estimate for a base on this machine. Raises BaseModelError as `settings.max_row_tokens`."""
+    shapes, config = base.tensors, base.config
     parameters = sum(map(prod, shapes.values()))
-    where, rows = device.compute(), package.context_for(recipe, base)
+    where, rows = device.compute(), settings.max_row_tokens(recipe, base)
     free = _memory_bytes()
     parts = training_memory.weight_shards(recipe, config, shapes, where, rows, free)
     on_card = training_memory.weight_shards(recipe, config, shapes, "cuda", rows, CARD)

@@ -16,11 +16,12 @@ from tasks.contracts import digest, truncation
 from tasks.contracts.errors import EvaluationError
 from tasks.contracts.metrics import LOSS
 from tasks.contracts.recipe import Recipe
-from tasks.contracts.records import BaseRef, Cost, DatasetRef, ModelRef, Scores, read_rows
+from tasks.contracts.records import Cost, DatasetRef, ModelRef, Scores, read_rows
 from tasks.costs.preflight import gpus_for
 from tasks.evaluate.predict import lead3_predictions, put_together, scores_of
 from tasks.evaluate.seal import evaluation_digest
 from tasks.models import package
+from tasks.models.prepared_base import PreparedBase
 from tasks.models.safetensors_headers import parameter_count
 from tasks.models.tokenizer_digest import tokenizer_digest
 from tasks.orchestration import cluster_worker, concurrency, task_runners
@@ -36,7 +37,7 @@ WAIT_SECONDS = 3600.0  # for another run that is judging the same model
 
 @task(name="evaluate", task_run_name="evaluate {who}", **STEP)
 def evaluate(
-    model: ModelRef, dataset: DatasetRef, base: BaseRef, recipe: Recipe, who: str
+    model: ModelRef, dataset: DatasetRef, base: PreparedBase, recipe: Recipe, who: str
 ) -> Scores:
     """A model's scores on this run's evaluation set; known predictions are used again."""
     run = mlflow_run.current()
@@ -171,7 +172,7 @@ def _said(who: str, answer: dict[str, Any], *, warn: bool) -> dict[str, float]:
 
 
 @task(name="lead-3", **STEP)
-def lead3(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> Scores:
+def lead3(dataset: DatasetRef, base: PreparedBase, recipe: Recipe) -> Scores:
     """The baseline that copies the first three sentences or turns."""
     run = mlflow_run.current()
     seal = _seal(dataset, base, recipe)
@@ -186,11 +187,10 @@ def lead3(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> Scores:
 
 
 @task(name="package base", **STEP)
-def untuned(base: BaseRef, recipe: Recipe) -> ModelRef:
+def untuned(base: PreparedBase) -> ModelRef:
     """The base as it is, with the same prompt and settings as the challenger."""
-    settings = package.settings_for(recipe, Path(base.path))
-    name = digest.of_value([base.digest, repr(settings)])[:16]
-    return package.package_base(base, settings, workspace.work_folder() / "base" / name)
+    name = digest.of_value([base.digest, repr(base.settings)])[:16]
+    return package.package_base(base, base.settings, workspace.work_folder() / "base" / name)
 
 
 def _keep(
@@ -222,10 +222,9 @@ def _intact(scores: Scores) -> bool:
     )
 
 
-def _seal(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> str:
-    settings = package.settings_for(recipe, Path(base.path))
+def _seal(dataset: DatasetRef, base: PreparedBase, recipe: Recipe) -> str:
     deciding = recipe.gate.metric
-    return evaluation_digest(dataset.evaluation_digest, settings, loss=deciding == LOSS)
+    return evaluation_digest(dataset.evaluation_digest, base.settings, loss=deciding == LOSS)
 
 
 def _sealed_rows(dataset: DatasetRef) -> Path:

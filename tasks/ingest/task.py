@@ -13,13 +13,14 @@ from prefect.logging import get_run_logger
 
 from tasks.contracts import digest
 from tasks.contracts.errors import RecipeError, RegistryError
-from tasks.contracts.recipe import Base, Recipe
-from tasks.contracts.records import BaseRef, DatasetRef
+from tasks.contracts.recipe import Recipe
+from tasks.contracts.records import DatasetRef
 from tasks.ingest.fresh import KEY, prepare_fresh
 from tasks.ingest.prepare import REPORT, look, prepare, source_digest
 from tasks.ingest.sources import held
 from tasks.ingest.unseen_rows import count_new
-from tasks.models import package
+from tasks.models import find_base as bases
+from tasks.models.prepared_base import PreparedBase
 from tasks.orchestration.task_options import STEP
 from tasks.processes import resource_usage, workspace
 from tasks.tracking import artifacts, mlflow_run, step_cache
@@ -29,22 +30,21 @@ FRESH_DATA = {"fields", "near_duplicate_jaccard", "max_rejected_share"}  # setti
 
 
 @task(name="find base", **STEP)
-def find_base(base: Base) -> BaseRef:
-    """The base model on this machine, digested."""
-    return package.find_base(base)
+def find_base(recipe: Recipe) -> PreparedBase:
+    """The recipe's base model on this machine, digested, with the settings that it is used with."""
+    return bases.find_base(recipe)
 
 
 @task(name="ingest", **STEP)
-def ingest(recipe: Recipe, base: BaseRef) -> DatasetRef:
+def ingest(recipe: Recipe, base: PreparedBase) -> DatasetRef:
     """Canonical train and evaluation rows of this run's data, stored with the run."""
     run = mlflow_run.current()
-    settings = package.settings_for(recipe, Path(base.path))
     key = step_cache.step_key(
         "ingest",
         sources=source_digest(recipe.data),
         data=recipe.data.model_dump(mode="json", exclude={"min_new_rows"}),
         prompt=recipe.prompt.model_dump(mode="json"),
-        settings=dataclasses.asdict(settings),
+        settings=dataclasses.asdict(base.settings),
         base=base.digest,  # its tokenizer measures the rows
     )
     if known := step_cache.recall(run, "ingest", key, DatasetRef, _intact):
@@ -52,7 +52,7 @@ def ingest(recipe: Recipe, base: BaseRef) -> DatasetRef:
     # A folder of this run alone: two runs over the same data would write into each other's files.
     folder = workspace.work_folder() / "data" / run.id
     watch = resource_usage.Watch()
-    made = prepare(recipe.data, recipe.prompt, settings, Path(base.path), folder)
+    made = prepare(recipe.data, recipe.prompt, base.settings, base.path, folder)
     cost = resource_usage.as_metrics("ingest", watch.cost())
     dataset = dataclasses.replace(made, uri=run.log_folder(folder, "dataset"))
     step_cache.record(run, "ingest", key, dataset, cost)
@@ -66,28 +66,27 @@ def ingest(recipe: Recipe, base: BaseRef) -> DatasetRef:
 
 
 @task(name="ingest fresh", **STEP)
-def ingest_fresh(recipe: Recipe, base: BaseRef, seen: tuple[DatasetRef, ...]) -> DatasetRef:
+def ingest_fresh(recipe: Recipe, base: PreparedBase, seen: tuple[DatasetRef, ...]) -> DatasetRef:
     """Rows of evaluation.fresh about documents in none of the datasets `seen`, stored with the run.
 
     Raises RecipeError when the recipe names none.
     """
     run = mlflow_run.current()
     fresh, data = require_fresh(recipe), recipe.data
-    settings = package.settings_for(recipe, Path(base.path))
     key = step_cache.step_key(
         "ingest",
         fresh=held(KEY, fresh, data.evaluation_split, data.revision),
         seen=sorted({dataset.digest for dataset in seen}),
         data=data.model_dump(mode="json", include=FRESH_DATA),
         prompt=recipe.prompt.model_dump(mode="json"),
-        settings=dataclasses.asdict(settings),
+        settings=dataclasses.asdict(base.settings),
         base=base.digest,
     )
     if known := step_cache.recall(run, "fresh", key, DatasetRef, _intact):
         return known
     folder = workspace.work_folder() / "fresh" / run.id
     files = rows_of(seen)
-    made = prepare_fresh(data, fresh, recipe.prompt, settings, Path(base.path), files, folder)
+    made = prepare_fresh(data, fresh, recipe.prompt, base.settings, base.path, files, folder)
     dataset = dataclasses.replace(made, uri=run.log_folder(folder, "fresh"))
     step_cache.record(run, "fresh", key, dataset)
     get_run_logger().info(f"{dataset.evaluation_rows} fresh rows, {dataset.rejected} rejected")
@@ -166,12 +165,14 @@ def _cuts(report: dict[str, Any]) -> list[str]:
     return said
 
 
-def preflight(recipe: Recipe, base: Path | None) -> tuple[list[str], list[str], dict[str, Any]]:
+def preflight(
+    recipe: Recipe, base: PreparedBase | None
+) -> tuple[list[str], list[str], dict[str, Any]]:
     """What `precis check` says of the data: facts, problems that would stop a run, and the data report.
 
     The report is empty where there are problems.
     """
-    settings = package.settings_for(recipe, base) if base else None
-    found = look(recipe.data, recipe.prompt, settings, base)
+    settings, folder = (base.settings, base.path) if base else (None, None)
+    found = look(recipe.data, recipe.prompt, settings, folder)
     said = ", ".join(f"{n} {name}" for name, n in found.counts.items())
     return [f"data: {said}"] if said else [], found.problems, found.report

@@ -11,9 +11,10 @@ from tasks.contracts.recipe import Merge, Recipe
 from tasks.contracts.records import Drift, Row, read_rows
 from tasks.models import loading
 from tasks.models.encoding import IGNORED, Examples, encode_for
+from tasks.models.prepared_base import PreparedBase
 
 
-def measure(base: Path, adapter: Path, merged: Path, rows: Path, recipe: Recipe) -> Drift:
+def measure(base: PreparedBase, adapter: Path, merged: Path, rows: Path, recipe: Recipe) -> Drift:
     """Mean KL(adapter || merged), nats a token, and how often both find the same token likeliest.
 
     The live adapter runs on the base as it was quantized in training, the merged model in the
@@ -22,10 +23,10 @@ def measure(base: Path, adapter: Path, merged: Path, rows: Path, recipe: Recipe)
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True)
     sample = _sample(read_rows(rows), recipe.merge.drift_rows)
-    examples = encode_for(sample, tokenizer, recipe, base)
-    live = _log_probabilities(_live_model(base, adapter, recipe), examples)
+    examples = encode_for(sample, tokenizer, base)
+    live = _log_probabilities(_live_model(base.path, adapter, recipe), examples)
     _forget()
     folded = _log_probabilities(_merged_model(merged), examples)
     kl = sum(float((p.exp() * (p - q)).sum()) for p, q in zip(live, folded, strict=True))

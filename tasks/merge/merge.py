@@ -2,7 +2,6 @@
 
 The adapter was trained against weights rounded to few bits (QLoRA, Dettmers et al. 2023,
 arXiv:2305.14314), so by default it is added to those, dequantized, and not to the originals.
-Child-process targets: JSON-able arguments and results.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from tasks.merge import drift
 from tasks.merge.plan import INDEX, plan_merge
 from tasks.merge.shard_pipeline import merge_shards
 from tasks.models import package
+from tasks.models.prepared_base import PreparedBase
 from tasks.processes import step_process
 
 # What stands beside the weights and goes along: configuration, tokenizer, licence.
@@ -30,50 +30,50 @@ BESIDE = ("*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "NOTICE*", "USE_P
 
 
 def merge_and_check(
-    base: str, adapter: str, rows: str, recipe: dict[str, Any], out: str
+    base: dict[str, Any], adapter: str, rows: str, recipe: dict[str, Any], out: str
 ) -> dict[str, Any]:
     """`merge`, then `drift.measure` on canonical `rows`; `out` is removed when that is refused.
 
-    Returns merge's result with {"drift": {"kl", "top1_agreement", "tokens"}}.
+    A child-process target: JSON-able arguments (`base`: PreparedBase.as_json) and result. Returns
+    merge's result with {"drift": {"kl", "top1_agreement", "tokens"}}.
     """
-    result = merge(base, adapter, recipe, out)
-    plan = Recipe.model_validate(recipe)
+    prepared, parsed = PreparedBase.from_json(base), Recipe.model_validate(recipe)
+    result = merge(prepared, Path(adapter), parsed, Path(out))
     try:
-        found = drift.measure(Path(base), Path(adapter), Path(out), Path(rows), plan)
-        drift.refuse(found, plan.merge)
+        measured = drift.measure(prepared, Path(adapter), Path(out), Path(rows), parsed)
+        drift.refuse(measured, parsed.merge)
     except BaseException:
         shutil.rmtree(out)
         raise
-    return result | {"drift": asdict(found)}
+    return result | {"drift": asdict(measured)}
 
 
-def merge(base: str, adapter: str, recipe: dict[str, Any], out: str) -> dict[str, Any]:
-    """Write the merged model to the folder `out`, whole or not at all.
+def merge(base: PreparedBase, adapter: Path, recipe: Recipe, out: Path) -> dict[str, Any]:
+    """Write the merged model to the folder `out`, complete or not at all.
 
     Shard names, index and stored type are the base's. In memory are some matrices, never a shard.
     Returns {"path", "digest", "seconds", "bytes"}. Raises MergeError with every mismatch of base
     and adapter, or when the disk is full.
     """
-    started, settings = time.monotonic(), Recipe.model_validate(recipe)
-    source, target = Path(base), Path(out)
-    plan = plan_merge(source, Path(adapter), settings)
-    partial = target.with_name(target.name + ".partial")
-    for old in (partial, target):
+    started = time.monotonic()
+    plan = plan_merge(base, adapter, recipe)
+    partial = out.with_name(out.name + ".partial")
+    for old in (partial, out):
         shutil.rmtree(old, ignore_errors=True)
-    with _writing(partial, [*plan.shards, *_beside(source)]):
+    with _writing(partial, [*plan.shards, *_beside(base.path)]):
         hashes = merge_shards(
             plan,
             partial,
             lambda n: step_process.report(kind="merge", shard=n, shards=len(plan.shards)),
         )
-        _copy_beside(source, partial, plan.stored)
-        package.add_summarizer(partial, package.settings_for(settings, source))
-        partial.rename(target)
+        _copy_beside(base, partial, plan.stored)
+        package.add_summarizer(partial, base.settings)
+        partial.rename(out)
     return {
-        "path": str(target),
-        "digest": digest.of_folder(target, hashes),
+        "path": str(out),
+        "digest": digest.of_folder(out, hashes),
         "seconds": time.monotonic() - started,
-        "bytes": sum(path.stat().st_size for path in digest.visible_files(target)),
+        "bytes": sum(path.stat().st_size for path in digest.visible_files(out)),
     }
 
 
@@ -107,9 +107,9 @@ def _beside(base: Path) -> list[Path]:
     return sorted(p for p in found if not p.name.endswith(".index.json") or p.name == INDEX)
 
 
-def _copy_beside(base: Path, folder: Path, dtype: str) -> None:
-    for path in _beside(base):
+def _copy_beside(base: PreparedBase, folder: Path, dtype: str) -> None:
+    for path in _beside(base.path):
         shutil.copyfile(path, folder / path.name)
-    config = package.config_of(base)
-    config["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype
+    key = "torch_dtype" if "torch_dtype" in base.config else "dtype"
+    config = base.config | {key: dtype}
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

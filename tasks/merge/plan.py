@@ -12,7 +12,7 @@ from tasks.contracts.errors import BaseModelError, MergeError
 from tasks.contracts.recipe import Recipe
 from tasks.merge.fold import kind_of, scale_of
 from tasks.models import loading
-from tasks.models.package import config_of
+from tasks.models.prepared_base import PreparedBase
 from tasks.models.quantization import FOUR_BITS, config
 from tasks.models.safetensors_headers import Header, Shapes, read_whole
 
@@ -41,17 +41,17 @@ class Plan:
     stored: str  # the type that the base's linear weights are stored in, as config.json names it
 
 
-def plan_merge(base: Path, adapter: Path, recipe: Recipe) -> Plan:
+def plan_merge(base: PreparedBase, adapter: Path, recipe: Recipe) -> Plan:
     """How to merge `adapter` into `base`. Raises MergeError with every mismatch, a line each."""
     config, file = _adapter_config(adapter), adapter / "adapter_model.safetensors"
-    shards, quantization = shards_of(base), recipe.base.quantization
+    shards, quantization = shards_of(base.path), recipe.base.quantization
     shard_headers, adapter_header = [_header(shard) for shard in shards], _header(file)
     weights, ours = _shapes(shard_headers), _shapes([adapter_header])
     modules = frozenset(name.removeprefix(PREFIX).partition(".lora_")[0] for name in ours)
     dtype = (
         adapter_header.metadata.get("compute_dtype") or str(loading.compute_dtype()).split(".")[-1]
     )
-    quantized, transposed = quantized_modules(base, quantization)
+    quantized, transposed = quantized_modules(base.path, quantization)
     on_rounded = recipe.merge.onto == "quantized_base"
     problems = [
         *_kind_problems(base, config, recipe),
@@ -151,7 +151,7 @@ def _adapter_config(adapter: Path) -> dict[str, Any]:
     return config
 
 
-def _kind_problems(base: Path, config: dict[str, Any], recipe: Recipe) -> list[str]:
+def _kind_problems(base: PreparedBase, config: dict[str, Any], recipe: Recipe) -> list[str]:
     problems = [
         f"the adapter sets {name}, which cannot be merged"
         for name in OTHER_SETTINGS
@@ -166,8 +166,8 @@ def _kind_problems(base: Path, config: dict[str, Any], recipe: Recipe) -> list[s
         problems.append(
             f"the adapter was trained on {trained_on}; base.model is {recipe.base.model}"
         )
-    if "quantization_config" in config_of(base):
-        problems.append(f"{base} is quantized already; name the original model in base.model")
+    if "quantization_config" in base.config:
+        problems.append(f"{base.path} is quantized already; name the original model in base.model")
     return problems
 
 

@@ -9,9 +9,9 @@ from prefect.logging import get_run_logger
 
 from tasks.contracts import digest
 from tasks.contracts.recipe import Recipe
-from tasks.contracts.records import AdapterRef, BaseRef, Cost, DatasetRef, Drift, ModelRef
+from tasks.contracts.records import AdapterRef, Cost, DatasetRef, Drift, ModelRef
 from tasks.costs import preflight
-from tasks.models import package
+from tasks.models.prepared_base import PreparedBase
 from tasks.models.safetensors_headers import parameter_count
 from tasks.orchestration import concurrency
 from tasks.orchestration.task_options import STEP
@@ -20,18 +20,18 @@ from tasks.tracking import artifacts, mlflow_run, step_cache
 
 
 @task(name="merge", **STEP)
-def merge(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Recipe) -> ModelRef:
+def merge(adapter: AdapterRef, base: PreparedBase, dataset: DatasetRef, recipe: Recipe) -> ModelRef:
     """The package of the merged model; refused when it drifted from the adapter."""
     run, key = mlflow_run.current(), step_key(adapter, base, dataset, recipe)
     if known := step_cache.recall(run, "merge", key, ModelRef, _here):
         return known
     work = workspace.work_folder() / "merge" / key[:16]
-    merged = 2 * parameter_count(Path(base.path))  # bytes, for the drift check
+    merged = 2 * parameter_count(base.path)  # bytes, for the drift check
     with concurrency.gpu(1, preflight.gpus_for(merged)):
         answer = step_process.run(
             "tasks.merge.merge:merge_and_check",
             {
-                "base": base.path,
+                "base": base.as_json(),
                 "adapter": str(artifacts.fetch(adapter.uri)),
                 "rows": str(artifacts.fetch(dataset.uri) / "train.jsonl"),
                 "recipe": recipe.model_dump(mode="json"),
@@ -54,7 +54,7 @@ def merge(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Recip
     return model
 
 
-def step_key(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Recipe) -> str:
+def step_key(adapter: AdapterRef, base: PreparedBase, dataset: DatasetRef, recipe: Recipe) -> str:
     """What a merged model is known by: all that it and its drift depend on."""
     return step_cache.step_key(
         "merge",
@@ -64,8 +64,9 @@ def step_key(adapter: AdapterRef, base: BaseRef, dataset: DatasetRef, recipe: Re
         quantization=recipe.base.quantization,
         merge=recipe.merge.model_dump(mode="json"),
         rows=dataset.train_digest,
-        settings=repr(package.settings_for(recipe, Path(base.path))),
-        **package.limits(recipe),
+        settings=repr(base.settings),
+        max_row_tokens=base.max_row_tokens,
+        **base.context_limits,
     )
 
 

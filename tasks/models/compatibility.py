@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.contracts.recipe import Recipe
-from tasks.models import package
-from tasks.models.safetensors_headers import Shapes, tensor_shapes
+from tasks.models.prepared_base import BaseFolder
+from tasks.models.safetensors_headers import Shapes
 
 HEADS = {"lm_head", "embed_out", "output"}
 EMBEDDINGS = {"wte", "wpe"}  # those whose name does not say so
@@ -47,24 +47,24 @@ class Layers:
         return {name: shape for name, shape in self.inner.items() if _ends(name, wanted)}
 
 
-def problems(recipe: Recipe, base: Path) -> list[str]:
-    """What would stop training or merging this recipe on this base, each with its mend."""
-    config = package.config_of(base)
+def problems(recipe: Recipe, base: BaseFolder) -> list[str]:
+    """What would stop training or merging this recipe on this base, each with its fix."""
+    config, folder = base.config, base.path
     found = []
     if "quantization_config" in config:
         found.append(
-            f"base.model: {base} is quantized already; name the original, and choose "
+            f"base.model: {folder} is quantized already; name the original, and choose "
             "base.quantization"
         )
     if config.get("model_type") in TRANSPOSED:
         found.append(
-            f"base.model: {base} is a {config['model_type']}, whose layers (Conv1D) cannot be merged; "
+            f"base.model: {folder} is a {config['model_type']}, whose layers (Conv1D) cannot be merged; "
             "choose another base"
         )
     if recipe.training.base_weights == "sharded" and (why := why_not_sharded(recipe, config)):
         found.append(f"training.base_weights: sharded: {why}; or set base_weights to replicated")
     if (kind := config.get("model_type")) not in KNOWN:
-        found += _unknown_problems(kind, base, recipe)
+        found += _unknown_problems(kind, folder, recipe)
     return found + _target_problems(recipe, base)
 
 
@@ -98,11 +98,13 @@ def _unknown_problems(model_type: str | None, base: Path, recipe: Recipe) -> lis
     return []
 
 
-def _target_problems(recipe: Recipe, base: Path) -> list[str]:
-    wanted, layers = recipe.adapter.target_modules, Layers.of(tensor_shapes(base))
+def _target_problems(recipe: Recipe, base: BaseFolder) -> list[str]:
+    wanted, layers = recipe.adapter.target_modules, Layers.of(base.tensors)
     endings = ", ".join(sorted({_last(name) for name in layers.inner}))
     if not layers.inner:
-        return [f"base.model: {base} has no linear layers besides its head; choose another base"]
+        return [
+            f"base.model: {base.path} has no linear layers besides its head; choose another base"
+        ]
     if isinstance(wanted, str):
         return []
     found = []
@@ -116,7 +118,7 @@ def _target_problems(recipe: Recipe, base: Path) -> list[str]:
         )
     if missing := [w for w in missing if w not in outer]:
         found.append(
-            f"adapter.target_modules: {base} has no layer {', '.join(missing)}; it has {endings}"
+            f"adapter.target_modules: {base.path} has no layer {', '.join(missing)}; it has {endings}"
         )
     return found
 

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tasks.contracts.errors import DataError, TrainingError
-from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import Row
-from tasks.models import package
+from tasks.models.prepared_base import PreparedBase
 from tasks.serving.summarizer import (
     SummarizerSettings,
     encode,
@@ -34,10 +32,9 @@ class Examples:
     truncated: int
 
 
-def encode_for(rows: Sequence[Row], tokenizer: Any, recipe: Recipe, base: Path) -> Examples:
-    """`encode_rows` with the recipe's settings, fitted to the base's context."""
-    limit = package.context_for(recipe, base)
-    return encode_rows(rows, tokenizer, package.settings_for(recipe, base), limit)
+def encode_for(rows: Sequence[Row], tokenizer: Any, base: PreparedBase) -> Examples:
+    """`encode_rows` with the settings of the base that is trained."""
+    return encode_rows(rows, tokenizer, base.settings, base.max_row_tokens)
 
 
 def encode_rows(

@@ -82,7 +82,7 @@ def _wanted(file: str) -> bool:
 
 
 def _lacks(base: Base, files: Sequence[str]) -> list[str]:
-    """As `package.problems_of` says of a folder."""
+    """As `base_checks.file_problems` says of a folder."""
     kinds = {
         "config.json": ["config.json"],
         ".safetensors weights": [file for file in files if file.endswith(".safetensors")],

@@ -20,8 +20,9 @@ from tasks.contracts import code_digest, digest
 from tasks.contracts.errors import TrainingError
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import read_rows
-from tasks.models import compatibility, loading, package
+from tasks.models import compatibility, loading
 from tasks.models.encoding import encode_for
+from tasks.models.prepared_base import PreparedBase
 from tasks.processes import step_process
 from tasks.train import launch, result, resume
 from tasks.train.checkpoints import local, store
@@ -30,8 +31,8 @@ NOT_TRAINER_S = {"timeout_hours", "checkpoint_store", "memory", "devices", "node
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
 
 
-def train(rows: str, base: str, recipe: dict[str, Any], folder: str) -> dict[str, Any]:
-    """Train on canonical `rows` (JSONL) over the `base` folder; everything is kept in `folder`.
+def train(rows: str, base: dict[str, Any], recipe: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Train on canonical `rows` (JSONL) over `base` (PreparedBase.as_json); everything is kept in `folder`.
 
     Returns {"adapter": folder in PEFT's format, "digest", "metrics", "job": name of its checkpoints
     in the store, which stay there}; a job that ended in `folder` before is not trained again. Raises
@@ -42,38 +43,37 @@ def train(rows: str, base: str, recipe: dict[str, Any], folder: str) -> dict[str
     without an answer, and where its log is.
     """
     call: dict[str, Any] = {"rows": rows, "base": base, "recipe": recipe, "folder": folder}
-    training = Recipe.model_validate(recipe).training
-    if launch.wanted(training):
-        return launch.train(call, training, Path(folder))
+    parsed = Recipe.model_validate(recipe)
+    if launch.wanted(parsed.training):
+        return launch.train(call, parsed.training, Path(folder))
     loading.one_gpu()
-    return train_here(**call)
+    return train_here(Path(rows), PreparedBase.from_json(base), parsed, Path(folder))
 
 
-def train_here(rows: str, base: str, recipe: dict[str, Any], folder: str) -> dict[str, Any]:
+def train_here(rows: Path, base: PreparedBase, recipe: Recipe, folder: Path) -> dict[str, Any]:
     """`train` in this process, alone or in a team (tasks.train.collectives) that all call it."""
-    plan = Recipe.model_validate(recipe)
-    if problems := compatibility.problems(plan, Path(base)):
+    if problems := compatibility.problems(recipe, base):
         raise TrainingError.of(["the recipe does not fit this base model:", *problems])
-    data, model, place = Path(rows), Path(base), Path(folder)
-    start = resume.begin(lambda: _job(data, model, plan), place, plan.training.checkpoint_store)
+    start = resume.begin(lambda: _job(rows, base, recipe), folder, recipe.training.checkpoint_store)
     if start.answer:
         return start.answer
-    trainer, facts = _build(data, model, plan, place, start.resume, start.kept)
+    trainer, facts = _build(rows, base, recipe, folder, start.resume, start.kept)
     _run(trainer, start.resume)
     metrics = result.metrics(trainer) | facts | (trainer.fast.facts() if trainer.fast else {})
-    return resume.end(trainer.model, plan.base.model, place, metrics, start.key)
+    return resume.end(trainer.model, recipe.base.model, folder, metrics, start.key)
 
 
-def _job(rows: Path, base: Path, recipe: Recipe) -> dict[str, Any]:
+def _job(rows: Path, base: PreparedBase, recipe: Recipe) -> dict[str, Any]:
     """All that the weights depend on. Only the same job may go on from a checkpoint."""
     return {
         "rows": digest.of_file(rows),
-        "base": digest.of_folder(base),
+        "base": base.digest,
         "quantization": recipe.base.quantization,
         "adapter": recipe.adapter.model_dump(mode="json"),
         "training": local.deciding(recipe.training),
-        "settings": json.loads(json.dumps(asdict(package.settings_for(recipe, base)))),
-        **package.limits(recipe),
+        "settings": json.loads(json.dumps(asdict(base.settings))),
+        "max_row_tokens": base.max_row_tokens,
+        **base.context_limits,
         "dtype": str(loading.compute_dtype()),
         "code": code_digest.of_step("train"),
         "libraries": {name: version(name) for name in LIBRARIES},
@@ -82,7 +82,7 @@ def _job(rows: Path, base: Path, recipe: Recipe) -> dict[str, Any]:
 
 def _build(
     rows: Path,
-    base: Path,
+    base: PreparedBase,
     recipe: Recipe,
     folder: Path,
     resume: Path | None,
@@ -96,8 +96,8 @@ def _build(
     from tasks.train.meter import Meter
     from tasks.train.trainer import AdapterTrainer
 
-    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    examples = encode_for(read_rows(rows), tokenizer, recipe, base)
+    tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True)
+    examples = encode_for(read_rows(rows), tokenizer, base)
     model, chosen = _base_model(base, recipe)
     try:
         trainer = AdapterTrainer(
@@ -119,7 +119,7 @@ def _build(
     return trainer, {"rows": len(examples.input_ids), "truncated_rows": examples.truncated}
 
 
-def _base_model(base: Path, recipe: Recipe) -> tuple[Any, Any]:
+def _base_model(base: PreparedBase, recipe: Recipe) -> tuple[Any, Any]:
     """The base as it is trained, and how (fast.choose): None on a CPU, or for TRL's own path."""
     import torch
 
@@ -128,15 +128,14 @@ def _base_model(base: Path, recipe: Recipe) -> tuple[Any, Any]:
     from tasks.train.fast_path import compilation, setup, varlen_attention, weight_sharding
 
     dtype, cuda = loading.compute_dtype(), loading.device() != "cpu"
-    config = package.config_of(base)
-    plain = attention.implementation(config) if recipe.training.packing else None
+    plain = attention.implementation(base.config) if recipe.training.packing else None
     # Scores that are capped, or shapes that no test has shown, are for the plain path.
-    serves = cuda and plain is not None and not config.get("attn_logit_softcapping")
+    serves = cuda and plain is not None and not base.config.get("attn_logit_softcapping")
     shards = weight_sharding.wanted(recipe, base)
     try:
         with weight_sharding.while_loading(base) if shards > 1 else contextlib.nullcontext():
             model = loading.load_base(
-                base,
+                base.path,
                 recipe.base.quantization,
                 dtype,
                 varlen_attention.register() if serves else plain,
@@ -160,12 +159,12 @@ def _base_model(base: Path, recipe: Recipe) -> tuple[Any, Any]:
     return model, chosen
 
 
-def _take_plain_path(model: Any, base: Path, recipe: Recipe) -> None:
+def _take_plain_path(model: Any, base: PreparedBase, recipe: Recipe) -> None:
     from tasks.serving.summarizer import served_attention
     from tasks.train import attention
 
-    plain = attention.implementation(package.config_of(base)) if recipe.training.packing else None
-    model.set_attn_implementation(plain or served_attention(base) or "sdpa")
+    plain = attention.implementation(base.config) if recipe.training.packing else None
+    model.set_attn_implementation(plain or served_attention(base.path) or "sdpa")
 
 
 def _lora(recipe: Recipe) -> Any:

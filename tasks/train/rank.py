@@ -59,17 +59,19 @@ def main(arguments: list[str]) -> int:
 
 def _train(call: dict[str, Any], folder: Path) -> None:
     from tasks.contracts.recipe import Recipe
+    from tasks.models.prepared_base import PreparedBase
     from tasks.train import collectives, qlora
     from tasks.train.checkpoints import local
 
-    training = Recipe.model_validate(call["recipe"]).training
+    recipe, base = Recipe.model_validate(call["recipe"]), PreparedBase.from_json(call["base"])
+    training = recipe.training
     if collectives.size() != training.devices * training.nodes:
         raise TrainingError(
             f"{collectives.size()} processes came together, and the recipe says "
             f"{training.nodes} machines with {training.devices} devices each; start torchrun with "
             f"--nnodes {training.nodes} --nproc-per-node {training.devices}"
         )
-    answer = qlora.train_here(**call)
+    answer = qlora.train_here(Path(call["rows"]), base, recipe, Path(call["folder"]))
     print(
         f"rank {collectives.rank()}: peak memory {resource_usage.peak_gib():.2f} GiB",
         file=sys.stderr,

@@ -12,9 +12,9 @@ from prefect.logging import get_run_logger
 from tasks.contracts import digest
 from tasks.contracts.errors import TrainingError
 from tasks.contracts.recipe import Recipe
-from tasks.contracts.records import AdapterRef, BaseRef, Cost, DatasetRef
+from tasks.contracts.records import AdapterRef, Cost, DatasetRef
 from tasks.costs import forecast
-from tasks.models import package
+from tasks.models.prepared_base import PreparedBase
 from tasks.orchestration import concurrency
 from tasks.orchestration.progress import Progress
 from tasks.orchestration.task_options import STEP
@@ -28,20 +28,20 @@ WAIT_SECONDS = 300.0  # for a dead run's trainer, which may still be writing its
 
 
 @task(name="train", **STEP)
-def train(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> AdapterRef:
+def train(dataset: DatasetRef, base: PreparedBase, recipe: Recipe) -> AdapterRef:
     """The LoRA adapter for these rows; resumes from the last checkpoint of the same job."""
     run, key = mlflow_run.current(), step_key(dataset, base, recipe)
     if known := step_cache.recall(run, "train", key, AdapterRef, _intact):
         return known
     # The first moment at which the rows are known; a run that recalls its training gets no forecast.
     report = artifacts.fetch(dataset.uri) / "report.json"
-    run.add_tags_to_next_write(forecast.as_tags(recipe, Path(base.path), report))
+    run.add_tags_to_next_write(forecast.as_tags(recipe, base, report))
     with concurrency.gpu(recipe.training.devices):
         answer = step_process.run(
             "tasks.train.qlora:train",
             {
                 "rows": str(artifacts.fetch(dataset.uri) / "train.jsonl"),
-                "base": base.path,
+                "base": base.as_json(),
                 "recipe": recipe.model_dump(mode="json"),
                 "folder": str(workspace.work_folder() / "train" / key[:16] / "job"),
             },
@@ -65,7 +65,7 @@ def train(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> AdapterRef:
     return adapter
 
 
-def step_key(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> str:
+def step_key(dataset: DatasetRef, base: PreparedBase, recipe: Recipe) -> str:
     """What an adapter is known by: all that its weights depend on."""
     return step_cache.step_key(
         "train",
@@ -74,8 +74,9 @@ def step_key(dataset: DatasetRef, base: BaseRef, recipe: Recipe) -> str:
         quantization=recipe.base.quantization,
         adapter=recipe.adapter.model_dump(mode="json"),
         training=local.deciding(recipe.training),
-        settings=repr(package.settings_for(recipe, Path(base.path))),
-        **package.limits(recipe),
+        settings=repr(base.settings),
+        max_row_tokens=base.max_row_tokens,
+        **base.context_limits,
     )
 
 

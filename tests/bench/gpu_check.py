@@ -18,10 +18,10 @@ from unittest import mock
 import torch
 
 from tasks.contracts.recipe import Recipe
-from tasks.contracts.records import BaseRef, Row, to_json
+from tasks.contracts.records import Row, to_json
 from tasks.evaluate.predict import predict
 from tasks.merge.merge import merge_and_check
-from tasks.models import package
+from tasks.models import find_base, package
 from tasks.train.qlora import train
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ def recipe(model: Path, **parts: Any) -> Recipe:
 
 def trained(name: str, rows: Path, chosen: Recipe, out: Path) -> tuple[Path, str]:
     """Train and merge; returns the package and a line of figures."""
-    values, base = chosen.model_dump(mode="json"), chosen.base.model
+    values, base = chosen.model_dump(mode="json"), find_base.find_base(chosen).as_json()
     made = train(str(rows), base, values, str(out / "train"))
     started = time.monotonic()
     merged = merge_and_check(base, made["adapter"], str(rows), values, str(out / "package"))
@@ -91,11 +91,8 @@ def main(out: Path, *other: str) -> None:
         lines.append(
             f"{line}  rougeL {first['means']['rougeL']:.4f} ({first['dtype']})  replay equal: {replay}"
         )
-    base = package.package_base(
-        BaseRef(str(DEMO / "base"), "", "demo"),
-        package.settings_for(chosen, DEMO / "base"),
-        out / "base",
-    )
+    prepared = find_base.find_base(chosen)
+    base = package.package_base(prepared, prepared.settings, out / "base")
     untuned = predict(base.path, str(held_out), str(out / "c.json"))["means"]["rougeL"]
     lines.append(f"base           rougeL {untuned:.4f}")
     if other:

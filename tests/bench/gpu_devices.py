@@ -25,6 +25,7 @@ import psutil
 
 from tasks.contracts.errors import PrecisError
 from tasks.contracts.recipe import Recipe
+from tasks.models import find_base
 from tasks.processes import device, step_process
 
 PART, PARTS, WARM = 6, 4, 2  # steps a timed part, timed parts, parts before them
@@ -95,7 +96,7 @@ class Bench:
 
         payload = {
             "rows": str(self.rows),
-            "base": str(self.base),
+            "base": find_base.find_base(recipe).as_json(),
             "folder": str(run.folder / "job"),
         }
         payload |= {"recipe": recipe.model_dump(mode="json")}

@@ -120,16 +120,16 @@ def train_one(name: str, base: str, rows: str, out: str) -> None:
     import torch
 
     from tasks.contracts.errors import TrainingError
-    from tasks.models import package
+    from tasks.models import find_base
     from tasks.train.qlora import train
 
     recipe, job = chosen(name, Path(base)), Path(out) / "job"
     if name.startswith("llama2"):
         as_a_small_card(torch)
-    found, values = package.find_base(recipe.base), recipe.model_dump(mode="json")
+    base_json, values = find_base.find_base(recipe).as_json(), recipe.model_dump(mode="json")
     cancel_after_a_checkpoint(job)
     try:
-        train(rows, found.path, values, str(job))
+        train(rows, base_json, values, str(job))
     except TrainingError as error:
         print(error, flush=True)
         if "cancelled at step" not in str(error):
@@ -137,7 +137,7 @@ def train_one(name: str, base: str, rows: str, out: str) -> None:
     else:
         raise RuntimeError("training ended before it was cancelled")
     emptied(torch)
-    made = train(rows, found.path, values, str(job))
+    made = train(rows, base_json, values, str(job))
     metrics = made["metrics"]
     print(json.dumps(metrics), flush=True)
     (Path(out) / "adapter.txt").write_text(made["adapter"])
@@ -153,15 +153,15 @@ def merge_one(name: str, base: str, rows: str, out: str) -> None:
     import torch
 
     from tasks.merge.merge import merge_and_check
-    from tasks.models import package
+    from tasks.models import find_base
 
     recipe, folder = chosen(name, Path(base)), Path(out)
     if name.startswith("llama2"):
         as_a_small_card(torch)
-    found, values = package.find_base(recipe.base), recipe.model_dump(mode="json")
+    base_json, values = find_base.find_base(recipe).as_json(), recipe.model_dump(mode="json")
     adapter = (folder / "adapter.txt").read_text()
     started = time.monotonic()
-    merged = merge_and_check(found.path, adapter, rows, values, str(folder / "package"))
+    merged = merge_and_check(base_json, adapter, rows, values, str(folder / "package"))
     seconds, peak = time.monotonic() - started, emptied(torch)
     line = (folder / "line.txt").read_text()
     line += f" {seconds:.0f} | {merged['drift']['kl']:.1e} | {peak:.2f} |"
@@ -239,13 +239,12 @@ def largest(adapter: Path) -> float:
 def write_rows(out: Path, data: Path, base: Path) -> None:
     """Canonical rows of every recipe, by ingest, measured with a small base's tokenizer."""
     from tasks.ingest.prepare import prepare
-    from tasks.models import package
+    from tasks.models import find_base
 
     for name in DATA:
         recipe = chosen(name, base, data)
-        found = package.find_base(recipe.base)
-        settings = package.settings_for(recipe, Path(found.path))
-        prepare(recipe.data, recipe.prompt, settings, Path(found.path), out / "ingested" / name)
+        found = find_base.find_base(recipe)
+        prepare(recipe.data, recipe.prompt, found.settings, found.path, out / "ingested" / name)
         shutil.copyfile(out / "ingested" / name / "train.jsonl", out / f"{name}.jsonl")
 
 

@@ -31,6 +31,7 @@ def judge(out: Path, turn: str, size: str) -> dict[str, Any]:
 
     from tasks.evaluate.predict import predict
     from tasks.merge import drift
+    from tasks.models import find_base
 
     if turn == "crowded":
         for at in range(torch.cuda.device_count()):
@@ -39,7 +40,11 @@ def judge(out: Path, turn: str, size: str) -> dict[str, Any]:
     recipe = bulk_models.recipe(out / "base", merge={"drift_rows": 4})
     begun = time.monotonic()
     found = drift.measure(
-        out / "base", out / "adapter", out / "package", out / "rows.jsonl", recipe
+        find_base.find_base(recipe),
+        out / "adapter",
+        out / "package",
+        out / "rows.jsonl",
+        recipe,
     )
     drifted = time.monotonic() - begun
     table = out / f"{turn}.json"
@@ -61,7 +66,7 @@ def prepare(out: Path, size: str, *named: str) -> None:
     """Base, adapter, rows and the merged package."""
     from tasks.contracts.records import Row
     from tasks.merge import merge
-    from tasks.models import loading
+    from tasks.models import find_base, loading
 
     out.mkdir(parents=True, exist_ok=True)
     if named:
@@ -78,8 +83,7 @@ def prepare(out: Path, size: str, *named: str) -> None:
     recipe = bulk_models.recipe(
         out / "base", evaluation={"decoding": "generate", "max_new_tokens": 48, "batch_size": 16}
     )
-    values = recipe.model_dump(mode="json")
-    merge.merge(str(out / "base"), str(out / "adapter"), values, str(out / "package"))
+    merge.merge(find_base.find_base(recipe), out / "adapter", recipe, out / "package")
 
 
 def main(out: Path, *named: str) -> None:

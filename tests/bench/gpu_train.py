@@ -280,6 +280,8 @@ def train_precis(
     from unittest import mock
 
     from tasks.contracts.recipe import Recipe
+    from tasks.models import find_base
+    from tasks.models.prepared_base import BaseFolder
     from tasks.train import qlora
 
     recipe = Recipe.model_validate(
@@ -297,14 +299,10 @@ def train_precis(
         run(trainer, resume)
 
     os.environ["PRECIS_CHILD_FOLDER"] = str(out)  # notes and progress lines are kept there
-    # Hashing 13 GB for each variant would cost more device time than training does.
-    with (
-        mock.patch.object(qlora.digest, "of_folder", str),
-        mock.patch.object(qlora, "_run", listened),
-    ):
-        answer = qlora.train(
-            str(rows), str(shape), recipe.model_dump(mode="json"), str(out / "job")
-        )
+    # Without a digest: hashing 13 GB for each variant would cost more device time than training does.
+    base = find_base.prepare(recipe, BaseFolder.read(shape), str(shape)).as_json()
+    with mock.patch.object(qlora, "_run", listened):
+        answer = qlora.train(str(rows), base, recipe.model_dump(mode="json"), str(out / "job"))
     found: dict[str, Any] = answer["metrics"]
     return found
 
@@ -362,7 +360,9 @@ def encoded(shape: Path, length: int) -> tuple[Any, Any]:
 
     from tasks.contracts.recipe import Recipe
     from tasks.contracts.records import read_rows
+    from tasks.models import find_base
     from tasks.models.encoding import encode_for
+    from tasks.models.prepared_base import BaseFolder
 
     tokenizer = AutoTokenizer.from_pretrained(shape)
     recipe = Recipe.model_validate(
@@ -373,7 +373,8 @@ def encoded(shape: Path, length: int) -> tuple[Any, Any]:
             "training": {"max_length": length},
         }
     )
-    examples = encode_for(read_rows(shape.parent / "rows.jsonl"), tokenizer, recipe, shape)
+    base = find_base.prepare(recipe, BaseFolder.read(shape))
+    examples = encode_for(read_rows(shape.parent / "rows.jsonl"), tokenizer, base)
     columns = {"input_ids": examples.input_ids, "labels": examples.labels}
     return tokenizer, Dataset.from_dict(columns)
 
@@ -629,7 +630,7 @@ def check(folder: Path) -> None:
             loading.compute_dtype = lambda dtype=dtype: dtype
             setup.choose = lambda *_: None
             job = folder / f"{name}-{title}".replace(" ", "-")
-            trainer = qlora._build(rows, base, recipe, job, None, None)[0]
+            trainer = qlora._build(rows, tiny.prepared(base, recipe), recipe, job, None, None)[0]
             examples = [trainer.train_dataset[i] for i in range(2)]
             batch = trainer.data_collator(examples)
             if plan:

@@ -92,13 +92,14 @@ def ingest(path: Path) -> Callable[[], str]:
     """Everything that the ingest step does, a tenth of the documents held out."""
     from tasks.contracts.recipe import Recipe
     from tasks.ingest.prepare import prepare
-    from tasks.models import package
+    from tasks.models import find_base
+    from tasks.models.prepared_base import BaseFolder
 
     base = SHARED / "models/dialog-7m"
     recipe = Recipe.model_validate(
         {"name": "growth", "data": {"train": str(path)}, "base": {"model": str(base)}}
     )
-    settings = package.settings_for(recipe, base)
+    settings = find_base.prepare(recipe, BaseFolder.read(base)).settings
 
     def work() -> str:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:

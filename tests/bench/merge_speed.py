@@ -55,10 +55,13 @@ def precis(place: Path, out: Path, onto: str) -> Work:
     import bulk_models
 
     from tasks.merge import merge
+    from tasks.models import find_base
+    from tasks.models.prepared_base import BaseFolder
 
     warm()
-    chosen = bulk_models.recipe(place / "base", merge={"onto": onto}).model_dump(mode="json")
-    return lambda: merge.merge(str(place / "base"), str(place / "adapter"), chosen, str(out))
+    chosen = bulk_models.recipe(place / "base", merge={"onto": onto})
+    base = find_base.prepare(chosen, BaseFolder.read(place / "base"))
+    return lambda: merge.merge(base, place / "adapter", chosen, out)
 
 
 def peft(place: Path, out: Path) -> Work:
@@ -136,11 +139,14 @@ def drift(place: Path) -> None:
     import tiny
 
     from tasks.merge import drift, merge
+    from tasks.models import find_base
+    from tasks.models.prepared_base import BaseFolder
 
     chosen = bulk_models.recipe(place / "base")
-    base, adapter, out = place / "base", place / "adapter", place / "out"
+    base = find_base.prepare(chosen, BaseFolder.read(place / "base"))
+    adapter, out = place / "adapter", place / "out"
     rows = tiny.write_rows(place / "rows.jsonl", tiny.make_rows(chosen.merge.drift_rows))
-    merge.merge(str(base), str(adapter), chosen.model_dump(mode="json"), str(out))
+    merge.merge(base, adapter, chosen, out)
     begun = time.perf_counter()
     found = drift.measure(base, adapter, out, rows, chosen)
     print(

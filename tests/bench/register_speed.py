@@ -32,7 +32,8 @@ from stack import free_port, served  # noqa: E402
 from flows.stack import services  # noqa: E402
 from tasks.contracts import digest  # noqa: E402
 from tasks.contracts.records import ModelRef  # noqa: E402
-from tasks.models import package  # noqa: E402
+from tasks.models import find_base, package  # noqa: E402
+from tasks.models.prepared_base import BaseFolder  # noqa: E402
 from tasks.register import claims  # noqa: E402
 from tasks.register import log_model as logging  # noqa: E402
 from tasks.tracking import artifacts, connection  # noqa: E402
@@ -132,7 +133,7 @@ def measure(where: str, store: Store, repeats: int) -> None:
 def main(place: Path, size: str, repeats: int) -> None:
     """Make a package, then both stores in turn; MLflow's tracking URI is the process's."""
     base = bulk_models.make_base(place / "package", size)
-    settings = package.settings_for(bulk_models.recipe(base), base)
+    settings = find_base.prepare(bulk_models.recipe(base), BaseFolder.read(base)).settings
     package.add_summarizer(base, settings)
     model = ModelRef(str(base), digest.of_folder(base), "")
     local, remote = place / "local", place / "server"

@@ -13,13 +13,12 @@ from gate.gate_tables import judged, table
 
 from flows.outcome import Outcome
 from tasks.contracts import truncation
-from tasks.contracts.recipe import Base, Data, Gate, Prompt, Recipe
+from tasks.contracts.recipe import Data, Gate, Prompt, Recipe
 from tasks.contracts.records import Prediction, Row, read_rows
 from tasks.contracts.truncation import Cut
 from tasks.evaluate.predict import predict
 from tasks.evaluate.scores import lead3_predictions
 from tasks.ingest.prepare import prepare
-from tasks.models import package
 from tasks.models.encoding import encode_for
 from tasks.serving.summarizer import SummarizerSettings
 from tasks.tracking.predictions_table import read_table
@@ -66,9 +65,8 @@ def ingested(data: Data, base: Path, folder: Path, wanted: SummarizerSettings) -
 
 def judged_by(base: Path, folder: Path, wanted: SummarizerSettings) -> list[Prediction]:
     """The predictions of the untuned base on ingested evaluation rows."""
-    ref = package.find_base(Base(model=str(base)))
-    model = package.package_base(ref, wanted, folder / "package")
-    predict(model.path, str(folder / "evaluation.jsonl"), str(folder / "table.json"), "cpu")
+    model = tiny.packaged(base, folder / "package", wanted)
+    predict(str(model), str(folder / "evaluation.jsonl"), str(folder / "table.json"), "cpu")
     return read_table(folder / "table.json")
 
 
@@ -124,7 +122,7 @@ def test_training_learns_from_the_cut_document_under_map_reduce_too(
     train = read_rows(tmp_path / "data" / "train.jsonl")
     tokenizer = AutoTokenizer.from_pretrained(base)
     found = [
-        encode_for(train, tokenizer, _recipe(base, summarize), base)
+        encode_for(train, tokenizer, tiny.prepared(base, _recipe(base, summarize)))
         for summarize in ("direct", "map_reduce")
     ]
     assert found[0] == found[1]

@@ -23,7 +23,8 @@ from tasks.costs import (
     training_memory,
 )
 from tasks.ingest.prepare import prepare
-from tasks.models import encoding, package
+from tasks.models import encoding
+from tasks.models.prepared_base import BaseFolder
 from tasks.models.safetensors_headers import tensor_shapes
 
 CPU = hardware_speed.Speed("cpu", "cpu", 100e9, 20e9)
@@ -48,7 +49,7 @@ def test_a_gpus_step_is_foretold_within_a_fifth(
     base = headers_of_llama_7b(tmp_path / "base")
     training = {"max_length": length, "per_device_train_batch_size": size}
     recipe = tiny.make_recipe(base, training=training)
-    shape = model_sizes.shape_of(recipe, package.config_of(base), tensor_shapes(base))
+    shape = model_sizes.shape_of(recipe, BaseFolder.read(base).config, tensor_shapes(base))
     card = hardware_speed.of_card("NVIDIA H200")
     assert shape
     assert card
@@ -69,9 +70,9 @@ def test_continuous_writing_is_foretold_within_a_fifth(
     rows = forecast.Rows(500, 500, 114_852, 64_000, 230, 790, 127)
     card = hardware_speed.of_card("NVIDIA H200")
     assert card
-    expected = preflight.estimate(recipe, base, tmp_path)
-    run = forecast._Run(recipe, base, expected, card, rows, rows, 0)
-    model = forecast.Model.of(recipe, base)
+    expected = preflight.estimate(recipe, BaseFolder.read(base), tmp_path)
+    run = forecast._Run(recipe, BaseFolder.read(base), expected, card, rows, rows, 0)
+    model = forecast.Model.of(recipe, BaseFolder.read(base))
     loading = forecast.STARTING["evaluate"] + 2 * model.parameters / forecast.LOADED["cuda"]
     foreseen = run.forecast()
     found = foreseen["challenger"]
@@ -99,8 +100,8 @@ def test_a_spread_model_is_foretold_as_it_will_be_written(
     assert card
     for devices, way, at_once in ((1, "cuda", 16), (2, "continuous", 1)):
         recipe = tiny.make_recipe(base, evaluation={"batch_size": 16, "devices": devices})
-        foreseen = preflight.estimate(recipe, base, tmp_path)
-        run = forecast._Run(recipe, base, foreseen, card, rows, rows, 0)
+        foreseen = preflight.estimate(recipe, BaseFolder.read(base), tmp_path)
+        run = forecast._Run(recipe, BaseFolder.read(base), foreseen, card, rows, rows, 0)
         assert (run._way(), run._under_way()[0]) == (way, at_once)
 
 
@@ -140,7 +141,7 @@ def ingested(folder: Path, base: Path, count: int, **parts: Any) -> tuple[Recipe
     # Rows of few words are near duplicates of each other.
     data = {"train": str(folder / "rows.jsonl"), "near_duplicate_jaccard": 1.0}
     recipe = tiny.make_recipe(base, data=data, **parts)
-    settings = package.settings_for(recipe, base)
+    settings = tiny.prepared(base, recipe).settings
     prepare(recipe.data, recipe.prompt, settings, base, folder / "out")
     return recipe, json.loads((folder / "out" / "report.json").read_text())
 
@@ -153,7 +154,7 @@ def test_the_report_counts_the_tokens_that_are_trained_on(tmp_path: Path, base: 
     recipe, report = ingested(tmp_path / "rows", base, 60, **parts)
     tokenizer = AutoTokenizer.from_pretrained(base)
     rows = read_rows(tmp_path / "rows/out/train.jsonl")
-    encoded = encoding.encode_for(rows, tokenizer, recipe, base)
+    encoded = encoding.encode_for(rows, tokenizer, tiny.prepared(base, recipe))
     assert report["train"]["truncated_prompts"]["count"] > 0
     assert report["train"]["sequences"] == {
         "count": len(encoded.input_ids),
@@ -169,8 +170,8 @@ def test_every_step_is_foretold_and_more_work_takes_longer(tmp_path: Path, base:
     foretold = {}
     for count in (200, 800):
         recipe, report = ingested(tmp_path / str(count), base, count)
-        foretold[count] = forecast.foresee(recipe, base, report, CPU)
-        assert foretold[count] == forecast.foresee(recipe, base, report, CPU)
+        foretold[count] = forecast.foresee(recipe, tiny.prepared(base, recipe), report, CPU)
+        assert foretold[count] == forecast.foresee(recipe, tiny.prepared(base, recipe), report, CPU)
     few, many = foretold[200], foretold[800]
     assert tuple(few) == forecast.STEPS
     for step in forecast.STEPS:
@@ -180,7 +181,9 @@ def test_every_step_is_foretold_and_more_work_takes_longer(tmp_path: Path, base:
     work = [found["train"].seconds - start for found in (few, many) if found["train"].seconds]
     assert work[1] / work[0] == pytest.approx(4, rel=0.15)
     assert many["merge"] == few["merge"]
-    fast = forecast.foresee(recipe, base, report, replace(CPU, products=1e12, stream=1e12))
+    fast = forecast.foresee(
+        recipe, tiny.prepared(base, recipe), report, replace(CPU, products=1e12, stream=1e12)
+    )
     assert fast["train"].seconds < many["train"].seconds  # type: ignore[operator]
 
 
@@ -229,7 +232,7 @@ def test_foreseen_stands_beside_measured() -> None:
 def test_a_run_keeps_its_forecast_as_a_tag(tmp_path: Path, base: Path) -> None:
     """Every step's seconds and GiB."""
     recipe, _ = ingested(tmp_path / "rows", base, 60)
-    tags = forecast.as_tags(recipe, base, tmp_path / "rows/out/report.json")
+    tags = forecast.as_tags(recipe, tiny.prepared(base, recipe), tmp_path / "rows/out/report.json")
     found = forecast.compared(tags, {})
     assert [one.foreseen.seconds is not None for one in found] == [True] * len(forecast.STEPS)
 
@@ -239,7 +242,7 @@ def test_where_no_forecast_can_be_made_the_run_goes_on(
 ) -> None:
     """What failed is said (here a file, on a GPU's machine its driver)."""
     recipe, _ = ingested(tmp_path / "rows", base, 60)
-    assert forecast.as_tags(recipe, base, tmp_path / "gone.json") == {}
+    assert forecast.as_tags(recipe, tiny.prepared(base, recipe), tmp_path / "gone.json") == {}
     assert "not estimated: [Errno 2] No such file" in caplog.text
 
 
@@ -247,11 +250,12 @@ def test_the_estimate_takes_training_s_own_memory_model(tmp_path: Path) -> None:
     """On a GPU; TRL's own path is estimated apart, and says no plan."""
     base = headers_of_llama_7b(tmp_path / "base")
     recipe = tiny.make_recipe(base, training={"max_length": 2048})
-    config, shapes = package.config_of(base), tensor_shapes(base)
+    folder = BaseFolder.read(base)
+    config, shapes = folder.config, folder.tensors
     shape = model_sizes.shape_of(recipe, config, shapes)
     assert shape
     plan = memory_plan.named("auto", shape, False, preflight.CARD - training_memory.CUDA_BYTES)
-    said = preflight.estimate(recipe, base, tmp_path).gpu_training_bytes
+    said = preflight.estimate(recipe, BaseFolder.read(base), tmp_path).gpu_training_bytes
     assert said == int(memory_plan.peak_bytes(shape, plan)) + training_memory.CUDA_BYTES
     other = tiny.make_recipe(base, training={"max_length": 2048}, adapter={"kind": "dora"})
-    assert preflight.estimate(other, base, tmp_path).gpu_training_bytes > said
+    assert preflight.estimate(other, BaseFolder.read(base), tmp_path).gpu_training_bytes > said

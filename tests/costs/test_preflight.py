@@ -15,7 +15,8 @@ import torch
 
 from tasks.contracts.recipe import Recipe
 from tasks.costs import preflight, training_memory
-from tasks.models import package
+from tasks.models import find_base
+from tasks.models.prepared_base import BaseFolder
 
 GIB = 2**30
 TOKENS = 128
@@ -84,6 +85,10 @@ def headers_of_llama_7b(folder: Path) -> Path:
     return folder
 
 
+def estimate(recipe: Recipe, base: Path, work: Path) -> preflight.Estimate:
+    return preflight.estimate(recipe, BaseFolder.read(base), work)
+
+
 def bills(base: Path, **training: Any) -> Recipe:
     checkpointed = {"gradient_checkpointing": True, "per_device_train_batch_size": 1}
     return tiny.make_recipe(
@@ -96,20 +101,16 @@ def bills(base: Path, **training: Any) -> Recipe:
 def test_llama_7b_on_a_16_gb_card(tmp_path: Path) -> None:
     """4,096 tokens fit where layers are computed again, not otherwise; doubling them adds what it adds."""
     base = headers_of_llama_7b(tmp_path / "base")
-    found = preflight.estimate(bills(base), base, tmp_path)
+    found = estimate(bills(base), base, tmp_path)
     assert found.parameters == 6_738_415_616
     # Measured on an H200, 2 x 1,024 tokens: 5.10 GiB (docs/benchmarks.md), without a context's 0.5.
     measured = bills(base, max_length=1024, per_device_train_batch_size=2)
-    said = (
-        preflight.estimate(measured, base, tmp_path).gpu_training_bytes - training_memory.CUDA_BYTES
-    )
+    said = estimate(measured, base, tmp_path).gpu_training_bytes - training_memory.CUDA_BYTES
     assert 5.10 < said / GIB < 1.25 * 5.10
     assert 6 < found.gpu_training_bytes / GIB < 10
-    plain = preflight.estimate(
-        bills(base, gradient_checkpointing=False, memory="none"), base, tmp_path
-    )
+    plain = estimate(bills(base, gradient_checkpointing=False, memory="none"), base, tmp_path)
     assert plain.gpu_training_bytes > preflight.CARD
-    longer = preflight.estimate(bills(base, max_length=8192), base, tmp_path)
+    longer = estimate(bills(base, max_length=8192), base, tmp_path)
     per_token = (longer.gpu_training_bytes - found.gpu_training_bytes) / 4096
     assert per_token == pytest.approx((found.gpu_training_bytes - 5 * GIB) / 4096, rel=0.2)
 
@@ -117,7 +118,7 @@ def test_llama_7b_on_a_16_gb_card(tmp_path: Path) -> None:
 def test_it_speaks_of_the_card_in_hand(tmp_path: Path) -> None:
     """On a CPU of the card it would fit; on the card of the batch that fits; never of one that cannot."""
     base = headers_of_llama_7b(tmp_path / "base")
-    here = preflight.estimate(bills(base), base, tmp_path)
+    here = estimate(bills(base), base, tmp_path)
     assert here.device == "cpu"
     assert any("which fits a 16 GB card" in line for line in here.lines())
     fp16 = here.weights_bytes // 2 + training_memory.CUDA_BYTES
@@ -153,7 +154,7 @@ def test_a_team_s_card_is_spoken_of_as_the_team_would_use_it(tmp_path: Path) -> 
         recipe = tiny.make_recipe(
             base, base={"quantization": "none"}, training=training | {"devices": devices}
         )
-        assert words in preflight.estimate(recipe, base, tmp_path).lines()[2]
+        assert words in estimate(recipe, base, tmp_path).lines()[2]
 
 
 def test_more_devices_are_offered_where_they_would_take_a_part(
@@ -169,7 +170,7 @@ def test_more_devices_are_offered_where_they_would_take_a_part(
         monkeypatch.setattr(preflight.device, "compute", lambda where=where: where)
         monkeypatch.setattr(preflight, "_memory_bytes", lambda: 2 * GIB)
         recipe = tiny.make_recipe(base, adapter={"kind": kind})
-        problem = preflight.estimate(recipe, base, tmp_path).problems()[0]
+        problem = estimate(recipe, base, tmp_path).problems()[0]
         assert problem.startswith("training needs about")
         assert ("share the base's weights out over more training.devices" in problem) is offered
 
@@ -182,13 +183,11 @@ def test_the_longest_row_is_what_the_recipe_and_the_base_allow(tmp_path: Path) -
         ({"base": {"context_tokens": 80}}, 80),
         ({"training": {"max_length": 64}}, 64),
     ):
-        assert (
-            preflight.estimate(tiny.make_recipe(base, **parts), base, tmp_path).row_tokens == rows
-        )
+        assert estimate(tiny.make_recipe(base, **parts), base, tmp_path).row_tokens == rows
     scaled = tiny.make_recipe(base, base={"context_tokens": 192, "rope": "dynamic"})
-    view = package.look_for(scaled.base, tmp_path / "view").path
+    view = find_base.look_up(scaled.base, tmp_path / "view").folder
     assert view
     found = preflight.estimate(scaled, view, tmp_path)
     assert (found.row_tokens, found.batch_size) == (192, 1)
-    one = preflight.estimate(tiny.make_recipe(base), base, tmp_path)
+    one = estimate(tiny.make_recipe(base), base, tmp_path)
     assert found.row_bytes == 2 * one.row_bytes

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import yaml
 
 from tasks.contracts.recipe import Recipe
-from tasks.models import package
+from tasks.models.prepared_base import read_config
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "deployments/demo"
@@ -134,7 +135,7 @@ def test_the_base_has_read_no_summary(generator: Any) -> None:
 def test_the_base_is_small_and_fits_the_kernels() -> None:
     """8 MiB at most, and every size a multiple of 32."""
     assert sum(path.stat().st_size for path in (DEMO / "base").iterdir()) <= 8 * 1024**2
-    config = package.config_of(DEMO / "base")
+    config = read_config(DEMO / "base")
     names = (
         "hidden_size",
         "intermediate_size",
@@ -156,7 +157,7 @@ def test_rows_fit_the_base_and_the_recipe(
     base = ROOT / recipe.base.model
     tokenizer = AutoTokenizer.from_pretrained(base)
     assert tokenizer("Hi")["input_ids"][0] == tokenizer.bos_token_id
-    settings = package.settings_for(recipe, base)
+    settings = tiny.prepared(base, recipe).settings
     for row in (row for split in SPLITS for row in rows[split]):
         assert fit(tokenizer, row["dialogue"], settings)[1] == 0
         assert len(encode_completion(tokenizer, row["summary"])) <= settings.max_new_tokens

@@ -16,10 +16,10 @@ from typing import Any
 
 import mlflow
 import pytest
+import tiny
 from stack import PRECIS, ROOT
 
 from flows.cli.entry import main
-from tasks.contracts.recipe import Base
 from tasks.models import chat_templates, package
 from tasks.register import claims, log_model
 from tasks.serving.summarizer import Generator, SummarizerSettings
@@ -35,8 +35,7 @@ CHAT = SummarizerSettings(
 
 
 def packaged(settings: SummarizerSettings, folder: Path) -> Any:
-    ref = package.find_base(Base(model=str(DEMO)))
-    return package.package_base(ref, settings, folder)
+    return package.package_base(tiny.prepared(DEMO), settings, folder)
 
 
 def register(client: Any, model: Any, name: str, folder: Path, succeeds: int) -> None:

@@ -21,10 +21,11 @@ from prefect.context import FlowRunContext
 from flows.stack import embedded
 from tasks.contracts import digest
 from tasks.contracts.errors import EvaluationError
-from tasks.contracts.recipe import Base, Recipe
-from tasks.contracts.records import BaseRef, DatasetRef, ModelRef, Scores
+from tasks.contracts.recipe import Recipe
+from tasks.contracts.records import DatasetRef, ModelRef, Scores
 from tasks.evaluate.task import evaluate, preflight
 from tasks.models import package
+from tasks.models.prepared_base import PreparedBase
 from tasks.orchestration import cluster_worker, task_runners
 from tasks.serving.summarizer import SummarizerSettings
 from tasks.tracking import artifacts, mlflow_run
@@ -50,8 +51,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def base(home: Path) -> BaseRef:
-    return package.find_base(Base(model=str(home / "base")))
+def base(home: Path) -> PreparedBase:
+    return tiny.prepared(home / "base")
 
 
 def recipe_for(home: Path, name: str, devices: int, where: str | None) -> Recipe:
@@ -62,7 +63,7 @@ def recipe_for(home: Path, name: str, devices: int, where: str | None) -> Recipe
 
 @flow(validate_parameters=False)
 def judged(
-    home: Path, model: ModelRef, base: BaseRef, recipe: Recipe
+    home: Path, model: ModelRef, base: PreparedBase, recipe: Recipe
 ) -> tuple[Scores, list[str], str]:
     """Scores, steps not done again, the flow run's id."""
     context = FlowRunContext.get()
@@ -91,7 +92,7 @@ def shares(flow_run: str) -> list[Any]:
 
 
 @pytest.mark.full
-def test_two_workers_write_the_table_of_one_process(home: Path, base: BaseRef) -> None:
+def test_two_workers_write_the_table_of_one_process(home: Path, base: PreparedBase) -> None:
     """Byte for byte, from a cluster that starts and ends with it; its shares are the flow run's tasks."""
     model = package.package_base(base, SETTINGS, home / "package")
     with tags("by-cluster"):
@@ -109,7 +110,7 @@ def test_two_workers_write_the_table_of_one_process(home: Path, base: BaseRef) -
 
 
 @pytest.mark.full
-def test_a_failing_share_ends_the_others(home: Path, base: BaseRef, tmp_path: Path) -> None:
+def test_a_failing_share_ends_the_others(home: Path, base: PreparedBase, tmp_path: Path) -> None:
     """On a cluster that is there and stays: the error of the share, soon, no table, no process left."""
     distributed = pytest.importorskip("distributed")
     folder = Path(package.package_base(base, SETTINGS, tmp_path / "package").path)
@@ -150,7 +151,7 @@ def writers() -> list[psutil.Process]:
 
 
 @pytest.mark.full
-def test_a_cluster_that_is_not_there_is_named(home: Path, base: BaseRef) -> None:
+def test_a_cluster_that_is_not_there_is_named(home: Path, base: PreparedBase) -> None:
     """Nothing waits for it."""
     dask = pytest.importorskip("dask")
     with (

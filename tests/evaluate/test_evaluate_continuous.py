@@ -11,9 +11,8 @@ import shapes
 import tiny
 import torch
 
-from tasks.contracts.recipe import Base
 from tasks.costs import forecast
-from tasks.models import package
+from tasks.models import find_base, package
 from tasks.processes import step_process
 from tasks.serving import continuous
 from tasks.serving.summarizer import DECODER_FILE, Generator, SummarizerSettings, Summary, encode
@@ -128,8 +127,10 @@ def test_parts_of_long_documents_are_written_too(generator: Generator) -> None:
 @pytest.mark.parametrize("rope", ["ntk", "linear", "yarn", "dynamic"])
 def test_scaled_positions(rope: Any, llama: Path, tmp_path: Path) -> None:
     """Angles that depend on the position alone are kept to; dynamic ones are left to generate."""
-    ref = package.find_base(Base(model=str(llama), context_tokens=1024, rope=rope))
-    made = package.package_base(ref, SETTINGS, tmp_path / "package")
+    recipe = tiny.make_recipe(
+        llama, base={"context_tokens": 1024, "rope": rope}, training={"max_length": 1024}
+    )
+    made = package.package_base(find_base.find_base(recipe), SETTINGS, tmp_path / "package")
     generator = Generator(Path(made.path), "cpu")
     if rope == "dynamic":
         assert generator.decoder() is None

@@ -10,7 +10,6 @@ import pytest
 import tiny
 
 from tasks.contracts.errors import EvaluationError
-from tasks.contracts.recipe import Base
 from tasks.evaluate import data_parallel, predict
 from tasks.models import package
 from tasks.processes import step_process
@@ -27,8 +26,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model(base: Path, tmp_path: Path) -> Path:
-    ref = package.find_base(Base(model=str(base)))
-    return Path(package.package_base(ref, SETTINGS, tmp_path / "package").path)
+    return tiny.packaged(base, tmp_path / "package", SETTINGS)
 
 
 @pytest.fixture

@@ -34,7 +34,10 @@ class Case:
         self.base, self.rows = base, folder / "rows.jsonl"
         self.recipe: Recipe = tiny.make_recipe(base, training=TRAINING, **parts)
         tiny.write_rows(self.rows, tiny.make_rows(40))
-        answer = qlora.train(str(self.rows), str(base), self.dump(), str(folder / "job"))
+        self.prepared = tiny.prepared(base, self.recipe)
+        answer = qlora.train(
+            str(self.rows), self.prepared.as_json(), self.dump(), str(folder / "job")
+        )
         self.adapter = Path(answer["adapter"])
 
     def dump(self, **parts: Any) -> dict[str, Any]:
@@ -43,7 +46,7 @@ class Case:
 
     def merged(self, out: Path, **parts: Any) -> dict[str, Any]:
         return merge.merge_and_check(
-            str(self.base), str(self.adapter), str(self.rows), self.dump(**parts), str(out)
+            self.prepared.as_json(), str(self.adapter), str(self.rows), self.dump(**parts), str(out)
         )
 
 
@@ -87,7 +90,7 @@ def test_the_drift_check_sees_a_wrong_merge(nf4: Case, tmp_path: Path) -> None:
     loose = {"max_kl": 100.0, "min_top1_agreement": 0.0}
     original = nf4.merged(tmp_path / "original", merge={"onto": "original_base"} | loose)
     assert original["drift"]["kl"] > 1e-3
-    untuned = drift.measure(nf4.base, nf4.adapter, nf4.base, nf4.rows, nf4.recipe)
+    untuned = drift.measure(nf4.prepared, nf4.adapter, nf4.base, nf4.rows, nf4.recipe)
     assert untuned.kl > 0.1
 
 
@@ -110,7 +113,7 @@ def test_memory_holds_one_model_at_a_time(
     monkeypatch.setattr(drift, "_merged_model", loaded)
     gc.disable()
     try:
-        drift.measure(nf4.base, nf4.adapter, Path(result["path"]), nf4.rows, nf4.recipe)
+        drift.measure(nf4.prepared, nf4.adapter, Path(result["path"]), nf4.rows, nf4.recipe)
     finally:
         gc.enable()
     assert live
@@ -195,6 +198,6 @@ def test_merged_twice_it_has_the_same_bytes(
     (tmp_path / "package.partial").mkdir()
     out.mkdir()
     (out / "old.txt").write_text("left over")
-    found = merge.merge(str(nf4.base), str(nf4.adapter), nf4.dump(), str(out))
+    found = merge.merge(nf4.prepared, nf4.adapter, nf4.recipe, out)
     assert found["digest"] == result["digest"]
     assert [path.name for path in tmp_path.iterdir()] == ["package"]

@@ -40,15 +40,16 @@ class Case:
             adapter={"kind": kind, "r": R, "lora_alpha": ALPHA, "lora_dropout": DROPOUT},
             training=TRAINING,
         )
-        job = str(folder / "job")
-        answer = qlora.train(str(self.rows), str(base), self.recipe.model_dump(mode="json"), job)
+        values, job = self.recipe.model_dump(mode="json"), str(folder / "job")
+        self.prepared = tiny.prepared(base, self.recipe)
+        answer = qlora.train(str(self.rows), self.prepared.as_json(), values, job)
         self.metrics, self.adapter = answer["metrics"], Path(answer["adapter"])
         self.package = folder / "package"
         self.merged: dict[str, Any] = merge.merge_and_check(
-            str(base),
+            self.prepared.as_json(),
             str(self.adapter),
             str(self.rows),
-            self.recipe.model_dump(mode="json"),
+            values,
             str(self.package),
         )
 
@@ -81,7 +82,7 @@ def test_it_learns_merges_and_writes(case: Case, tmp_path: Path) -> None:
     assert case.metrics["last_loss"] < 0.8 * case.metrics["first_loss"]
     assert case.merged["drift"]["kl"] < 1e-4
     assert case.merged["drift"]["top1_agreement"] > 0.98
-    untuned = drift.measure(case.base, case.adapter, case.base, case.rows, case.recipe)
+    untuned = drift.measure(case.prepared, case.adapter, case.base, case.rows, case.recipe)
     assert untuned.kl > 100 * case.merged["drift"]["kl"]
     found = predict(str(case.package), str(case.rows), str(tmp_path / "table.json"))
     assert found["rows"] == 24

@@ -35,11 +35,12 @@ def test_the_merged_model_is_the_adapter_s(
         adapter={"r": 32, "lora_alpha": 64},
         training={"learning_rate": 1e-3, "max_length": 1024, "max_steps": 30},
         evaluation={"max_new_tokens": 60},
-    ).model_dump(mode="json")
-    answer = qlora.train(str(rows), str(base), recipe, str(tmp_path / "job"))
+    )
+    values, prepared = recipe.model_dump(mode="json"), tiny.prepared(base, recipe).as_json()
+    answer = qlora.train(str(rows), prepared, values, str(tmp_path / "job"))
     assert answer["metrics"]["last_loss"] < answer["metrics"]["first_loss"] - 2
     out = str(tmp_path / "out")
-    result = merge.merge_and_check(str(base), answer["adapter"], str(rows), recipe, out)
+    result = merge.merge_and_check(prepared, answer["adapter"], str(rows), values, out)
     assert result["drift"]["kl"] < 1e-4
     assert result["drift"]["top1_agreement"] > 0.99
     assert len(shards_of(Path(out))) == shards

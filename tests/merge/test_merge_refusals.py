@@ -53,7 +53,7 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def call(base: Path, adapter: Path, out: Path, /, **parts: Any) -> dict[str, Any]:
     recipe = tiny.make_recipe(base, base={"model": "tiny"}, **parts)
-    return merge.merge(str(base), str(adapter), recipe.model_dump(mode="json"), str(out))
+    return merge.merge(tiny.prepared(base, recipe), adapter, recipe, out)
 
 
 def refusal(base: Path, adapter: Path, out: Path, /, **parts: Any) -> list[str]:
@@ -205,7 +205,7 @@ def test_a_drifted_model_is_refused_and_removed(base: Path, adapter: Path, tmp_p
     recipe = tiny.make_recipe(base, base={"model": "tiny"}, merge={"max_kl": 1e-12})
     with pytest.raises(MergeError, match=r"KL \d\.\de-\d\d nats a token \(merge.max_kl 1e-12\)"):
         merge.merge_and_check(
-            str(base),
+            tiny.prepared(base, recipe).as_json(),
             str(adapter),
             str(rows),
             recipe.model_dump(mode="json"),

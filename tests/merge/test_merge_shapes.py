@@ -41,11 +41,12 @@ class Case:
             training=TRAINING,
         )
         values = self.recipe.model_dump(mode="json")
-        answer = qlora.train(str(self.rows), str(self.base), values, str(folder / "job"))
+        self.prepared = tiny.prepared(self.base, self.recipe).as_json()
+        answer = qlora.train(str(self.rows), self.prepared, values, str(folder / "job"))
         self.metrics, self.adapter = answer["metrics"], Path(answer["adapter"])
         self.package = folder / "package"
         found = merge.merge_and_check(
-            str(self.base), str(self.adapter), str(self.rows), values, str(self.package)
+            self.prepared, str(self.adapter), str(self.rows), values, str(self.package)
         )
         self.drift = found["drift"]
 

@@ -67,8 +67,8 @@ def test_the_bytes_are_those_of_whole_shards(onto: str, tmp_path: Path) -> None:
     base = tiny.make_tiny_base(tmp_path / "base", shards=3, hidden=448, layers=1, tied=False)
     assert CHUNK < 2 * 448 * 448  # as gate_proj has
     adapter = make_adapter(tmp_path / "adapter", base)
-    recipe = tiny.make_recipe(base, merge={"onto": onto}).model_dump(mode="json")
-    result = merge.merge(str(base), str(adapter), recipe, str(tmp_path / "out"))
+    recipe = tiny.make_recipe(base, merge={"onto": onto})
+    result = merge.merge(tiny.prepared(base, recipe), adapter, recipe, tmp_path / "out")
     lora = load_file(adapter / "adapter_model.safetensors")
     for shard in sorted(base.glob("*.safetensors")):
         expected = {}
@@ -105,17 +105,19 @@ import sys
 from pathlib import Path
 from tasks.merge import merge
 from tasks.merge.plan import plan_merge
+from tasks.models.prepared_base import PreparedBase
 from tasks.contracts.recipe import Recipe
 import json
 base, adapter, recipe, out = sys.argv[1:]
-recipe = json.loads(recipe)
-plan_merge(Path(base), Path(adapter), Recipe.model_validate(recipe))  # what a merge imports
+recipe = Recipe.model_validate_json(recipe)
+base, adapter = PreparedBase.from_json(json.loads(base)), Path(adapter)
+plan_merge(base, adapter, recipe)  # what a merge imports
 def held(what):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what))
 Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
 before = held("VmRSS")
-merge.merge(base, adapter, recipe, out)
+merge.merge(base, adapter, recipe, Path(out))
 print(held("VmHWM") - before)
 """
 
@@ -125,8 +127,9 @@ def test_memory_is_less_than_two_shards(tmp_path: Path) -> None:
     """In a process of its own: a base of two shards of 160 MB, in matrices of 8 MB."""
     base = tiny.make_tiny_base(tmp_path / "base", shards=2, hidden=1408, layers=9, tied=False)
     adapter = make_adapter(tmp_path / "adapter", base)
-    recipe = tiny.make_recipe(base).model_dump_json()
-    words = [sys.executable, "-c", MEASURED, str(base), str(adapter), recipe, str(tmp_path / "out")]
+    recipe, prepared = tiny.make_recipe(base).model_dump_json(), tiny.prepared(base).as_json()
+    arguments = [json.dumps(prepared), str(adapter), recipe, str(tmp_path / "out")]
+    words = [sys.executable, "-c", MEASURED, *arguments]
     done = subprocess.run(
         words, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
     )

@@ -10,7 +10,6 @@ import pytest
 import tiny
 
 from tasks.contracts.errors import RecipeError
-from tasks.contracts.recipe import Base
 from tasks.models import chat_templates, package
 from tasks.serving.summarizer import (
     Generator,
@@ -216,11 +215,11 @@ def test_the_base_s_own_template_is_used(base: Path, tmp_path: Path) -> None:
     named = [{"name": "tools", "template": "no"}, {"name": "default", "template": "{{ 'b' }}"}]
     for own in ("{{ 'a' }}", named):
         (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": own}))
-        found = package.settings_for(chat_recipe(folder), folder).chat_template
+        found = tiny.prepared(folder, chat_recipe(folder)).settings.chat_template
         assert found == ("{{ 'a' }}" if isinstance(own, str) else "{{ 'b' }}")
     (folder / "chat_template.jinja").write_text("{{ 'c' }}")
-    assert package.settings_for(chat_recipe(folder), folder).chat_template == "{{ 'c' }}"
-    named_one = package.settings_for(chat_recipe(folder, chat_template="llama-2"), folder)
+    assert tiny.prepared(folder, chat_recipe(folder)).settings.chat_template == "{{ 'c' }}"
+    named_one = tiny.prepared(folder, chat_recipe(folder, chat_template="llama-2")).settings
     assert named_one.chat_template == chat_templates.LLAMA_2
 
 
@@ -229,7 +228,7 @@ def test_a_template_may_be_a_file_or_text(base: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.jinja"
     file.write_text(CHATML)
     for named in (str(file), CHATML):
-        found = package.settings_for(chat_recipe(base, chat_template=named), base)
+        found = tiny.prepared(base, chat_recipe(base, chat_template=named)).settings
         assert (found.chat_template, found.format, found.template) == (CHATML, "chat", "{document}")
 
 
@@ -243,7 +242,7 @@ def test_a_template_may_be_a_file_or_text(base: Path, tmp_path: Path) -> None:
 )
 def test_what_is_no_template_is_explained(named: str | None, says: str, base: Path) -> None:
     with pytest.raises(RecipeError, match=says):
-        package.settings_for(chat_recipe(base, chat_template=named), base)
+        tiny.prepared(base, chat_recipe(base, chat_template=named))
 
 
 def test_the_package_carries_the_template(base: Path, tmp_path: Path) -> None:
@@ -252,8 +251,8 @@ def test_the_package_carries_the_template(base: Path, tmp_path: Path) -> None:
 
     (base / "chat_template.jinja").unlink(missing_ok=True)
     recipe = chat_recipe(base, chat_template="llama-2", system=SYSTEM)
-    ref = package.find_base(Base(model=str(base)))
-    made = package.package_base(ref, package.settings_for(recipe, base), tmp_path / "package")
+    prepared = tiny.prepared(base, recipe)
+    made = package.package_base(prepared, prepared.settings, tmp_path / "package")
     generator = Generator(Path(made.path), "cpu")
     assert generator.settings.chat_template == chat_templates.LLAMA_2
     assert generator.ends == [generator.tokenizer.eos_token_id]
@@ -269,8 +268,8 @@ def test_a_linked_template_is_replaced_not_written_through(tmp_path: Path) -> No
     base = tiny.make_tiny_base(tmp_path / "base")
     (base / "chat_template.jinja").write_text(CHATML)
     recipe = chat_recipe(base, chat_template="llama-2")
-    ref = package.find_base(Base(model=str(base)))
-    package.package_base(ref, package.settings_for(recipe, base), tmp_path / "package")
+    prepared = tiny.prepared(base, recipe)
+    package.package_base(prepared, prepared.settings, tmp_path / "package")
     assert (base / "chat_template.jinja").read_text() == CHATML
     assert (tmp_path / "package/chat_template.jinja").read_text() == chat_templates.LLAMA_2
 

@@ -17,6 +17,7 @@ from tasks.costs import preflight
 from tasks.costs.training_memory import adapter_parameters
 from tasks.models import compatibility
 from tasks.models.compatibility import Layers
+from tasks.models.prepared_base import BaseFolder
 from tasks.models.safetensors_headers import tensor_shapes
 from tasks.processes import device
 
@@ -28,11 +29,13 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def said(base: Path, targets: Any = "all-linear") -> list[str]:
-    return compatibility.problems(tiny.make_recipe(base, adapter={"target_modules": targets}), base)
+    return compatibility.problems(
+        tiny.make_recipe(base, adapter={"target_modules": targets}), BaseFolder.read(base)
+    )
 
 
 def needs(base: Path, /, **parts: Any) -> preflight.Estimate:
-    return preflight.estimate(tiny.make_recipe(base, **parts), base, base)
+    return preflight.estimate(tiny.make_recipe(base, **parts), BaseFolder.read(base), base)
 
 
 @pytest.mark.parametrize("model_type", shapes.SHAPES)
@@ -74,17 +77,17 @@ def test_some_weights_are_why_not_sharded(tmp_path: Path) -> None:
     base = tiny.make_tiny_base(tmp_path)
     parts = {"training": {"devices": 2, "base_weights": "sharded"}}
     eight = tiny.make_recipe(base, base={"quantization": "int8"}, **parts)
-    [problem] = compatibility.problems(eight, base)
+    [problem] = compatibility.problems(eight, BaseFolder.read(base))
     assert "training.base_weights: sharded: weights in int8" in problem
     assert "choose base.quantization nf4" in problem
     [problem] = compatibility.problems(
-        tiny.make_recipe(base, adapter={"kind": "dora"}, **parts), base
+        tiny.make_recipe(base, adapter={"kind": "dora"}, **parts), BaseFolder.read(base)
     )
     assert "DoRA reads all weights at its start; choose adapter.kind lora or rslora" in problem
     assert "opt models" in compatibility.why_not_sharded(
         tiny.make_recipe(base, **parts), {"model_type": "opt"}
     )
-    assert compatibility.problems(tiny.make_recipe(base, **parts), base) == []
+    assert compatibility.problems(tiny.make_recipe(base, **parts), BaseFolder.read(base)) == []
 
 
 @pytest.mark.parametrize(
@@ -121,7 +124,9 @@ def test_uncommon_architectures(
     config = json.loads((base / "config.json").read_text()) | {"model_type": model_type}
     (base / "config.json").write_text(json.dumps(config))
     recipe = tiny.make_recipe(base, training={"packing": packing})
-    assert compatibility.problems(recipe, base) == [line.format(base) for line in said_of_it]
+    assert compatibility.problems(recipe, BaseFolder.read(base)) == [
+        line.format(base) for line in said_of_it
+    ]
 
 
 def test_training_refuses_what_check_refuses(tmp_path: Path, bases: dict[str, Path]) -> None:
@@ -133,7 +138,7 @@ def test_training_refuses_what_check_refuses(tmp_path: Path, bases: dict[str, Pa
     rows = tiny.write_rows(tmp_path / "rows.jsonl", tiny.make_rows(2))
     recipe = tiny.make_recipe(base, adapter={"target_modules": ["lm_head"]})
     with pytest.raises(TrainingError, match=r"does not fit this base model:\n.*lm_head cannot be"):
-        qlora.train(str(rows), str(base), recipe.model_dump(mode="json"), str(tmp_path / "job"))
+        qlora.train_here(rows, tiny.prepared(base, recipe), recipe, tmp_path / "job")
 
 
 @pytest.mark.parametrize("model_type", shapes.SHAPES)

@@ -16,7 +16,7 @@ from hub_server import BROKEN, COMMIT, GRANTED, OTHER, Machine, StandInHub, sha
 from tasks.contracts import digest
 from tasks.contracts.errors import BaseModelError
 from tasks.contracts.recipe import Base
-from tasks.models import package
+from tasks.models import base_checks, find_base
 
 
 @pytest.fixture(scope="module")
@@ -209,10 +209,10 @@ def test_no_network(folder: Path) -> None:
 def test_offline_says_so(home: Path) -> None:
     """HF_HUB_OFFLINE is set: the setting is named, not the network."""
     base = Base(model="acme/open", revision=COMMIT)
-    looked = package.look_for(base, home)
+    looked = find_base.look_up(base, home)
     with pytest.raises(BaseModelError) as caught:
-        package.find_base(base)
-    assert (looked.path, looked.facts, looked.problems) == (None, [], [str(caught.value)])
+        find_base.locate(base)
+    assert (looked.folder, looked.facts, looked.problems) == (None, [], [str(caught.value)])
     assert "HF_HUB_OFFLINE keeps precis from asking the hub: unset it, or copy" in str(caught.value)
 
 
@@ -225,10 +225,11 @@ def test_a_snapshot_folder_is_used_as_it_is(files: Path, tmp_path: Path) -> None
     for file in files.iterdir():
         shutil.copyfile(file, blobs / sha(file))
         (snapshot / file.name).symlink_to(Path("../../blobs") / sha(file))
-    ref = package.find_base(Base(model=str(snapshot)))
-    assert (ref.path, ref.digest) == (str(snapshot), digest.of_folder(files))
+    ref = find_base.locate(Base(model=str(snapshot)))
+    assert ref.path == snapshot
+    assert digest.of_folder(ref.path) == digest.of_folder(files)
     with pytest.raises(BaseModelError, match="point base") as caught:
-        package.find_base(Base(model=str(tmp_path / "models--acme--open")))
+        find_base.locate(Base(model=str(tmp_path / "models--acme--open")))
     assert f"({snapshot})" in str(caught.value)
 
 
@@ -237,7 +238,7 @@ def test_a_folder_with_a_shard_or_a_config_gone_wrong(files: Path, tmp_path: Pat
     shutil.copytree(files, tmp_path / "broken")
     (tmp_path / "broken/model-00001-of-00002.safetensors").unlink()
     (tmp_path / "broken/config.json").write_text('{"model_type": ')
-    problems = package.problems_of(tmp_path / "broken")
+    problems = base_checks.file_problems(tmp_path / "broken")
     assert len(problems) == 2
     assert "config.json is not valid JSON" in problems[0]
     assert "its index names: model-00001-of-00002.safetensors" in problems[1]

@@ -13,10 +13,11 @@ import torch
 from tasks.contracts import digest
 from tasks.contracts.errors import BaseModelError
 from tasks.contracts.recipe import Base, Recipe
-from tasks.contracts.records import BaseRef, Row
+from tasks.contracts.records import Row
 from tasks.evaluate.predict import load_code
 from tasks.merge import merge
-from tasks.models import loading, package
+from tasks.models import find_base, loading, package, settings
+from tasks.models.prepared_base import BaseFolder, PreparedBase, read_config
 from tasks.train import qlora
 
 OWN, WANTED = 96, 256
@@ -46,19 +47,19 @@ def recipe(
     )
 
 
-def found(chosen: Recipe) -> BaseRef:
-    return package.find_base(chosen.base)
+def found(chosen: Recipe) -> PreparedBase:
+    return find_base.find_base(chosen)
 
 
 def config(folder: Path | str) -> dict[str, Any]:
-    return package.config_of(Path(folder))
+    return read_config(Path(folder))
 
 
 def test_a_scaled_base_is_links_and_a_config_of_its_own(home: Path, plain: Path) -> None:
     """No weights are copied; the base is untouched; a second look finds the same folder and digest."""
     before = digest.of_folder(plain)
     ref = found(recipe(plain))
-    folder = Path(ref.path)
+    folder = ref.path
     assert folder.parent == home / "mlruns/work/scaled"
     own = {path.name for path in folder.iterdir() if not path.is_symlink()}
     assert own == {"config.json", "tokenizer_config.json"}
@@ -74,11 +75,11 @@ def test_every_context_and_method_is_another_base(home: Path, plain: Path) -> No
     """Digests, and so the keys of training, merge and evaluation, differ; unset, all is as it was."""
     refs = [found(recipe(plain, tokens, rope)) for tokens in (200, WANTED) for rope in METHODS]
     untouched = found(recipe(plain, None, None))
-    assert (untouched.path, untouched.digest) == (str(plain), digest.of_folder(plain))
+    assert (untouched.path, untouched.digest) == (plain, digest.of_folder(plain))
     assert len({ref.digest for ref in [*refs, untouched]}) == 9
-    settings = package.settings_for(recipe(plain), Path(refs[-4].path))
+    served = refs[-4].settings
     bases = [
-        package.package_base(ref, settings, home / "packages" / str(n))
+        package.package_base(ref, served, home / "packages" / str(n))
         for n, ref in enumerate([*refs, untouched])
     ]
     assert len({model.digest for model in bases}) == 9
@@ -95,33 +96,33 @@ def test_a_limit_without_scaling_is_another_job_too(
     rows = tiny.write_rows(tmp_path / "rows.jsonl", tiny.make_rows(4))
     short = {"prompt": {"max_source_tokens": 40}, "evaluation": {"max_new_tokens": 8}}
     limited, free = (recipe(plain, tokens, None, **short) for tokens in (60, None))
-    assert package.settings_for(limited, plain) == package.settings_for(free, plain)
-    assert found(limited).path == str(plain)
-    assert (package.context_for(limited, plain), package.context_for(free, plain)) == (60, OWN)
-    jobs = [qlora._job(rows, plain, one) for one in (limited, free)]
+    bases = found(limited), found(free)
+    assert bases[0].settings == bases[1].settings
+    assert bases[0].path == plain
+    assert [base.max_row_tokens for base in bases] == [60, OWN]
+    jobs = [qlora._job(rows, base, limited) for base in bases]
     assert jobs[0] != jobs[1]
     assert "context_tokens" not in jobs[1], "jobs of recipes without it keep their digest"
 
 
-def test_a_base_that_was_not_scaled_is_refused(plain: Path, tmp_path: Path) -> None:
-    """A step given the plain folder by mistake stops: it would train other positions than it says."""
-    rows = tiny.write_rows(tmp_path / "rows.jsonl", tiny.make_rows(4))
+def test_a_base_that_was_not_scaled_is_refused(plain: Path) -> None:
+    """The plain folder prepared by mistake: steps would train other positions than the recipe says."""
     with pytest.raises(BaseModelError, match="reads 96 tokens and not the 256 of"):
-        qlora.train(str(rows), str(plain), recipe(plain).model_dump(mode="json"), str(tmp_path))
+        tiny.prepared(plain, recipe(plain))
 
 
 def test_scaling_that_no_row_would_use_is_refused(home: Path, plain: Path) -> None:
     """Rows cut within the own maximum lose by it; one token past it, they may want the reserve."""
     chosen = recipe(plain)
-    folder = Path(found(chosen).path)
+    folder = BaseFolder.read(found(chosen).path)
     for longest, fits in ((OWN, False), (OWN + 1, True)):
         training = chosen.training.model_copy(update={"max_length": longest})
         shorter = chosen.model_copy(update={"training": training})
         if fits:
-            assert package.context_for(shorter, folder) == longest
+            assert settings.max_row_tokens(shorter, folder) == longest
         else:
             with pytest.raises(BaseModelError, match="cuts every row within the 96 tokens"):
-                package.context_for(shorter, folder)
+                settings.max_row_tokens(shorter, folder)
 
 
 @pytest.mark.parametrize(
@@ -138,8 +139,8 @@ def test_a_context_that_does_not_fit_the_base(
     """The run and the check say the same."""
     base = Base(model=str(plain), context_tokens=tokens, rope=rope)
     with pytest.raises(BaseModelError, match=said):
-        package.find_base(base)
-    looked = package.look_for(base, home)
+        find_base.locate(base)
+    looked = find_base.look_up(base, home)
     assert len(looked.problems) == 1
     assert said in looked.problems[0]
     assert not (home / "mlruns").exists()
@@ -154,14 +155,13 @@ def test_training_merge_evaluation_and_serving_turn_alike(
     ref = found(chosen)
     rows = tiny.write_rows(tmp_path / "rows.jsonl", long_rows(8))
     values = chosen.model_dump(mode="json")
-    made = qlora.train(str(rows), ref.path, values, str(tmp_path / "job"))
+    made = qlora.train(str(rows), ref.as_json(), values, str(tmp_path / "job"))
     out = merge.merge_and_check(
-        ref.path, made["adapter"], str(rows), values, str(tmp_path / "merged")
+        ref.as_json(), made["adapter"], str(rows), values, str(tmp_path / "merged")
     )
     assert out["drift"]["kl"] < 1e-3
-    settings = package.settings_for(chosen, Path(ref.path))
-    untuned = package.package_base(ref, settings, tmp_path / "untuned")
-    models = [loading.load_base(Path(ref.path), "none", torch.float32)]
+    untuned = package.package_base(ref, ref.settings, tmp_path / "untuned")
+    models = [loading.load_base(ref.path, "none", torch.float32)]
     for folder in (Path(untuned.path), tmp_path / "merged"):
         generator = load_code(folder).Generator(folder, "cpu")
         assert max(len(batch) for batch in generator.batches([rows.read_text()])) == 1
@@ -189,9 +189,8 @@ def test_under_dynamic_rope_a_summary_is_of_its_document_alone(
     """Not of those judged before it, nor of those in its batch: the served model sees one at a time."""
     chosen = recipe(plain, rope="dynamic", evaluation={"batch_size": 8})
     ref = found(chosen)
-    settings = package.settings_for(chosen, Path(ref.path))
-    assert settings.batch_size == 1
-    folder = Path(package.package_base(ref, settings, tmp_path / "package").path)
+    assert ref.settings.batch_size == 1
+    folder = Path(package.package_base(ref, ref.settings, tmp_path / "package").path)
     documents = [row.document for row in long_rows(4)]
     together = load_code(folder).Generator(folder, "cpu").summarize(documents)
     alone = [load_code(folder).Generator(folder, "cpu").summarize([one])[0] for one in documents]

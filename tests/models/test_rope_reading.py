@@ -12,8 +12,9 @@ from transformers import AutoTokenizer
 from tasks.contracts.recipe import Base, Data, Recipe
 from tasks.contracts.records import read_rows
 from tasks.ingest.prepare import prepare
-from tasks.models import loading, package, rope_view
+from tasks.models import find_base, loading, rope_view
 from tasks.models.encoding import encode_for
+from tasks.models.prepared_base import read_config
 
 ROOT = Path(__file__).parents[2]
 # The demo's base learned from rows of 1,024 tokens; the demo's dialogues, one after the other, are
@@ -27,7 +28,7 @@ def perplexity(
     """exp(mean loss) of `text` tokens: within the old maximum, and past it. About two seconds."""
     base = ROOT / "deployments/demo/base"
     chosen = Base(model=str(base), context_tokens=tokens, rope=rope)
-    folder = rope_view.scaled(base, package.config_of(base), chosen, scratch)
+    folder = rope_view.scaled(base, read_config(base), chosen, scratch)
     model = loading.load_base(folder, "none", torch.float32).eval()
     ids = demo_tokens(text)
     with torch.inference_mode():
@@ -81,10 +82,9 @@ def test_whole_bills_fit_when_the_context_is_set(home: Path, shared: Path) -> No
             training={"max_length": 6144},
             evaluation={"max_new_tokens": 768},
         )
-        ref = package.find_base(chosen.base)
-        settings = package.settings_for(chosen, Path(ref.path))
+        prepared = find_base.find_base(chosen)
         folder = home / str(tokens)
-        dataset = prepare(data, chosen.prompt, settings, Path(ref.path), folder)
+        dataset = prepare(data, chosen.prompt, prepared.settings, prepared.path, folder)
         reports[tokens] = json.loads((folder / "report.json").read_text())
     assert dataset.train_rows + dataset.evaluation_rows > 90
     cut = {
@@ -94,7 +94,7 @@ def test_whole_bills_fit_when_the_context_is_set(home: Path, shared: Path) -> No
     assert cut[None] > 0.5 * (dataset.train_rows + dataset.evaluation_rows)
     assert cut[6144] == 0
     assert reports[6144]["train"]["truncated_prompts"]["limit"] == 6144 - 768
-    tokenizer = AutoTokenizer.from_pretrained(ref.path)
-    examples = encode_for(read_rows(folder / "train.jsonl"), tokenizer, chosen, Path(ref.path))
+    tokenizer = AutoTokenizer.from_pretrained(prepared.path)
+    examples = encode_for(read_rows(folder / "train.jsonl"), tokenizer, prepared)
     assert examples.truncated == 0, "prompt and summary together"
     assert max(map(len, examples.input_ids)) > 2048

@@ -23,7 +23,7 @@ PARTS = Path("artifacts/package")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A package whose weights are large enough to be linked."""
     folder = tiny.make_tiny_base(tmp_path_factory.mktemp("base") / "base", hidden=256)
-    package.add_summarizer(folder, package.settings_for(tiny.make_recipe(folder), folder))
+    package.add_summarizer(folder, tiny.prepared(folder).settings)
     assert (folder / "model.safetensors").stat().st_size > upload.LARGE_BYTES
     return folder
 
@@ -76,9 +76,8 @@ def test_weights_are_linked_and_small_files_copied(model: ModelRef, home: Path) 
 
 def test_a_base_s_own_files_are_copied(base: Path, home: Path) -> None:
     """A package that points at a base does not lend the base's file to the store."""
-    settings = package.settings_for(tiny.make_recipe(base), base)
-    ref = package.find_base(tiny.make_recipe(base).base)
-    model = package.package_base(ref, settings, home / "work/package")
+    prepared = tiny.prepared(base)
+    model = package.package_base(prepared, prepared.settings, home / "work/package")
     assert (home / "work/package/model.safetensors").is_symlink()
     mode = (base / "model.safetensors").stat().st_mode
     _, stored = log(model, home)

@@ -20,6 +20,7 @@ from tasks.contracts.errors import MergeError
 from tasks.costs import preflight
 from tasks.merge import drift
 from tasks.models import loading
+from tasks.models.prepared_base import BaseFolder
 from tasks.orchestration import task_options
 from tasks.processes import device
 from tasks.serving import summarizer
@@ -110,7 +111,7 @@ def test_a_check_names_the_one_process_that_can_hold_it(
 ) -> None:
     """26 GiB on four GPUs of 16: fine for one process, for each of four it is not."""
     here = preflight.estimate(
-        tiny.make_recipe(base := tiny.make_tiny_base(tmp_path)), base, tmp_path
+        tiny.make_recipe(base := tiny.make_tiny_base(tmp_path)), BaseFolder.read(base), tmp_path
     )
     given(monkeypatch, 4, 16)
     large = replace(
@@ -129,7 +130,7 @@ def test_weights_at_rest_are_counted_from_headers(
     monkeypatch: pytest.MonkeyPatch, quantization: str, gib: float
 ) -> None:
     """Llama-2-7B: 16 bits a weight, or those of linear layers as quantized."""
-    monkeypatch.setattr(loading.compatibility, "tensor_shapes", lambda base: shapes.llama_7b()[1])
+    monkeypatch.setattr(loading, "tensor_shapes", lambda base: shapes.llama_7b()[1])
     assert loading.loaded_bytes(Path("base"), quantization) / GIB == pytest.approx(gib, abs=0.02)
 
 
@@ -139,11 +140,11 @@ def test_weights_are_counted_without_torch(tmp_path: Path) -> None:
     script = (
         "import sys, pathlib\n"
         "from tasks.costs import preflight\n"
-        "from tasks.models import compatibility\n"
+        "from tasks.models.safetensors_headers import parameter_count\n"
         "from tasks.serving import summarizer\n"
         "folder = pathlib.Path(sys.argv[1])\n"
-        "assert preflight.gpus_for(2 * compatibility.weights(folder)) == 1\n"
-        "assert summarizer.weights(folder) == compatibility.weights(folder) > 0\n"
+        "assert preflight.gpus_for(2 * parameter_count(folder)) == 1\n"
+        "assert summarizer.weights(folder) == parameter_count(folder) > 0\n"
         "assert 'torch' not in sys.modules"
     )
     done = subprocess.run(

@@ -35,7 +35,7 @@ def load(base: Path, quantization: str, shared: bool) -> Any:
     if not shared:
         model = loading.load_base(base, quantization, torch.float32)
     else:
-        with weight_sharding.while_loading(base):
+        with weight_sharding.while_loading(tiny.prepared(base)):
             model = loading.load_base(base, quantization, torch.float32)
         weight_sharding.install(model)
     torch.manual_seed(1)
@@ -88,7 +88,7 @@ def fast_path(base: Path, folder: Path, plan: Plan) -> dict[str, Any]:
             folder / f"{shared}-{collectives.rank()}",
             training=steps | {"base_weights": shared, "devices": 2},
         )
-        shards = weight_sharding.wanted(recipe, base)
+        shards = weight_sharding.wanted(recipe, tiny.prepared(base, recipe))
         trainer.model.set_attn_implementation(single.varlen_attention.register())
         shape = plan.replace(plan._shape(trainer.model.get_base_model(), recipe), shards=shards)
         assert plan.set_up(trainer, (plan, shape), single.COMPILER)

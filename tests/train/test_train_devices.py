@@ -46,7 +46,7 @@ class Job:
         recipe = tiny.make_recipe(inputs / "base", training=TRAINING | training)
         self.payload = {
             "rows": str(inputs / "rows.jsonl"),
-            "base": str(inputs / "base"),
+            "base": tiny.prepared(inputs / "base", recipe).as_json(),
             "recipe": recipe.model_dump(mode="json"),
             "folder": str(folder / "job"),
         }

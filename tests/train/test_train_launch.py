@@ -143,9 +143,9 @@ def test_a_base_that_does_not_fit_one_gpu_is_said_with_what_to_do(
     base = tiny.make_tiny_base(tmp_path / "base")
     rows = tiny.write_rows(tmp_path / "rows.jsonl", tiny.make_rows(4))
     monkeypatch.setattr(loading, "load_base", full)
-    recipe = tiny.make_recipe(base).model_dump(mode="json")
+    recipe, prepared = tiny.make_recipe(base).model_dump(mode="json"), tiny.prepared(base).as_json()
     with pytest.raises(
         TrainingError,
         match=r"does not fit the GPU.*nf4.*more devices.*base_weights: sharded.*docs/devices",
     ):
-        qlora.train(str(rows), str(base), recipe, str(tmp_path / "job"))
+        qlora.train(str(rows), prepared, recipe, str(tmp_path / "job"))

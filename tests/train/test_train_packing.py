@@ -30,7 +30,7 @@ def trainer(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A real trainer over nf4, as `train` builds it."""
     folder = tmp_path_factory.mktemp("job")
     rows = tiny.write_rows(folder / "rows.jsonl", ROWS)
-    return qlora._build(rows, base, tiny.make_recipe(base), folder, None, None)[0]
+    return qlora._build(rows, tiny.prepared(base), tiny.make_recipe(base), folder, None, None)[0]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def inputs(batch: dict[str, Any]) -> dict[str, Any]:
 
 def test_prompt_ids_are_those_that_are_served(base: Path, trainer: Any, tmp_path: Path) -> None:
     """Every packed row begins with the ids that the package's Generator makes of its document."""
-    settings = package.settings_for(tiny.make_recipe(base), base)
+    settings = tiny.prepared(base).settings
     (tmp_path / "package").mkdir()
     for path in base.iterdir():
         (tmp_path / "package" / path.name).symlink_to(path)

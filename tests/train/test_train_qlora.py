@@ -13,7 +13,6 @@ from safetensors import safe_open
 from tasks.contracts import digest
 from tasks.contracts.errors import DataError, TrainingError
 from tasks.models.encoding import IGNORED, encode_rows
-from tasks.models.package import settings_for
 from tasks.train import qlora
 
 STEPS = {"max_steps": 4, "learning_rate": 1e-2, "save_steps": 3, "logging_steps": 2}
@@ -33,7 +32,12 @@ def train(rows: Path, base: Path, folder: Path, /, **parts: Any) -> dict[str, An
     # The recipe names the base as a user does; where it lies is this machine's affair.
     parts = {"base": {"model": "models/tiny"}, "training": STEPS} | parts
     recipe = tiny.make_recipe(base, **parts)
-    return qlora.train(str(rows), str(base), recipe.model_dump(mode="json"), str(folder))
+    return qlora.train(
+        str(rows),
+        tiny.prepared(base, recipe).as_json(),
+        recipe.model_dump(mode="json"),
+        str(folder),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +136,7 @@ def test_a_completion_past_the_limit_is_cut_and_counted(base: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base)
-    settings = settings_for(tiny.make_recipe(base), base)
+    settings = tiny.prepared(base).settings
     whole = encode_rows(tiny.make_rows(3), tokenizer, settings, 200)
     longest = max(map(len, whole.input_ids))
     cut = encode_rows(tiny.make_rows(3), tokenizer, settings, longest - 1)
@@ -151,7 +155,7 @@ def test_every_reference_is_learned(base: Path) -> None:
     from transformers import AutoTokenizer
 
     row = replace(tiny.make_rows(1)[0], references=("One.", "Two."))
-    settings = settings_for(tiny.make_recipe(base), base)
+    settings = tiny.prepared(base).settings
     found = encode_rows([row], AutoTokenizer.from_pretrained(base), settings, 200)
     prompts = [
         [i for i, label in zip(ids, labels, strict=True) if label == IGNORED]

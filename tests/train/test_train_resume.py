@@ -83,7 +83,7 @@ def test_killed_and_resumed_is_bit_for_bit_uninterrupted(
     def train(folder: Path, on_progress: Any) -> dict[str, Any]:
         payload: dict[str, Any] = {
             "rows": str(rows),
-            "base": str(base),
+            "base": tiny.prepared(base, recipe).as_json(),
             "folder": str(folder / "job"),
         }
         payload |= {"recipe": recipe.model_dump(mode="json")}

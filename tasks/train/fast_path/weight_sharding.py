@@ -15,7 +15,6 @@ import contextlib
 import functools
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,8 +23,7 @@ from torch import distributed as dist
 
 from tasks.contracts.recipe import Recipe
 from tasks.costs import training_memory
-from tasks.models import package
-from tasks.models.safetensors_headers import tensor_shapes
+from tasks.models.prepared_base import PreparedBase
 from tasks.serving.continuous import reachable_bytes
 from tasks.train import collectives
 from tasks.train.fast_path import model_call
@@ -34,7 +32,7 @@ ALIGNED = 256  # bytes: weights begin where an allocation of their own would
 SHAPE = "precis_shape"  # of a weight of which this process holds a share
 
 
-def wanted(recipe: Recipe, base: Path) -> int:
+def wanted(recipe: Recipe, base: PreparedBase) -> int:
     """How many parts the base's weights are to rest in: the team's size, or 1. The same for all of it.
 
     `training.base_weights: auto` asks whether the leanest way to train fits the GPU with the least
@@ -47,13 +45,13 @@ def wanted(recipe: Recipe, base: Path) -> int:
     free = (
         collectives.least(reachable_bytes()) + training_memory.CUDA_BYTES if where == "cuda" else 0
     )
-    config, tensors = package.config_of(base), tensor_shapes(base)
-    rows = package.context_for(recipe, base)
-    return training_memory.weight_shards(recipe, config, tensors, where, rows, free)
+    return training_memory.weight_shards(
+        recipe, base.config, base.tensors, where, base.max_row_tokens, free
+    )
 
 
 @contextlib.contextmanager
-def while_loading(base: Path) -> Iterator[None]:
+def while_loading(base: PreparedBase) -> Iterator[None]:
     """Within it, from_pretrained of `base` leaves this process a share of each linear layer's weight.
 
     Not of the head's, which may be the embedding's. A weight is read and quantized whole, on each GPU,
@@ -61,7 +59,7 @@ def while_loading(base: Path) -> Iterator[None]:
     """
     from transformers import modeling_utils
 
-    vocabulary = package.config_of(base).get("vocab_size")
+    vocabulary = base.config.get("vocab_size")
 
     def keep_share(module: Any, name: str, weight: Any) -> None:
         if name == "weight" and _is_shared_out(module, weight, vocabulary):

@@ -48,7 +48,8 @@ class Machine:
 
         parts = TRAINING | {"checkpoint_store": store}
         recipe = tiny.make_recipe(self.base, training=parts, adapter={"lora_dropout": 0.1})
-        payload: dict[str, Any] = {"rows": str(self.rows), "base": str(self.base)}
+        prepared = tiny.prepared(self.base, recipe).as_json()
+        payload: dict[str, Any] = {"rows": str(self.rows), "base": prepared}
         payload |= {"recipe": recipe.model_dump(mode="json"), "folder": str(self.folder / "job")}
         answer: dict[str, Any] = step_process.run(
             "tasks.train.qlora:train", payload, self.folder, on_progress=listen, threads=1

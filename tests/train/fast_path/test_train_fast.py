@@ -88,7 +88,7 @@ def trainer_over(base: Path, folder: Path, /, **parts: Any) -> tuple[Any, Any]:
     """TRL's trainer as `train` builds it on a CPU, and its recipe; B is not zero, as after a while."""
     rows = tiny.write_rows(folder / "rows.jsonl", tiny.make_rows(24))
     recipe = tiny.make_recipe(base, **parts)
-    trainer = qlora._build(rows, base, recipe, folder / "job", None, None)[0]
+    trainer = qlora._build(rows, tiny.prepared(base, recipe), recipe, folder / "job", None, None)[0]
     for i, (name, parameter) in enumerate(trainer.model.named_parameters()):
         if "lora_B" in name:
             made = torch.Generator().manual_seed(i)
