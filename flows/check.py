@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tasks.contracts.errors import PrecisError
 from tasks.contracts.recipe import Recipe
-from tasks.costs import forecast
+from tasks.costs import step_costs
+from tasks.costs.forecast import forecast_steps
 from tasks.costs.preflight import estimate
 from tasks.evaluate import task as evaluating
 from tasks.ingest.task import preflight
@@ -47,7 +48,7 @@ def check(recipe: Recipe) -> Checked:
         result.problems += evaluating.preflight(recipe)
         champion = _registry(recipe, base, result)
         if base and report and not result.problems:
-            result.found += forecast.lines(forecast.foresee(recipe, base, report), champion)
+            result.found += step_costs.lines(forecast_steps(recipe, base, report), champion)
     return result
 
 

@@ -115,7 +115,7 @@ class Outcome:
 def _cost_as_json(cost: StepCost) -> dict[str, Any]:
     return {
         "step": cost.step,
-        "estimated": asdict(cost.foreseen),
+        "estimated": asdict(cost.estimated),
         "measured": asdict(cost.measured),
     }
 

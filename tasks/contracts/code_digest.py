@@ -37,6 +37,8 @@ PLUMBING = {
     "tasks.models.hub": "brings files, which are digested",
     "tasks.costs.preflight": "estimates for people",
     "tasks.costs.forecast": "estimates for people",
+    "tasks.costs.step_costs": "estimates for people",
+    "tasks.costs.calibration": "estimates for people",
     "tasks.costs.hardware_speed": "estimates for people",
     "tasks.train.launch": "starts processes",
     "tasks.train.rank": "starts processes",

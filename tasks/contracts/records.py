@@ -181,7 +181,7 @@ class VersionRef:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step takes, foreseen or measured. None: not known."""
+    """What a step takes, estimated or measured. None: not known."""
 
     seconds: float | None = None
     memory_gib: float | None = None  # of its process: on the GPU if it uses one, else resident
@@ -189,10 +189,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class StepCost:
-    """A step as it was foreseen and as it was; a recalled step was not measured."""
+    """A step as estimated and as measured; one whose stored result was taken was not measured."""
 
     step: str
-    foreseen: Cost
+    estimated: Cost
     measured: Cost
 
 

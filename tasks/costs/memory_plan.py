@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tasks.contracts.units import GIB
 from tasks.models.weight_bytes import NF4_BYTES, PACKED_BYTES
 
-GIB = 2**30
 # Dequantizing a weight takes as long as multiplying this many tokens by it, in 16 bits on the GPUs
 # that are used for training: 17 ms of an H200 for two passes over 6.5 G weights at 707 TFLOP/s.
 DEQUANTIZED_TOKENS = 470

@@ -1,40 +1,70 @@
 """A base's sizes as the training step has them, from config.json and the weights' headers alone.
 
-So that the one model of memory (tasks.costs.memory_plan) serves before anything is loaded, and where torch
-is not imported. tests/costs/test_model_sizes.py holds it to what is found by looking at loaded models.
+With them the memory plan (tasks.costs.memory_plan) is known before anything is loaded, and without
+importing torch. tests/costs/test_model_sizes.py compares them with those of loaded models.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from tasks.contracts.recipe import Recipe
 from tasks.costs.memory_plan import Linear, Shape, shape_from
 from tasks.models import compatibility
+from tasks.models.prepared_base import BaseFolder
 from tasks.models.safetensors_headers import Shapes
 
 ELEMENT_BYTES = 2  # of a number on a GPU
 # Linear layers of the known architectures by the tensor that they read, in the order of a forward pass.
-READ = (
+READERS = (
     ("q_proj", "k_proj", "v_proj", "qkv_proj"),
     ("o_proj", "dense"),
     ("gate_proj", "up_proj", "gate_up_proj"),
     ("down_proj", "fc2"),
 )
-READ_AT_ONCE = (
+PHI_READERS = (
     ("q_proj", "k_proj", "v_proj", "fc1"),
     ("dense",),
     ("fc2",),
-)  # Phi: beside each other
+)  # attention and MLP read the same input
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 
-def on_fast_path(recipe: Recipe, config: dict[str, Any]) -> bool:
-    """Whether training on a GPU takes the path whose memory and time are modelled (train.fast).
+@dataclass(frozen=True)
+class ModelSizes:
+    """Sizes that a run's time depends on; numbers of weights, where no other unit is named."""
 
-    As far as recipe and config tell; the loaded model has the last word.
+    parameters: int
+    linear: int  # of all linear layers that are quantized and adapted
+    adapter: int
+    layers: int
+    hidden: int
+    mlp: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, base: BaseFolder) -> ModelSizes:
+        """From a base's config and headers. Raises BaseModelError when they cannot be read."""
+        tensors, config = base.tensors, base.config
+        layers, hidden = compatibility.Layers.of(tensors), int(config.get("hidden_size", 0))
+        return cls(
+            sum(map(prod, tensors.values())),
+            sum(map(prod, layers.inner.values())),
+            sum(recipe.adapter.r * sum(shape) for shape in layers.adapted(recipe).values()),
+            int(config.get("num_hidden_layers", 0)),
+            hidden,
+            int(config.get("intermediate_size") or 4 * hidden),
+            int(config.get("vocab_size", 0)),
+        )
+
+
+def on_fast_path(recipe: Recipe, config: dict[str, Any]) -> bool:
+    """Whether training on a GPU takes the fast path, whose memory and time are modelled.
+
+    As far as recipe and config tell: the fast path looks at the loaded model again.
     """
     return (
         config.get("model_type") in compatibility.KNOWN
@@ -76,25 +106,27 @@ def shape_of(recipe: Recipe, config: dict[str, Any], tensors: Shapes) -> Shape |
 
 def _first(inner: Shapes) -> Shapes:
     """The linear layers of the first decoder layer."""
-    return {n: shape for n, shape in inner.items() if (at := _LAYER.search(n)) and at[1] == "0"}
+    return {
+        n: shape for n, shape in inner.items() if (match := _LAYER.search(n)) and match[1] == "0"
+    }
 
 
 def _count(inner: Shapes) -> int:
-    return 1 + max((int(at[1]) for name in inner if (at := _LAYER.search(name))), default=-1)
+    return 1 + max((int(match[1]) for name in inner if (match := _LAYER.search(name))), default=-1)
 
 
 def _pattern(first: Shapes, adapted: Shapes, model_type: str) -> list[list[Linear]]:
-    groups = READ_AT_ONCE if model_type == "phi" else READ
-    left = {name.rpartition(".")[2]: name for name in first}
-    found = [[left.pop(name) for name in group if name in left] for group in groups]
-    found += [[name] for name in left.values()]
+    groups = PHI_READERS if model_type == "phi" else READERS
+    unsorted = {name.rpartition(".")[2]: name for name in first}
+    names = [[unsorted.pop(name) for name in group if name in unsorted] for group in groups]
+    names += [[name] for name in unsorted.values()]
     return [
         [Linear(first[name][1], first[name][0], name in adapted) for name in group]
-        for group in found
+        for group in names
         if group
     ]
 
 
 def _is_norm(name: str, shape: tuple[int, ...], hidden: int) -> bool:
-    at = _LAYER.search(name)
-    return bool(at and at[1] == "0") and name.endswith(".weight") and shape == (hidden,)
+    match = _LAYER.search(name)
+    return bool(match and match[1] == "0") and name.endswith(".weight") and shape == (hidden,)

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from tasks.contracts.recipe import Recipe
+from tasks.contracts.units import GIB
 from tasks.costs import hardware_speed, memory_plan, training_memory
 from tasks.models import settings
 from tasks.models.compatibility import Layers, why_not_sharded
@@ -23,7 +24,6 @@ from tasks.models.weight_bytes import element_bytes
 from tasks.processes import device
 from tasks.serving.summarizer import FILLED
 
-GIB = 2**30
 CARD = 15 * GIB  # what a card sold with 16 GB has for a process (a T4: 15,360 MiB)
 
 

@@ -13,6 +13,7 @@ from math import prod
 from typing import Any
 
 from tasks.contracts.recipe import Recipe
+from tasks.contracts.units import GIB
 from tasks.costs import memory_plan, model_sizes
 from tasks.models.compatibility import Layers, why_not_sharded
 from tasks.models.safetensors_headers import Shapes
@@ -22,9 +23,7 @@ from tasks.models.weight_bytes import element_bytes, loaded_bytes
 # Mixed precision keeps casts beside what it casts. With checkpointing a layer keeps its input alone.
 KEPT_BYTES = {"cuda": (30, 10), "cpu": (36, 20)}
 LOGIT_BYTES = 12  # a token and vocabulary entry: logits, their float32 copy and its gradient
-CUDA_BYTES = (
-    memory_plan.GIB // 2
-)  # a process's context, kernels and what its allocator leaves unused
+CUDA_BYTES = GIB // 2  # a process's context, kernels and what its allocator leaves unused
 
 
 def weight_shards(

@@ -18,6 +18,7 @@ from typing import Any
 from tasks.contracts import digest
 from tasks.contracts.errors import MergeError
 from tasks.contracts.recipe import Recipe
+from tasks.contracts.units import GIB
 from tasks.merge import drift
 from tasks.merge.plan import INDEX, plan_merge
 from tasks.merge.shard_pipeline import merge_shards
@@ -87,8 +88,8 @@ def _writing(folder: Path, sources: list[Path]) -> Iterator[None]:
     free = shutil.disk_usage(folder.parent).free
     if needed > free:
         raise MergeError(
-            f"the merged model needs {needed / 2**30:.2f} GiB in {folder.parent}, where "
-            f"{free / 2**30:.2f} GiB are free; free some, or set PRECIS_WORK to a larger disk"
+            f"the merged model needs {needed / GIB:.2f} GiB in {folder.parent}, where "
+            f"{free / GIB:.2f} GiB are free; free some, or set PRECIS_WORK to a larger disk"
         )
     folder.mkdir()
     try:
@@ -96,7 +97,7 @@ def _writing(folder: Path, sources: list[Path]) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         raise MergeError(
             f"writing the merged model to {folder.parent} failed: {error}; free space there (it "
-            f"needs {needed / 2**30:.2f} GiB), or set PRECIS_WORK to a larger disk"
+            f"needs {needed / GIB:.2f} GiB), or set PRECIS_WORK to a larger disk"
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # already renamed when all went well

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tasks.contracts.errors import BaseModelError
 from tasks.contracts.recipe import Base
+from tasks.contracts.units import GIB
 
 # What a base is made of; weights in other formats, and other frameworks' copies, stay there.
 FILES = (
@@ -70,7 +71,7 @@ def ask(base: Base) -> tuple[list[str], list[str]]:
     problems = _lacks(base, [file.rfilename for file in files])
     if problems:
         return [], problems
-    size = sum(file.size or 0 for file in files) / 2**30
+    size = sum(file.size or 0 for file in files) / GIB
     return [
         f"base: {base.model} would be downloaded from the hub ({size:.2f} GiB); its memory, its "
         "context and lengths in tokens are known once it is here"

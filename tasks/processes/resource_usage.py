@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 
 from tasks.contracts.records import Cost
+from tasks.contracts.units import GIB
 
 FILE = "used.json"
 METRIC = "cost/{}/{}"
-GIB = 2**30
 
 
 def leave(folder: Path) -> None:

@@ -26,7 +26,7 @@ class ReportData:
     cuts: Sequence[Cut] = ()  # what did not fit
     data_report: Mapping[str, Any] = field(default_factory=dict)  # ingest's report.json
     cost: Mapping[str, float | str] = field(default_factory=dict)  # units in the names
-    steps: Sequence[StepCost] = ()  # foreseen and measured
+    steps: Sequence[StepCost] = ()  # estimated and measured
     links: Mapping[str, str] = field(default_factory=dict)  # title: URL, or any text
     digests: Mapping[str, str] = field(default_factory=dict)  # and other ids
 

@@ -90,13 +90,13 @@ def _cuts(data: ReportData) -> list[str]:
 def _steps(data: ReportData) -> list[str]:
     if not data.steps:
         return []
-    head = ["step", "time foreseen", "measured", "memory foreseen", "measured"]
+    head = ["step", "time estimated", "measured", "memory estimated", "measured"]
     rows = [
         [
             one.step,
-            formatting.duration(one.foreseen.seconds),
+            formatting.duration(one.estimated.seconds),
             formatting.duration(one.measured.seconds),
-            formatting.gib(one.foreseen.memory_gib),
+            formatting.gib(one.estimated.memory_gib),
             formatting.gib(one.measured.memory_gib),
         ]
         for one in data.steps

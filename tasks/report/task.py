@@ -14,7 +14,7 @@ from prefect.logging import get_run_logger
 from tasks.contracts import truncation
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import AdapterRef, DatasetRef, Decision, ModelRef, StepCost, VersionRef
-from tasks.costs import forecast
+from tasks.costs import step_costs
 from tasks.orchestration.task_options import STEP
 from tasks.processes import device, workspace
 from tasks.report.data import ReportData
@@ -40,9 +40,9 @@ def report(
     """Render and store the report; returns its `runs:/` URI, and what each step cost."""
     run = mlflow_run.current()
     gate, known = _gate(run), run.client.get_run(run.id).data
-    steps = forecast.compared(known.tags, known.metrics)
+    steps = step_costs.compare(known.tags, known.metrics)
     if decision.opponent != "champion":
-        steps = [one for one in steps if one.step != forecast.NAMES["champion"]]
+        steps = [one for one in steps if one.step != step_costs.TITLES["champion"]]
     data = ReportData(
         name=recipe.name,
         version=version.version if version else None,

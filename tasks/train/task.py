@@ -13,7 +13,7 @@ from tasks.contracts import digest
 from tasks.contracts.errors import TrainingError
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import AdapterRef, Cost, DatasetRef
-from tasks.costs import forecast
+from tasks.costs import step_costs
 from tasks.models.prepared_base import PreparedBase
 from tasks.orchestration import concurrency
 from tasks.orchestration.progress import Progress
@@ -35,7 +35,7 @@ def train(dataset: DatasetRef, base: PreparedBase, recipe: Recipe) -> AdapterRef
         return known
     # The first moment at which the rows are known; a run that recalls its training gets no forecast.
     report = artifacts.fetch(dataset.uri) / "report.json"
-    run.add_tags_to_next_write(forecast.as_tags(recipe, base, report))
+    run.add_tags_to_next_write(step_costs.forecast_tags(recipe, base, report))
     with concurrency.gpu(recipe.training.devices):
         answer = step_process.run(
             "tasks.train.qlora:train",

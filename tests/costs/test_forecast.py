@@ -1,4 +1,4 @@
-"""What precis check and the report foretell: against measured runs, and in proportion to the work."""
+"""The forecast of precis check and the report: against measured runs, and in proportion to the work."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from test_preflight import headers_of_llama_7b
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import Cost, read_rows
 from tasks.costs import (
+    calibration,
     forecast,
     hardware_speed,
     memory_plan,
     model_sizes,
     preflight,
+    step_costs,
     training_memory,
 )
 from tasks.ingest.prepare import prepare
@@ -42,7 +44,7 @@ MEASURED = [
 
 
 @pytest.mark.parametrize(("size", "length", "plan", "milliseconds"), MEASURED)
-def test_a_gpus_step_is_foretold_within_a_fifth(
+def test_a_gpus_step_is_estimated_within_a_fifth(
     tmp_path: Path, size: int, length: int, plan: memory_plan.Plan, milliseconds: float
 ) -> None:
     """From headers and the card's name alone, for all ways to train."""
@@ -53,12 +55,12 @@ def test_a_gpus_step_is_foretold_within_a_fifth(
     card = hardware_speed.of_card("NVIDIA H200")
     assert shape
     assert card
-    said = 1000 * forecast.gpu_batch_seconds(shape, plan, card)
-    assert said == pytest.approx(milliseconds, rel=0.2)
+    estimated = 1000 * forecast.gpu_batch_seconds(shape, plan, card)
+    assert estimated == pytest.approx(milliseconds, rel=0.2)
 
 
 @pytest.mark.parametrize(("slots", "seconds", "gib"), [(256, 8.16, 67.0), (500, 7.65, 101.0)])
-def test_continuous_writing_is_foretold_within_a_fifth(
+def test_continuous_writing_is_estimated_within_a_fifth(
     slots: int, seconds: float, gib: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """500 dialogues, 128 tokens each, Llama-2-7B's shape on one H200, 2026-11-22 (docs/benchmarks.md)."""
@@ -67,26 +69,28 @@ def test_continuous_writing_is_foretold_within_a_fifth(
     base = headers_of_llama_7b(tmp_path / "base")
     writing = {"max_new_tokens": 128, "batch_size": slots if slots > 256 else 16}
     recipe = tiny.make_recipe(base, evaluation=writing, training={"max_length": 2048})
-    rows = forecast.Rows(500, 500, 114_852, 64_000, 230, 790, 127)
+    rows = forecast.RowCounts(500, 500, 114_852, 64_000, 230, 790, 127)
     card = hardware_speed.of_card("NVIDIA H200")
     assert card
     expected = preflight.estimate(recipe, BaseFolder.read(base), tmp_path)
-    run = forecast._Run(recipe, BaseFolder.read(base), expected, card, rows, rows, 0)
-    model = forecast.Model.of(recipe, BaseFolder.read(base))
-    loading = forecast.STARTING["evaluate"] + 2 * model.parameters / forecast.LOADED["cuda"]
-    foreseen = run.forecast()
-    found = foreseen["challenger"]
+    run = forecast.RunForecast(recipe, BaseFolder.read(base), expected, card, rows, rows, 0)
+    model = model_sizes.ModelSizes.of(recipe, BaseFolder.read(base))
+    loading = (
+        calibration.START_SECONDS["evaluate"] + 2 * model.parameters / calibration.LOAD_RATE["cuda"]
+    )
+    steps = run.steps()
+    found = steps["challenger"]
     assert found.seconds
     assert found.seconds - loading == pytest.approx(seconds, rel=0.2)
     assert found.memory_gib == pytest.approx(gib, rel=0.2)
     # The known recipes' merges with their drift checks took 26 to 28 s there.
-    merged, drift = foreseen["merge"].seconds, foreseen["drift"].seconds
+    merged, drift = steps["merge"].seconds, steps["drift"].seconds
     assert merged
     assert drift
     assert merged + drift == pytest.approx(27, rel=0.2)
 
 
-def test_a_spread_model_is_foretold_as_it_will_be_written(
+def test_a_spread_model_is_estimated_as_it_will_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By `generate`, in the recipe's own batches; each of two processes has the whole on one GPU."""
@@ -95,18 +99,19 @@ def test_a_spread_model_is_foretold_as_it_will_be_written(
     monkeypatch.setattr(preflight.device, "memory_bytes", lambda: 12 * 2**30)
     monkeypatch.setattr(preflight, "_memory_bytes", lambda: 11 * 2**30)
     base = headers_of_llama_7b(tmp_path / "base")
-    rows = forecast.Rows(500, 500, 114_852, 64_000, 230, 790, 127)
+    rows = forecast.RowCounts(500, 500, 114_852, 64_000, 230, 790, 127)
     card = hardware_speed.of_card("NVIDIA H200")
     assert card
     for devices, way, at_once in ((1, "cuda", 16), (2, "continuous", 1)):
         recipe = tiny.make_recipe(base, evaluation={"batch_size": 16, "devices": devices})
-        foreseen = preflight.estimate(recipe, BaseFolder.read(base), tmp_path)
-        run = forecast._Run(recipe, BaseFolder.read(base), foreseen, card, rows, rows, 0)
-        assert (run._way(), run._under_way()[0]) == (way, at_once)
+        folder = BaseFolder.read(base)
+        estimate = preflight.estimate(recipe, folder, tmp_path)
+        run = forecast.RunForecast(recipe, folder, estimate, card, rows, rows, 0)
+        assert (run.decoding(), run.documents_at_once()[0]) == (way, at_once)
 
 
 def test_cards_are_known_by_whole_names() -> None:
-    """Neither an L40 for an L4 nor an A100 for an A10; of others nothing is foretold."""
+    """Neither an L40 for an L4 nor an A100 for an A10; others are unknown."""
     assert hardware_speed.of_card("NVIDIA L40") is None
     assert hardware_speed.of_card("NVIDIA GeForce GTX 1080") is None
     for name, tera in (("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA L4", 121), ("Tesla T4", 65)):
@@ -165,23 +170,24 @@ def test_the_report_counts_the_tokens_that_are_trained_on(tmp_path: Path, base: 
     }
 
 
-def test_every_step_is_foretold_and_more_work_takes_longer(tmp_path: Path, base: Path) -> None:
+def test_every_step_is_estimated_and_more_work_takes_longer(tmp_path: Path, base: Path) -> None:
     """Four times the rows: training takes nearly four times as long, a process's start no longer."""
-    foretold = {}
+    forecasts = {}
     for count in (200, 800):
         recipe, report = ingested(tmp_path / str(count), base, count)
-        foretold[count] = forecast.foresee(recipe, tiny.prepared(base, recipe), report, CPU)
-        assert foretold[count] == forecast.foresee(recipe, tiny.prepared(base, recipe), report, CPU)
-    few, many = foretold[200], foretold[800]
-    assert tuple(few) == forecast.STEPS
-    for step in forecast.STEPS:
+        prepared = tiny.prepared(base, recipe)
+        forecasts[count] = forecast.forecast_steps(recipe, prepared, report, CPU)
+        assert forecasts[count] == forecast.forecast_steps(recipe, prepared, report, CPU)
+    few, many = forecasts[200], forecasts[800]
+    assert tuple(few) == step_costs.STEPS
+    for step in step_costs.STEPS:
         assert few[step].seconds
         assert (few[step].memory_gib is None) == (step == "drift")
-    start = forecast.STARTING["train"]
+    start = calibration.START_SECONDS["train"]
     work = [found["train"].seconds - start for found in (few, many) if found["train"].seconds]
     assert work[1] / work[0] == pytest.approx(4, rel=0.15)
     assert many["merge"] == few["merge"]
-    fast = forecast.foresee(
+    fast = forecast.forecast_steps(
         recipe, tiny.prepared(base, recipe), report, replace(CPU, products=1e12, stream=1e12)
     )
     assert fast["train"].seconds < many["train"].seconds  # type: ignore[operator]
@@ -190,7 +196,7 @@ def test_every_step_is_foretold_and_more_work_takes_longer(tmp_path: Path, base:
 def test_epochs_steps_and_padding_count(tmp_path: Path, base: Path) -> None:
     """Micro-batches are those of the whole training; max_steps ends it before the epochs do."""
     _, report = ingested(tmp_path / "rows", base, 100)
-    rows = forecast.Rows.of(report["train"], 200)
+    rows = forecast.RowCounts.of(report["train"], 200)
 
     def batches(**training: Any) -> tuple[int, float]:
         return forecast.batches_of(tiny.make_recipe(base, training=training), rows)
@@ -203,46 +209,50 @@ def test_epochs_steps_and_padding_count(tmp_path: Path, base: Path) -> None:
     assert batches(**alone) == (rows.sequences, rows.tokens / rows.sequences)
 
 
-def test_an_unknown_gpu_is_said_to_be_unknown() -> None:
+def test_an_unknown_gpu_is_named_unknown() -> None:
     """No time is invented."""
-    [line] = forecast.lines({}, champion=False)
-    assert "not foretold" in line
+    [line] = step_costs.lines({}, champion=False)
+    assert line.startswith("no time estimate: the throughput of this GPU is unknown")
 
 
 def test_a_champion_is_evaluated_only_where_there_is_one() -> None:
     """The sum is of the steps that will be done."""
-    each = dict.fromkeys(forecast.STEPS, Cost(60.0, 1.0)) | {"drift": Cost(60.0)}
-    without, with_one = (forecast.lines(each, champion=c) for c in (False, True))
+    each = dict.fromkeys(step_costs.STEPS, Cost(60.0, 1.0)) | {"drift": Cost(60.0)}
+    without, with_one = (step_costs.lines(each, champion=c) for c in (False, True))
     assert without[-1].split()[-4:] == ["7", "min", "0", "s"]
     assert with_one[-1].split()[-4:] == ["8", "min", "0", "s"]
     assert not any("champion" in line for line in without)
 
 
-def test_foreseen_stands_beside_measured() -> None:
-    """A recalled step was foreseen and not measured; a run from before forecasts shows what it has."""
-    tags = {forecast.TAG: json.dumps({"train": [60.0, 1.5], "merge": [2.0, None]})}
+def test_estimated_stands_beside_measured() -> None:
+    """A step that was not done again was estimated, not measured; an old run shows what it has."""
+    tags = {step_costs.TAG: json.dumps({"train": [60.0, 1.5], "merge": [2.0, None]})}
     metrics = {"cost/train/seconds": 66.0, "cost/gate/seconds": 1.0, "train/loss": 2.0}
-    found = {one.step: one for one in forecast.compared(tags, metrics)}
+    found = {one.step: one for one in step_costs.compare(tags, metrics)}
     assert list(found) == ["train", "merge", "gate"]
-    assert (found["train"].foreseen, found["train"].measured) == (Cost(60.0, 1.5), Cost(66.0))
+    assert (found["train"].estimated, found["train"].measured) == (Cost(60.0, 1.5), Cost(66.0))
     assert found["merge"].measured == Cost()
-    assert found["gate"].foreseen == Cost()
+    assert found["gate"].estimated == Cost()
 
 
 def test_a_run_keeps_its_forecast_as_a_tag(tmp_path: Path, base: Path) -> None:
     """Every step's seconds and GiB."""
     recipe, _ = ingested(tmp_path / "rows", base, 60)
-    tags = forecast.as_tags(recipe, tiny.prepared(base, recipe), tmp_path / "rows/out/report.json")
-    found = forecast.compared(tags, {})
-    assert [one.foreseen.seconds is not None for one in found] == [True] * len(forecast.STEPS)
+    tags = step_costs.forecast_tags(
+        recipe, tiny.prepared(base, recipe), tmp_path / "rows/out/report.json"
+    )
+    found = step_costs.compare(tags, {})
+    assert [one.estimated.seconds is not None for one in found] == [True] * len(step_costs.STEPS)
 
 
 def test_where_no_forecast_can_be_made_the_run_goes_on(
     tmp_path: Path, base: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What failed is said (here a file, on a GPU's machine its driver)."""
+    """A warning names what failed (here a file; on a machine with a GPU its driver)."""
     recipe, _ = ingested(tmp_path / "rows", base, 60)
-    assert forecast.as_tags(recipe, tiny.prepared(base, recipe), tmp_path / "gone.json") == {}
+    assert (
+        step_costs.forecast_tags(recipe, tiny.prepared(base, recipe), tmp_path / "gone.json") == {}
+    )
     assert "not estimated: [Errno 2] No such file" in caplog.text
 
 
@@ -255,7 +265,7 @@ def test_the_estimate_takes_training_s_own_memory_model(tmp_path: Path) -> None:
     shape = model_sizes.shape_of(recipe, config, shapes)
     assert shape
     plan = memory_plan.named("auto", shape, False, preflight.CARD - training_memory.CUDA_BYTES)
-    said = preflight.estimate(recipe, BaseFolder.read(base), tmp_path).gpu_training_bytes
-    assert said == int(memory_plan.peak_bytes(shape, plan)) + training_memory.CUDA_BYTES
+    estimated = preflight.estimate(recipe, BaseFolder.read(base), tmp_path).gpu_training_bytes
+    assert estimated == int(memory_plan.peak_bytes(shape, plan)) + training_memory.CUDA_BYTES
     other = tiny.make_recipe(base, training={"max_length": 2048}, adapter={"kind": "dora"})
-    assert preflight.estimate(other, BaseFolder.read(base), tmp_path).gpu_training_bytes > said
+    assert preflight.estimate(other, BaseFolder.read(base), tmp_path).gpu_training_bytes > estimated

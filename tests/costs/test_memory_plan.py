@@ -9,8 +9,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tasks.contracts.units import GIB
 from tasks.costs import memory_plan
-from tasks.costs.memory_plan import GIB, Plan
+from tasks.costs.memory_plan import Plan
 
 LLAMA: dict[str, Any] = {
     "vocab_size": 32000,

@@ -14,11 +14,11 @@ import tiny
 import torch
 
 from tasks.contracts.recipe import Recipe
+from tasks.contracts.units import GIB
 from tasks.costs import preflight, training_memory
 from tasks.models import find_base
 from tasks.models.prepared_base import BaseFolder
 
-GIB = 2**30
 TOKENS = 128
 
 

@@ -8,14 +8,15 @@ import pytest
 import shapes
 import tiny
 
-from tasks.costs import memory_plan, training_memory
+from tasks.contracts.units import GIB
+from tasks.costs import training_memory
 
 
 def shards(available_gib: float, where: str = "cuda", /, **parts: Any) -> int:
     """Of Llama-2-7B's shape, in how many parts it is trained."""
     config, state = shapes.llama_7b()
     recipe = tiny.make_recipe(tiny.Path("b"), **parts)
-    free = available_gib * memory_plan.GIB + training_memory.CUDA_BYTES
+    free = available_gib * GIB + training_memory.CUDA_BYTES
     return training_memory.weight_shards(recipe, config, state, where, 2048, free)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from tasks.contracts.units import GIB
 from tasks.costs import memory_plan
 from tasks.models import loading
 from tasks.models.encoding import IGNORED
@@ -88,7 +89,7 @@ class Fast:
             "recomputed_layers": float(self.plan.recomputed),
             "inputs_on_host": float(self.plan.on_host),
             "weight_shards": float(self.shape.shards),
-            "predicted_memory_gib": memory_plan.peak_bytes(self.shape, self.plan) / memory_plan.GIB,
+            "predicted_memory_gib": memory_plan.peak_bytes(self.shape, self.plan) / GIB,
         }
 
 
@@ -110,10 +111,10 @@ def choose(
     training = recipe.training
     available = collectives.least(reachable_bytes())  # the same plan on all devices
     plan = memory_plan.named(training.memory, shape, training.gradient_checkpointing, available)
-    need = memory_plan.peak_bytes(shape, plan) / memory_plan.GIB
+    need = memory_plan.peak_bytes(shape, plan) / GIB
     say(
         f"training.memory {training.memory}: {plan.words(shape)}; about {need:.1f} of "
-        f"{available / memory_plan.GIB:.1f} GiB"
+        f"{available / GIB:.1f} GiB"
     )
     return plan, shape
 

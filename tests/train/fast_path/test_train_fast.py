@@ -13,6 +13,7 @@ import tiny
 import torch
 
 from tasks.contracts.errors import TrainingError
+from tasks.contracts.units import GIB
 from tasks.costs import memory_plan
 from tasks.costs.memory_plan import Plan
 from tasks.train import qlora
@@ -311,5 +312,5 @@ def test_the_choice_is_part_of_the_metrics(bases: dict[str, Path], tmp_path: Pat
     facts = trainer.fast.facts()
     assert facts["recomputed_layers"] == 2.0
     assert facts["inputs_on_host"] == facts["compiled"] == 1.0
-    predicted = memory_plan.peak_bytes(trainer.fast.shape, trainer.fast.plan) / memory_plan.GIB
+    predicted = memory_plan.peak_bytes(trainer.fast.shape, trainer.fast.plan) / GIB
     assert facts["predicted_memory_gib"] == predicted
