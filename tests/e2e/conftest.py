@@ -1,4 +1,4 @@
-"""A Prefect server for the tests that run many short flows."""
+"""What whole sessions share: a Prefect server for short flows, and a warm `precis`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from stack import prefect_server_in
+from warm import WarmPrecis
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +17,12 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     own = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_API")}
     with prefect_server_in(folder, own | {"PREFECT_HOME": str(folder)}) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def warm_precis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmPrecis]:
+    """The `precis` command without the seconds of imports."""
+    home = str(tmp_path_factory.mktemp("warm-precis"))
+    precis = WarmPrecis(dict(os.environ) | {"PREFECT_HOME": home})
+    yield precis
+    precis.close()

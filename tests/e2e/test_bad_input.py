@@ -16,6 +16,7 @@ import pytest
 import tiny
 import yaml
 from stack import PRECIS
+from warm import WarmPrecis
 
 from tasks.register import claims
 from tasks.tracking import connection
@@ -41,8 +42,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Bench:
     """A folder with a recipe, its data and a champion; `fails` runs the recipe and checks the rest."""
 
-    def __init__(self, home: Path, base: Path, prefect: str) -> None:
-        self.home, self.prefect = home, prefect
+    def __init__(self, home: Path, base: Path, prefect: str, warm_precis: WarmPrecis) -> None:
+        self.home, self.prefect, self.warm_precis = home, prefect, warm_precis
         self.recipe: dict[str, Any] = {
             "name": NAME,
             "data": {"train": "train.jsonl", "evaluation": "evaluation.jsonl"},
@@ -65,23 +66,36 @@ class Bench:
         return path
 
     def precis(self, verb: str, **env: str) -> subprocess.CompletedProcess[str]:
-        (self.home / "recipe.yaml").write_text(yaml.safe_dump(self.recipe))
-        own = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+        """`precis VERB recipe.yaml`, in a fork of a process that has everything imported."""
+        argv, environment = self.command(verb, env)
+        return self.warm_precis(argv, self.home, environment)
+
+    def cold_precis(self, verb: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """The same as a user starts it."""
+        argv, environment = self.command(verb, env)
         return subprocess.run(
-            [PRECIS, verb, "recipe.yaml"],
+            [PRECIS, *argv],
             cwd=self.home,
-            env=own | {"PREFECT_API_URL": self.prefect} | env,
+            env=environment,
             capture_output=True,
             text=True,
             check=False,
         )
 
-    def fails(self, *said: str, **env: str) -> None:
-        done = self.precis("run", **env)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert "Traceback" not in done.stderr
-        for text in said:
-            assert text in done.stderr
+    def command(self, verb: str, env: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+        (self.home / "recipe.yaml").write_text(yaml.safe_dump(self.recipe))
+        own = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+        return [verb, "recipe.yaml"], own | {"PREFECT_API_URL": self.prefect} | env
+
+    def fails(self, *messages: str, **env: str) -> None:
+        self.failed(self.precis("run", **env), *messages)
+
+    def failed(self, run: subprocess.CompletedProcess[str], *messages: str) -> None:
+        """Exit status 1, and on standard error these messages without a traceback."""
+        assert (run.returncode, run.stdout) == (1, ""), run.stderr
+        assert "Traceback" not in run.stderr
+        for message in messages:
+            assert message in run.stderr
 
     def untouched(self) -> None:
         client = connection.connect()
@@ -90,17 +104,20 @@ class Bench:
 
 
 @pytest.fixture
-def bench(home: Path, base: Path, prefect_server: str) -> Iterator[Bench]:
-    made = Bench(home, base, prefect_server)
+def bench(
+    home_with_store: Path, base: Path, prefect_server: str, warm_precis: WarmPrecis
+) -> Iterator[Bench]:
+    made = Bench(home_with_store, base, prefect_server, warm_precis)
     yield made
     made.untouched()
     mlflow.set_tracking_uri(None)
 
 
 def test_a_missing_file(bench: Bench) -> None:
-    """The path and the folder it was looked for in."""
+    """The path and the folder it was looked for in; from the real command as well."""
     bench.recipe["data"]["train"] = "no-such.jsonl"
     bench.fails("data.train", "no-such.jsonl")
+    bench.failed(bench.cold_precis("run"), "data.train", "no-such.jsonl")
 
 
 def test_an_empty_file(bench: Bench) -> None:
@@ -234,6 +251,6 @@ def test_check_tells_all_problems_of_a_recipe_at_once(bench: Bench, base: Path) 
     assert done.returncode == 0, done.stdout
     assert "nothing stands in the way" in done.stdout
     bench.recipe["adapter"] = {"target_modules": ["q_proj", "q_projj"]}
-    done = bench.precis("check")
+    done = bench.cold_precis("check")
     assert done.returncode == 1
     assert "has no layer q_projj; it has down_proj" in done.stdout

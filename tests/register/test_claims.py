@@ -62,7 +62,7 @@ class PausingClient(DyingClient):
 
 
 @pytest.fixture
-def store(home: Path) -> Any:
+def store(home_with_store: Path) -> Any:
     return connection.connect()
 
 

@@ -42,7 +42,7 @@ def other(base: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(home: Path) -> Iterator[Any]:
+def store(home_with_store: Path) -> Iterator[Any]:
     yield connection.connect()
     mlflow.set_tracking_uri(None)
 

@@ -29,9 +29,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def model(base: Path, home: Path) -> ModelRef:
+def model(base: Path, home_with_store: Path) -> ModelRef:
     """The package in the work folder, as a merge leaves it."""
-    folder = home / "work/package"
+    folder = home_with_store / "work/package"
     folder.mkdir(parents=True)
     for file in base.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())

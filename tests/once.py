@@ -1,0 +1,49 @@
+"""What all tests of a run share: made by the first worker that needs it, under a lock, and copied."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """The folder `name` of this run, which `make` has filled once for all of pytest-xdist's workers.
+
+    It is the original: tests that write take a copy.
+    """
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # each worker has a folder of its own in it
+    folder, done = root / name, root / f"{name}.done"
+    with FileLock(root / f"{name}.lock"):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
+def copy_store(source: Path, target: Path) -> None:
+    """Copy the embedded MLflow store in source/mlruns, and all that lies there, to target/mlruns.
+
+    The database holds absolute paths of artifacts: they are changed to those of the copy.
+    """
+    shutil.copytree(source / "mlruns", target / "mlruns", symlinks=True)
+    with sqlite3.connect(target / "mlruns/mlflow.db") as database:
+        tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        for (table,) in tables:
+            for _, column, kind, *_ in database.execute(f"PRAGMA table_info('{table}')").fetchall():
+                if kind.startswith(("VARCHAR", "TEXT")):
+                    database.execute(
+                        f'UPDATE "{table}" SET "{column}" = replace("{column}", ?, ?)'
+                        f' WHERE instr("{column}", ?)',
+                        (str(source), str(target), str(source)),
+                    )
+    database.close()
