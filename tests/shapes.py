@@ -7,12 +7,15 @@ so that they act on short rows.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import tiny
 
 WINDOW = 8
+# Tried by `make test`; all by `make test-all`. Phi has biases and a LayerNorm, Gemma 2 windows and caps.
+FIRST = ("llama", "phi", "gemma2")
 SIZES: dict[str, Any] = {
     "vocab_size": tiny.VOCABULARY,
     "hidden_size": 64,
@@ -49,6 +52,15 @@ TARGETS = dict.fromkeys(SHAPES, GATED) | {
     "phi": QKV | {"dense", "fc1", "fc2"},
     "phi3": frozenset({"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}),
 }
+
+
+def each(model_types: Iterable[str], first: Iterable[str] = FIRST) -> list[Any]:
+    """Parameters of a test: all of these types, those that are not in `first` for `make test-all`."""
+    import pytest
+
+    return [
+        pytest.param(name, marks=() if name in first else pytest.mark.full) for name in model_types
+    ]
 
 
 def make_model(model_type: str, seed: int = 0, **more: Any) -> Any:

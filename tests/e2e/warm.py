@@ -66,10 +66,11 @@ def serve() -> int:
     import transformers  # noqa: F401
 
     import flows.check
+    import flows.cli.app
     import flows.evaluate
     import flows.retrain
     import flows.stack.embedded  # noqa: F401
-    from flows.cli.entry import console
+    from flows.cli.entry import main
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -79,7 +80,7 @@ def serve() -> int:
         if not pid:
             call = json.loads(line)
             _become(call)
-            return console(call["argv"])
+            return main(call["argv"])
         answers.write(f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n")
         answers.flush()
     return 0

@@ -55,7 +55,7 @@ def continuously(generator: Generator, documents: list[str] = DOCUMENTS) -> list
     return [replace(summary, batch=0) for summary in generator.summarize(documents)]
 
 
-@pytest.mark.parametrize("model_type", WHOLE)
+@pytest.mark.parametrize("model_type", shapes.each(WHOLE, ("llama", "phi", "qwen2")))
 def test_every_token_is_that_of_unbatched_generate(model_type: str, tmp_path: Path) -> None:
     """For each shape, with slots that are taken over and prompts from 10 to 200 tokens."""
     base = shapes.make_base(tmp_path / "base", model_type, **WHOLE[model_type])

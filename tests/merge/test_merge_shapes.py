@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,16 @@ from tasks.train import qlora
 
 TRAINING = {"max_steps": 6, "learning_rate": 2e-2}
 # Other kinds and quantizations where layers have biases, and where the head is tied and scores capped.
-CASES = [(model_type, "lora", "nf4") for model_type in shapes.SHAPES] + [
-    ("phi", "dora", "int8"),
-    ("gemma2", "rslora", "fp4"),
-]
+COMBINED = [("phi", "dora", "int8"), ("gemma2", "rslora", "fp4")]
+CASES = [(model_type, "lora", "nf4") for model_type in shapes.SHAPES] + COMBINED
+FIRST = [("llama", "lora", "nf4"), *COMBINED]  # three architectures for `make test`
+
+
+def params() -> Iterator[Any]:
+    """All cases; those after the first three are for `make test-all`."""
+    for case in CASES:
+        marks = () if case in FIRST else pytest.mark.full
+        yield pytest.param(case, marks=marks, id="-".join(case))
 
 
 class Case:
@@ -51,7 +58,7 @@ class Case:
         self.drift = found["drift"]
 
 
-@pytest.fixture(scope="module", params=CASES, ids="-".join)
+@pytest.fixture(scope="module", params=params())
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     return Case(tmp_path_factory.mktemp("case"), *request.param)
 

@@ -113,10 +113,15 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
 CASES = [
     ("llama", Plan(), {}),
     ("llama", ALL_AGAIN, {}),
-    ("llama", Plan(selective=True, recomputed=1), {"base": {"quantization": "none"}}),
+    pytest.param(
+        "llama",
+        Plan(selective=True, recomputed=1),
+        {"base": {"quantization": "none"}},
+        marks=pytest.mark.full,
+    ),
     ("tied llama", Plan(), {"adapter": {"target_modules": ["q_proj", "v_proj"]}}),
     ("phi", Plan(), {}),
-    ("phi", ALL_AGAIN, {}),
+    pytest.param("phi", ALL_AGAIN, {}, marks=pytest.mark.full),
     ("granite", Plan(), {}),
 ]
 
@@ -157,7 +162,7 @@ def test_all_layers_share_one_compilation(bases: dict[str, Path], tmp_path: Path
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
-@pytest.mark.parametrize("plan", [Plan(), ALL_AGAIN])
+@pytest.mark.parametrize("plan", [pytest.param(Plan(), marks=pytest.mark.full), ALL_AGAIN])
 def test_training_goes_as_on_the_plain_path(
     plan: Plan, bases: dict[str, Path], tmp_path: Path
 ) -> None:
