@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 ROOT = Path(__file__).parents[2]
 PRECIS = Path(sys.executable).parent / "precis"
 # The demo's own recipe on fewer rows: its base really learns, in seconds.
@@ -67,6 +69,15 @@ class Stack:
     def run(self, **changes: Any) -> dict[str, Any]:
         """A run to its end; `training__seed=1` for `training.seed`."""
         return self.finish(self.start({k.replace("__", "."): v for k, v in changes.items()}))
+
+    def run_once(self, name: str, **changes: Any) -> dict[str, Any]:
+        """The run called `name` in this folder: made by the first worker that asks for it."""
+        decision = self.folder / f"{name}.json"
+        with FileLock(self.folder / "runs.lock"):
+            if not decision.exists():
+                decision.write_text(json.dumps(self.run(**changes)))
+        made: dict[str, Any] = json.loads(decision.read_text())
+        return made
 
     def finish(self, process: subprocess.Popen[str]) -> dict[str, Any]:
         """The decision of a run under way; stdout must hold it and nothing else."""

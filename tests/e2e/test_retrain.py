@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import once
 import pytest
 from stack import WEAKER, Stack
 
@@ -24,25 +25,25 @@ pytestmark = pytest.mark.timeout(900)
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Stack:
-    return Stack(tmp_path_factory.mktemp("main"))
+    return Stack(once.made_once(tmp_path_factory, "main", lambda _: None))
 
 
 @pytest.fixture(scope="module")
 def first(stack: Stack) -> dict[str, Any]:
     """The first challenger, against the untuned base."""
-    return stack.run()
+    return stack.run_once("first")
 
 
 @pytest.fixture(scope="module")
 def again(stack: Stack, first: dict[str, Any]) -> dict[str, Any]:
     """The same recipe once more, nothing changed."""
-    return stack.run()
+    return stack.run_once("again")
 
 
 @pytest.fixture(scope="module")
 def weaker(stack: Stack, again: dict[str, Any]) -> dict[str, Any]:
     """A challenger trained on far less."""
-    return stack.run(**{k.replace(".", "__"): v for k, v in WEAKER.items()})
+    return stack.run_once("weaker", **{k.replace(".", "__"): v for k, v in WEAKER.items()})
 
 
 @pytest.fixture

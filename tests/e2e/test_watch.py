@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -12,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from stack import PRECIS, SMALL, Stack, prefect_server_in
+from stack import SMALL, Stack, prefect_server_in
+from warm import WarmPrecis
 
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import Scores, from_json
@@ -39,6 +39,7 @@ class Watched:
 
     stack: Stack
     promoted: dict[str, Any]
+    warm_precis: WarmPrecis
 
     def ask(self, path: str, body: Any = None) -> Any:
         """One request of the Prefect server's API."""
@@ -58,21 +59,13 @@ class Watched:
                 return found
             time.sleep(0.5)
 
-    def call(self, *words: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
-        """A command in the stack's folder."""
-        return subprocess.run(
-            words,
-            cwd=self.stack.folder,
-            env=self.stack.environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-            input=given,
-        )
+    def precis(self, *argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """`precis ARGV` in the stack's folder."""
+        return self.warm_precis(list(argv), self.stack.folder, self.stack.environment(), stdin)
 
     def evaluate(self, **changes: Any) -> dict[str, Any]:
         """`precis evaluate --json`, parsed."""
-        done = self.call(str(PRECIS), "evaluate", RECIPE, "--json", *_sets(changes))
+        done = self.precis("evaluate", RECIPE, "--json", *_sets(changes))
         assert done.returncode == 0, done.stderr[-3000:]
         found: dict[str, Any] = json.loads(done.stdout)
         return found
@@ -80,7 +73,7 @@ class Watched:
     def check(self, *deployment: str, **changes: Any) -> tuple[str, str]:
         """State name and message of the check-data flow."""
         sets = json.dumps(_sets(changes)[1::2])
-        done = self.call(sys.executable, "-c", CHECK, RECIPE, sets, *deployment)
+        done = self.precis("-c", CHECK, RECIPE, sets, *deployment)
         assert done.returncode == 0, done.stderr[-3000:]
         name, message = json.loads(done.stdout.splitlines()[-1])
         return name, message
@@ -105,13 +98,13 @@ def _sets(changes: dict[str, Any]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+def watched(tmp_path_factory: pytest.TempPathFactory, warm_precis: WarmPrecis) -> Iterator[Watched]:
     """One promotion on embedded MLflow, under a real Prefect server."""
     folder = tmp_path_factory.mktemp("watch")
     stack = Stack(folder / "client")
     with prefect_server_in(folder, stack.environment()) as url:
         stack.env = {"PREFECT_API_URL": url}
-        yield Watched(stack, stack.run())
+        yield Watched(stack, stack.run(), warm_precis)
 
 
 @pytest.fixture(scope="module")
@@ -195,16 +188,16 @@ def test_fresh_rows_that_ask_for_something_else_are_decay(watched: Watched) -> N
 
 def test_no_fresh_data_and_no_champion_are_failures_that_say_the_mend(watched: Watched) -> None:
     """The command ends with 1 and one line."""
-    words = [str(PRECIS), "evaluate", RECIPE, *_sets({})]
-    bare = watched.call(*words, "--set", "evaluation.fresh=null")
+    words = ["evaluate", RECIPE, *_sets({})]
+    bare = watched.precis(*words, "--set", "evaluation.fresh=null")
     assert bare.returncode == 1
     assert "evaluation.fresh of recipe 'demo' is not set" in bare.stderr
-    nobody = watched.call(*words, "--set", "name=nobody")
+    nobody = watched.precis(*words, "--set", "name=nobody")
     assert nobody.returncode == 1
     assert "model 'nobody' has no champion to evaluate; promote one" in nobody.stderr
     sealed = {"evaluation.fresh": "deployments/demo/data/evaluation.jsonl"}
     every = _sets(sealed | {"data.evaluation_rows": 200})
-    known = watched.call(str(PRECIS), "evaluate", RECIPE, *every)
+    known = watched.precis("evaluate", RECIPE, *every)
     assert known.returncode == 1
     assert "is new: each of 200 is, or nearly is" in known.stderr
 
@@ -243,7 +236,7 @@ def test_without_a_champion_every_row_is_new(watched: Watched) -> None:
 
 def test_notify_data_is_on_the_server(watched: Watched) -> None:
     """One event for a model by name; without a server it fails and says so."""
-    done = watched.call(str(PRECIS), "notify-data", "demo", "--source", "s3://b/new.jsonl")
+    done = watched.precis("notify-data", "demo", "--source", "s3://b/new.jsonl")
     assert (done.returncode, done.stderr) == (0, "")
     found = [one for one in watched.events("precis.data.arrived") if one["payload"]["source"]]
     assert found[0]["resource"]["prefect.resource.id"] == "precis.model.demo"
@@ -251,11 +244,11 @@ def test_notify_data_is_on_the_server(watched: Watched) -> None:
     lost = Stack(
         watched.stack.folder.parent / "lost", env={"PREFECT_API_URL": "http://127.0.0.1:9"}
     )
-    gone = Watched(lost, {}).call(str(PRECIS), "notify-data", "demo")
+    gone = Watched(lost, {}, watched.warm_precis).precis("notify-data", "demo")
     assert gone.returncode == 1
     assert "was not sent: the Prefect server at http://127.0.0.1:9 says" in gone.stderr
     lost.env = {}
-    none = Watched(lost, {}).call(str(PRECIS), "notify-data", "demo")
+    none = Watched(lost, {}, watched.warm_precis).precis("notify-data", "demo")
     assert none.returncode == 1
     assert "no Prefect server is configured" in none.stderr
 
@@ -270,7 +263,7 @@ def test_an_s3_event_reaches_the_deployments_that_train_on_it(watched: Watched) 
         "s3": {"bucket": {"name": "bucket"}, "object": {"key": "in/day+1.jsonl"}},
     }
     event = json.dumps({"Message": json.dumps({"Records": [record, record]})})
-    done = watched.call(str(PRECIS), "notify-data", "--s3-event", "-", given=event)
+    done = watched.precis("notify-data", "--s3-event", "-", stdin=event)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 2
     found = {
@@ -283,11 +276,9 @@ def test_an_s3_event_reaches_the_deployments_that_train_on_it(watched: Watched) 
         one = found[f"retrain/{name}"]
         assert one["resource"]["prefect.resource.id"] == f"precis.model.{name}"
         assert one["payload"]["source"] == "s3://bucket/in/day 1.jsonl"
-    other = watched.call(
-        str(PRECIS), "notify-data", "--s3-event", "-", given=event.replace("in/day", "x/day")
-    )
+    other = watched.precis("notify-data", "--s3-event", "-", stdin=event.replace("in/day", "x/day"))
     assert other.returncode == 0
     assert "trains on it; nothing sent" in other.stdout
-    broken = watched.call(str(PRECIS), "notify-data", "--s3-event", "-", given="{")
+    broken = watched.precis("notify-data", "--s3-event", "-", stdin="{")
     assert broken.returncode == 1
     assert "not an S3 event notification" in broken.stderr

@@ -2,6 +2,7 @@
 
 What a test sees is a process of its own with its own files, environment and exit status, as a shell
 starts it; only the seconds of imports are saved. Some tests start the real command all the same.
+`-c SCRIPT ARGUMENTS` in place of a verb runs a script, as `python -c` does.
 
 Run as a script it is that process: it reads a call in JSON per line and answers with exit statuses.
 """
@@ -80,7 +81,11 @@ def serve() -> int:
         if not pid:
             call = json.loads(line)
             _become(call)
-            return main(call["argv"])
+            argv = call["argv"]
+            if argv[0] != "-c":
+                return main(argv)
+            exec(argv[1], {"__name__": "__main__"})
+            return 0
         answers.write(f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n")
         answers.flush()
     return 0
@@ -97,7 +102,8 @@ def _become(call: dict[str, Any]) -> None:
     for number, (file, mode) in enumerate(zip(call["files"], modes, strict=True)):
         os.dup2(os.open(file, mode, 0o600), number)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - the buffer of the old one is the next call's
-    sys.argv = ["precis", *call["argv"]]
+    argv = call["argv"]
+    sys.argv = ["-c", *argv[2:]] if argv[0] == "-c" else ["precis", *argv]
     refresh_global_settings_context()
 
 

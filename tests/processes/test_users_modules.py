@@ -59,6 +59,7 @@ def test_the_embedded_server_starts(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert done.stdout == "answered\n", done.stderr
 
 
+@pytest.mark.full
 def test_the_mlflow_server_starts(folder: Path) -> None:
     """MLflow loads our plugin, tasks.tracking.request_headers, when it is imported."""
     port = embedded.free_port()
@@ -75,6 +76,7 @@ def test_postgresql_s_process_imports_ours(folder: Path) -> None:
     assert done.stderr.endswith("IndexError: list index out of range\n"), done.stderr
 
 
+@pytest.mark.full
 def test_the_ranks_of_a_training_import_ours(folder: Path) -> None:
     """Given a call that names no folder, they end once they have met."""
     from tasks.contracts.errors import ChildFailed
