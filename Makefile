@@ -20,11 +20,12 @@ demo: setup  ## train, judge and register a summarizer, then refuse a weaker one
 	$(BIN)/precis run deployments/recipes/demo.yaml --set data.train_rows=64
 	@echo; $(BIN)/precis history demo
 
-test: setup  ## what a contributor runs; 12 minutes at most on 2 cores
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+test: setup  ## what a contributor runs; 5 minutes at most on 2 cores
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-test-all: setup  ## what needs S3, crashes, clean environments; meant for 35 minutes
-	$(BIN)/python -m pytest -q -m "full and not long" -n 2 --dist loadfile
+# Three workers on two cores: many of these wait, for leases, schedules and servers that start.
+test-all: setup  ## what needs S3, crashes, clean environments; 25 minutes at most
+	$(BIN)/python -m pytest -q -m "full and not long" -n 3 --dist loadfile
 
 test-long: setup  ## faults and recipes that take minutes each; by hand, on a quiet machine
 	$(BIN)/python -m pytest -q -m long
