@@ -1,4 +1,4 @@
-"""Base weights shared out over all GPUs of a machine against each holding them: speed, memory, losses.
+"""Base weights sharded over all GPUs of a machine against each holding them: speed, memory, losses.
 
     python tests/bench/gpu_sharded.py OUT [ROWS TOKENIZER [llama2-13b]]
 
@@ -63,7 +63,7 @@ def line(runs: list[gpu_devices.Run]) -> str:
     shown = " ".join(f"{x:.0f}" for x in parts)
     return (
         f"{runs[0].name:22} {statistics.median(parts):8.0f} tok/s [{shown}]  peak GiB by rank "
-        f"{runs[0].peaks()}, foretold {found.get('predicted_memory_gib', float('nan')):.2f}; "
+        f"{runs[0].peaks()}, estimated {found.get('predicted_memory_gib', float('nan')):.2f}; "
         f"parts {found.get('weight_shards', 1):.0f}, last loss {found['last_loss']:.5f}"
     )
 

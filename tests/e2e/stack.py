@@ -80,7 +80,7 @@ class Stack:
         return made
 
     def finish(self, process: subprocess.Popen[str]) -> dict[str, Any]:
-        """The decision of a run under way; stdout must hold it and nothing else."""
+        """The decision of a run that is going on; stdout must hold it and nothing else."""
         out, _ = process.communicate()
         assert process.returncode == 0, (self.folder / "err.log").read_text()[-4000:]
         decision: dict[str, Any] = json.loads(out)

@@ -54,7 +54,7 @@ def test_a_deployed_run_registers_behind_passwords(servers: Servers) -> None:
 def test_without_a_password_it_says_which_is_missing(
     servers: Servers, missing: str, said: str
 ) -> None:
-    """No traceback: the server, that it refused, and the setting to mend."""
+    """No traceback: the server, that it refused, and the setting to correct."""
     stack = Stack(servers.folder / missing)
     stack.env = {k: v for k, v in servers.client.env.items() if k != missing}
     done = subprocess.run(

@@ -192,7 +192,7 @@ NOTHING = [
 def test_what_cannot_be_asked_says_why(
     words: list[str], says: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What, where and the mend; exit status 1, nothing on standard output."""
+    """What, where and how to fix it; exit status 1, nothing on standard output."""
     status, out, err = ask(capsys, *words)
     assert (status, out) == (1, "")
     assert re.search(says, err.replace("\n", " ")), err

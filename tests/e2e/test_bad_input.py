@@ -168,7 +168,7 @@ def test_a_bad_recipe(bench: Bench) -> None:
 
 
 def test_a_base_that_does_not_exist(bench: Bench) -> None:
-    """A mistyped folder and an unpinned hub name each get their mend."""
+    """A mistyped folder and an unpinned hub name each get their way out."""
     bench.recipe["base"]["model"] = "./no/such/base"
     bench.fails("./no/such/base", "no such folder")
     bench.recipe["base"]["model"] = "someone/something"

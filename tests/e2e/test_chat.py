@@ -49,7 +49,7 @@ def precis(stack: Stack, verb: str, values: dict[str, Any]) -> subprocess.Comple
 
 
 def test_check_says_that_a_base_has_no_template(shared: Path, tmp_path: Path) -> None:
-    """Before anything is spent, with the mend; with a template named, nothing stands in the way."""
+    """Before anything is spent, with what to do; with a template named, nothing stands in the way."""
     stack = Stack(tmp_path)
     done = precis(stack, "check", recipe(shared, "guanaco"))
     assert done.returncode == 1

@@ -85,7 +85,7 @@ def test_cancel_leaves_a_checkpoint_and_no_process_and_a_retry_resumes(servers: 
     finishes(servers, run_id)
 
 
-def test_kill_9_of_the_training_process_is_mended_by_the_run_itself(servers: Servers) -> None:
+def test_kill_9_of_the_training_process_is_repaired_by_the_run_itself(servers: Servers) -> None:
     """The step is tried once more, from its checkpoint, and the run completes."""
     run_id, trainers = training(servers)
     trainers[0].kill()

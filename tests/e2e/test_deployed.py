@@ -155,7 +155,7 @@ def test_verdicts_go_to_webhooks(
 
 
 def test_a_failed_run_is_reported(servers: Servers, webhook: Received) -> None:
-    """A failure says what to mend, to people too."""
+    """A failure says what to fix, on the webhooks too."""
     run_id = servers.run("retrain", {"data.train": "no/such/file.jsonl"})
     state = servers.wait(run_id)
     assert state["type"] == "FAILED"

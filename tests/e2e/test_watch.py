@@ -186,7 +186,7 @@ def test_fresh_rows_that_ask_for_something_else_are_decay(watched: Watched) -> N
     assert watched.stack.ask("history", "demo") == before
 
 
-def test_no_fresh_data_and_no_champion_are_failures_that_say_the_mend(watched: Watched) -> None:
+def test_no_fresh_data_and_no_champion_are_failures_that_say_what_to_do(watched: Watched) -> None:
     """The command ends with 1 and one line."""
     words = ["evaluate", RECIPE, *_sets({})]
     bare = watched.precis(*words, "--set", "evaluation.fresh=null")
