@@ -149,10 +149,13 @@ def test_what_cannot_be_compared_is_refused() -> None:
         judged(sealed, [])
 
 
+@pytest.mark.parametrize("sets", [150, pytest.param(500, marks=pytest.mark.full)])
 @pytest.mark.parametrize("sizes", [(30, 30), (200, 25)])
-def test_a_steady_champion_is_called_decayed_at_most_at_alpha(sizes: tuple[int, int]) -> None:
+def test_a_steady_champion_is_called_decayed_at_most_at_alpha(
+    sizes: tuple[int, int], sets: int
+) -> None:
     """Of sets with no true drop, a share of alpha has its lower bound over zero; likewise above."""
-    draw, sets, gate = np.random.default_rng(7), 500, Gate(bootstrap_samples=1000)
+    draw, gate = np.random.default_rng(7), Gate(bootstrap_samples=1000)
     lower = upper = 0
     for _ in range(sets):
         sealed, fresh = (rows(draw.beta(5, 2, n), p) for n, p in zip(sizes, "sf", strict=True))

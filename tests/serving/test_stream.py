@@ -218,10 +218,13 @@ def real(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator:
     return Generator(packaged(shared / "models/dialog-7m", folder, max_source_tokens=900), "cpu")
 
 
-def test_real_dialogues_stream_as_they_are_judged(real: Generator, shared: Path) -> None:
-    """Twelve dev documents, with and without a stop string."""
+@pytest.mark.parametrize("count", [4, pytest.param(12, marks=pytest.mark.full)])
+def test_real_dialogues_stream_as_they_are_judged(
+    real: Generator, shared: Path, count: int
+) -> None:
+    """Dev documents, with and without a stop string."""
     with (shared / "data/dialogsum/dev.jsonl").open() as lines:
-        documents = [json.loads(line)["dialogue"] for line in islice(lines, 12)]
+        documents = [json.loads(line)["dialogue"] for line in islice(lines, count)]
     for stop in ((), (". ", "the")):
         one = limited(real, stop=stop)
         for document in documents:
