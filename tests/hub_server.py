@@ -131,7 +131,9 @@ class StandInHub(http.server.BaseHTTPRequestHandler):
             ),
             (closed, 401, "GatedRepo", f"{asked}. Please log in."),
         ]
-        return next(((status, code, said) for true, status, code, said in cases if true), None)
+        return next(
+            ((status, code, message) for true, status, code, message in cases if true), None
+        )
 
     def described(self, name: str, what: str) -> Any:
         files = [

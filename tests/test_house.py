@@ -132,8 +132,10 @@ def test_every_package_is_in_the_order_and_says_what_it_is_for() -> None:
     assert [p.name for p in (ROOT / "tasks").glob("*.py")] == ["__init__.py"]
     packages = [p.parent for p in MODULES if p.name == "__init__.py" and p.parent != ROOT / "tasks"]
     for package in packages:
-        said = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
-        assert "Not for" in said, f"{named(package)}/__init__.py does not say what it is not for"
+        docstring = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
+        assert "Not for" in docstring, (
+            f"{named(package)}/__init__.py does not say what it is not for"
+        )
 
 
 @pytest.mark.parametrize("name", CONTRACTS_NEED)

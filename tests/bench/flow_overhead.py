@@ -56,8 +56,8 @@ def main(repeats: int) -> None:
 
 def timed(stack: Stack) -> tuple[float, float]:
     """Wall time of one `precis run`, interpreter start to exit; and the work in it."""
-    said = stack.folder / "work.txt"
-    words = [sys.executable, __file__, "--counted", str(said), *stack.words(LITTLE)[1:]]
+    work_file = stack.folder / "work.txt"
+    words = [sys.executable, __file__, "--counted", str(work_file), *stack.words(LITTLE)[1:]]
     # Compiled modules are kept, as on any user's machine.
     env = {k: v for k, v in stack.environment().items() if k != "PYTHONDONTWRITEBYTECODE"}
     begun = time.monotonic()
@@ -66,11 +66,11 @@ def timed(stack: Stack) -> tuple[float, float]:
     )
     taken = time.monotonic() - begun
     assert done.returncode == 0, done.stderr
-    return taken, float(said.read_text())
+    return taken, float(work_file.read_text())
 
 
-def counted(said: str, *words: str) -> int:
-    """`precis WORDS` in this process; writes to file `said` the seconds that went into work."""
+def counted(work_file: str, *words: str) -> int:
+    """`precis WORDS` in this process; writes to `work_file` the seconds that went into work."""
     from tasks.contracts import digest
     from tasks.gate import decide
     from tasks.report import markdown, page, plots
@@ -86,7 +86,7 @@ def counted(said: str, *words: str) -> int:
                 return work(*args, **kwargs)
             finally:
                 spent += time.monotonic() - begun
-                Path(said).write_text(str(spent))
+                Path(work_file).write_text(str(spent))
 
         return done
 

@@ -56,10 +56,10 @@ class Run:
     def peaks(self) -> str:
         """Peak memory of each rank, GiB."""
         logs = sorted(self.folder.glob("job/ranks/*/*/attempt_0/*/stderr.log"))
-        said = [
+        peak_lines = [
             line for log in logs for line in log.read_text().splitlines() if "peak memory" in line
         ]
-        found = [line.rpartition("peak memory ")[2].removesuffix(" GiB") for line in said]
+        found = [line.rpartition("peak memory ")[2].removesuffix(" GiB") for line in peak_lines]
         return " ".join(found) or f"{self.metrics.get('peak_memory_gib', float('nan')):.2f}"
 
 

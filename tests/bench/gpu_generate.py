@@ -215,7 +215,7 @@ class Watch:
             spent = event.self_device_time_total if self.gpu else event.self_cpu_time_total
             ms = spent / 1e3 / len(PROFILED)
             low = event.key.lower()
-            kinds = [k for k, words in CLASSES.items() if any(word in low for word in words)]
+            kinds = [k for k, names in CLASSES.items() if any(name in low for name in names)]
             kind = kinds[0] if kinds else "the rest"
             sums[kind] = sums.get(kind, 0.0) + ms
             lines.append(

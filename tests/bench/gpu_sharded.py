@@ -88,7 +88,7 @@ def crowded_out(bench: gpu_devices.Bench, count: int) -> list[str]:
         small = {"per_device_train_batch_size": 1, "devices": count, "max_steps": 18}
         auto = bench.run("big-auto", **small)
         whole = bench.run("big-replicated", base_weights="replicated", **small)
-    notes = [f"    {said['text']}" for said in auto.lines if said["kind"] == "note"]
+    notes = [f"    {line['text']}" for line in auto.lines if line["kind"] == "note"]
     return [line([auto]), *notes, f"  held whole: {whole.error[:400] or line([whole])}"]
 
 

@@ -52,13 +52,13 @@ def rows_of(count: int) -> Iterator[Texts]:
     vocabulary = [word for row in real for word in row["dialogue"].split(" ") if "#" not in word]
 
     def varied(text: str) -> str:
-        words = text.split(" ")
-        others = iter(chance.choices(vocabulary, k=len(words) // 3 + 1))
+        tokens = text.split(" ")
+        others = iter(chance.choices(vocabulary, k=len(tokens) // 3 + 1))
         first = chance.randrange(3)
-        for place in range(first, len(words), 3):
-            if "#" not in words[place] and "\n" not in words[place]:
-                words[place] = next(others)
-        return " ".join(words)
+        for place in range(first, len(tokens), 3):
+            if "#" not in tokens[place] and "\n" not in tokens[place]:
+                tokens[place] = next(others)
+        return " ".join(tokens)
 
     yield from itertools.islice(real, count)
     for number in range(len(real), count):
@@ -174,10 +174,16 @@ def measure(step: str, path: Path) -> dict[str, float | str]:
     """One step over one file, here and now."""
     work = STEPS[step](path)
     before, begun, used = resident("VmRSS"), time.perf_counter(), time.process_time()
-    said = work()
+    work_result = work()
     seconds, used = time.perf_counter() - begun, time.process_time() - used
     peak = resident("VmHWM")
-    return {"seconds": seconds, "cpu": used, "before": before, "peak": peak, "said": said}
+    return {
+        "seconds": seconds,
+        "cpu": used,
+        "before": before,
+        "peak": peak,
+        "work_result": work_result,
+    }
 
 
 def in_a_process(step: str, path: Path) -> dict[str, float | str]:
@@ -208,7 +214,7 @@ def table(scratch: Path, rows: int, steps: list[str]) -> None:
             first = first or (used, grown)
             print(
                 f"{step:10} {rows * times:9,} {found['seconds']:8.2f} {used:8.2f} {used / first[0]:5.1f} "
-                f"{peak:9.0f} {grown:9.0f} {grown / max(first[1], 0.1):5.1f}  {found['said']}",
+                f"{peak:9.0f} {grown:9.0f} {grown / max(first[1], 0.1):5.1f}  {found['work_result']}",
                 flush=True,
             )
 
@@ -225,7 +231,7 @@ def one(scratch: Path, rows: int, form: str) -> None:
     rate = rows / float(found["cpu"])
     print(
         f"ingest: {seconds:.0f} s, {found['cpu']:.0f} s of processor ({rate:,.0f} rows/s), peak "
-        f"{found['peak']:.0f} MiB, of it {found['before']:.0f} before the work; {found['said']}"
+        f"{found['peak']:.0f} MiB, of it {found['before']:.0f} before the work; {found['work_result']}"
     )
 
 
@@ -242,18 +248,18 @@ def main() -> None:
     parser.add_argument("--form", choices=FORMS, default="jsonl")
     parser.add_argument("--scratch", type=Path, help="where rows are written; a temporary folder")
     parser.add_argument("--measure", nargs=2, metavar=("STEP", "FILE"), help=argparse.SUPPRESS)
-    said = parser.parse_args()
-    if said.measure:
-        print(json.dumps(measure(said.measure[0], Path(said.measure[1]))))
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(options.measure[0], Path(options.measure[1]))))
         return
     cores, day = len(os_cores()), datetime.now(UTC).date()
     print(f"{day}, Python {platform.python_version()}, {platform.machine()}, {cores} cores")
-    scratch = Path(tempfile.mkdtemp(dir=said.scratch))
+    scratch = Path(tempfile.mkdtemp(dir=options.scratch))
     try:
-        if said.ingest:
-            one(scratch, said.ingest, said.form)
+        if options.ingest:
+            one(scratch, options.ingest, options.form)
         else:
-            table(scratch, said.rows, said.steps)
+            table(scratch, options.rows, options.steps)
     finally:
         shutil.rmtree(scratch)
 

@@ -209,15 +209,15 @@ if __name__ == "__main__":
     words.add_argument("--folder", type=Path)
     words.add_argument("--drift", action="store_true")
     words.add_argument("--once", choices=WAYS, help=argparse.SUPPRESS)
-    said = words.parse_args()
-    if said.once:
-        once(said.once, said.folder, said.folder / "out")
+    options = words.parse_args()
+    if options.once:
+        once(options.once, options.folder, options.folder / "out")
         sys.exit()
     with tempfile.TemporaryDirectory() as scratch:
         main(
-            said.folder or Path(scratch),
-            said.size,
-            said.repeats,
-            said.peft_repeats,
-            said.drift,
+            options.folder or Path(scratch),
+            options.size,
+            options.repeats,
+            options.peft_repeats,
+            options.drift,
         )

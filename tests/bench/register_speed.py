@@ -162,10 +162,10 @@ if __name__ == "__main__":
     asked.add_argument("--size", choices=("small", "1b", "7b"), default="small")
     asked.add_argument("--repeats", type=int, default=3)
     asked.add_argument("--folder", type=Path)
-    said = asked.parse_args()
-    if said.folder:
-        said.folder.mkdir(parents=True)
-        main(said.folder, said.size, said.repeats)
+    options = asked.parse_args()
+    if options.folder:
+        options.folder.mkdir(parents=True)
+        main(options.folder, options.size, options.repeats)
     else:
         with tempfile.TemporaryDirectory() as scratch:
-            main(Path(scratch), said.size, said.repeats)
+            main(Path(scratch), options.size, options.repeats)

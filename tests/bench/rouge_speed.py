@@ -38,7 +38,7 @@ def theirs(predictions: Texts, references: Texts) -> Scores:
 
 
 def cold(predictions: Texts, references: Texts) -> Scores:
-    """Ours, stemming every word anew."""
+    """Ours, stemming every word again."""
     scoring._STEMS.clear()
     return scoring.score_pairs(predictions, references)
 

@@ -1,4 +1,4 @@
-"""Servers behind basic authentication: with the passwords everything works, without it is said."""
+"""Servers behind basic authentication: with the passwords everything works, without, the error says so."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def test_a_deployed_run_registers_behind_passwords(servers: Servers) -> None:
 
 
 @pytest.mark.parametrize(
-    ("missing", "said"),
+    ("missing", "named"),
     [("PREFECT_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"),
      ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_USERNAME")],
 )  # fmt: skip
 def test_without_a_password_it_says_which_is_missing(
-    servers: Servers, missing: str, said: str
+    servers: Servers, missing: str, named: str
 ) -> None:
     """No traceback: the server, that it refused, and the setting to correct."""
     stack = Stack(servers.folder / missing)
@@ -67,5 +67,5 @@ def test_without_a_password_it_says_which_is_missing(
     )
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-3:]
-    assert said in " ".join(last), done.stderr[-2000:]
+    assert named in " ".join(last), done.stderr[-2000:]
     assert "Traceback" not in done.stderr

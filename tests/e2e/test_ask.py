@@ -98,7 +98,7 @@ def precis(folder: Path, *words: str, given: bytes = b"", **env: str) -> Any:
     )
 
 
-def said(done: Any) -> str:
+def printed(done: Any) -> str:
     assert done.returncode == 0, done.stderr.decode()
     return str(done.stdout.decode())
 
@@ -107,14 +107,14 @@ def test_a_question_to_the_champion(place: Path, chatting: Generator) -> None:
     """Standard output holds the answer and nothing else, as it is judged."""
     expected = chatting.summarize(["Where is Ben?"])[0].text
     assert len(expected) > 20
-    assert said(precis(place, "talk@champion", "Where", "is", "Ben?")) == f"{expected}\n"
+    assert printed(precis(place, "talk@champion", "Where", "is", "Ben?")) == f"{expected}\n"
 
 
 def test_standard_input_is_the_document(place: Path, summing: Generator) -> None:
     """Piped text, CRLF and all, to a summarizer."""
     expected = summing.summarize([DIALOGUE])[0].text
     given = DIALOGUE.replace("\n", "\r\n").encode()
-    assert said(precis(place, "sums", given=given)) == f"{expected}\n"
+    assert printed(precis(place, "sums", given=given)) == f"{expected}\n"
 
 
 def ask(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

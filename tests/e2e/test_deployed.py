@@ -145,12 +145,12 @@ def test_verdicts_go_to_webhooks(
     servers: Servers, promoted: dict[str, Any], webhook: Received
 ) -> None:
     """In Slack's form and plain: the headline, and each reason in a line of its own."""
-    said = promoted["state"]["message"]
+    headline = promoted["state"]["message"]
     for path in ("/slack", "/plain"):
-        found = wait_for(lambda path=path: webhook.of(path, said), 60, f"no post to {path}")  # type: ignore[misc]
+        found = wait_for(lambda path=path: webhook.of(path, headline), 60, f"no post to {path}")  # type: ignore[misc]
         assert "\n- rougeL gained +" in found[0]["text"]
-    assert set(webhook.of("/slack", said)[0]) == {"text"}
-    plain = webhook.of("/plain", said)[0]
+    assert set(webhook.of("/slack", headline)[0]) == {"text"}
+    plain = webhook.of("/plain", headline)[0]
     assert (plain["event"], plain["payload"]["verdict"]) == ("precis.verdict", "PROMOTE")
 
 

@@ -73,7 +73,7 @@ def ran(recipe: str, base: Path, folder: Path, **changes: Any) -> tuple[dict[str
     """`precis run` of a recipe in a folder of its own; the decision."""
     stack = Stack(folder)
     values = LITTLE | {"base.model": base} | {k.replace("__", "."): v for k, v in changes.items()}
-    sets = [w for key, value in values.items() for w in ("--set", f"{key}={said(value)}")]
+    sets = [w for key, value in values.items() for w in ("--set", f"{key}={as_yaml(value)}")]
     done = subprocess.run(
         [PRECIS, "run", f"deployments/recipes/{recipe}.yaml", "--json", *sets],
         cwd=folder,
@@ -90,7 +90,7 @@ def ran(recipe: str, base: Path, folder: Path, **changes: Any) -> tuple[dict[str
     return decision, stack
 
 
-def said(value: Any) -> str:
+def as_yaml(value: Any) -> str:
     """A value as YAML on one line."""
     text = str(value) if isinstance(value, Path) else value
     return yaml.safe_dump(text, default_flow_style=True).removesuffix("...\n").strip()

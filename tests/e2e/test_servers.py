@@ -92,7 +92,7 @@ def test_a_run_at_a_terminal_gives_signs_of_life(stack: Stack, promoted: dict[st
 def test_a_kept_copy_serves_until_it_is_not_what_was_recorded(
     stack: Stack, promoted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fetched once; anew when its digest is another's, or its run stores it again; not kept for ever."""
+    """Fetched once; again when its digest is another's, or its run stores it again; not kept for ever."""
     import mlflow
 
     before = mlflow.get_tracking_uri()
