@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 OPEN, CLOSE = "[INST]", "[/INST]"
-# Where one of these stands in a message, the text could not be taken apart again.
+# A message must not hold these: the conversation could not be split into messages again.
 MARKS = (OPEN, CLOSE, "<<SYS>>", "<</SYS>>", "<s>", "</s>")
-# How data sets name who speaks: OpenAI's names, ShareGPT's, and those of its siblings.
+# How data sets name the speaker: OpenAI's names, ShareGPT's, and those of its siblings.
 ROLES = {
     "system": "system",
     "user": "user",
@@ -26,7 +26,7 @@ ROLES = {
     "model": "assistant",
 }
 FORMS = (("role", "content"), ("from", "value"))
-Said = tuple[str, str]  # role and text
+Message = tuple[str, str]  # role and text
 _END_MARKS = re.compile(r"(\s*</?s>)*\s*$")
 
 
@@ -34,13 +34,13 @@ def split_chat(text: str) -> tuple[str, str]:
     """The conversation up to the last answer, and that answer.
 
     A `<<SYS>>` part and earlier turns with their inner `</s><s>` stay in the conversation; the
-    leading `<s>` does not: the tokenizer adds it by itself, and twice would be another prompt.
-    Raises ValueError with what is wrong and the mend.
+    leading `<s>` does not: the tokenizer adds it, and two of them would be another prompt.
+    Raises ValueError with what is wrong and how to fix it.
     """
     conversation, mark, answer = text.strip().removeprefix("<s>").lstrip().rpartition(CLOSE)
     if not mark or OPEN not in conversation:
         raise ValueError(
-            f"is not in chat format ({OPEN} question {CLOSE} answer); mend it, or name "
+            f"is not in chat format ({OPEN} question {CLOSE} answer); correct it, or name "
             "data.fields.document and data.fields.summary"
         )
     if not conversation.rpartition(OPEN)[2].strip():
@@ -51,7 +51,7 @@ def split_chat(text: str) -> tuple[str, str]:
     if OPEN in answer:
         raise ValueError("ends in a question without an answer; add the answer")
     if "</s>" in answer:
-        raise ValueError("goes on after the end (</s>) of its last answer; remove the rest")
+        raise ValueError("has text after the end (</s>) of its last answer; remove it")
     return conversation + mark, answer
 
 
@@ -60,7 +60,7 @@ def is_messages(value: Any) -> bool:
     return (
         isinstance(value, (list, tuple))
         and bool(value)
-        and all(isinstance(one, dict) and _form(one) is not None for one in value)
+        and all(isinstance(item, dict) and _form(item) is not None for item in value)
     )
 
 
@@ -68,36 +68,36 @@ def split_messages(value: Any, checked: Callable[[Any, str], str]) -> tuple[str,
     """The conversation up to the last answer, as `split_chat` gives it, and that answer.
 
     `checked` takes a message's text and its number, and gives the text or raises ValueError. Raises
-    ValueError with what is wrong, where, and the mend.
+    ValueError with what is wrong, where, and how to fix it.
     """
     if not value:
         raise ValueError("is an empty list; add messages or remove the row")
-    said = [_said(message, number, checked) for number, message in enumerate(value, 1)]
-    system = said.pop(0)[1] if said[0][0] == "system" else ""
-    _refuse_disorder(said, 2 if system else 1)
+    messages = [_message(item, number, checked) for number, item in enumerate(value, 1)]
+    system = messages.pop(0)[1] if messages[0][0] == "system" else ""
+    _require_turns(messages, 2 if system else 1)
     head = f"<<SYS>>\n{system}\n<</SYS>>\n\n" if system else ""
     turns = []
-    for number in range(0, len(said), 2):
-        turns.append(f"{OPEN} {head}{said[number][1]} {CLOSE}")
+    for number in range(0, len(messages), 2):
+        turns.append(f"{OPEN} {head}{messages[number][1]} {CLOSE}")
         head = ""
-        if number + 2 < len(said):
-            turns.append(f" {said[number + 1][1]} </s><s>")
-    return "".join(turns), said[-1][1]
+        if number + 2 < len(messages):
+            turns.append(f" {messages[number + 1][1]} </s><s>")
+    return "".join(turns), messages[-1][1]
 
 
-def _said(message: Any, number: int, checked: Callable[[Any, str], str]) -> Said:
-    form = _form(message) if isinstance(message, dict) else None
+def _message(item: Any, number: int, checked: Callable[[Any, str], str]) -> Message:
+    form = _form(item) if isinstance(item, dict) else None
     if form is None:
         raise ValueError(
             f"(message {number}) has no role and content, nor from and value; add them"
         )
-    role = ROLES.get(str(message[form[0]]).lower())
+    role = ROLES.get(str(item[form[0]]).lower())
     if role is None:
         raise ValueError(
-            f"(message {number}) is of {message[form[0]]!r}, and only {', '.join(ROLES)} are read; "
+            f"(message {number}) has the role {item[form[0]]!r}, and only {', '.join(ROLES)} are read; "
             "rename it, or remove the row"
         )
-    text = checked(message[form[1]], f"(message {number})").strip()
+    text = checked(item[form[1]], f"(message {number})").strip()
     for mark in MARKS:
         if mark in text:
             raise ValueError(
@@ -110,12 +110,12 @@ def _form(message: dict[str, Any]) -> tuple[str, str] | None:
     return next((form for form in FORMS if all(key in message for key in form)), None)
 
 
-def _refuse_disorder(said: list[Said], first: int) -> None:
-    for place, (role, _) in enumerate(said):
-        if role != ("user", "assistant")[place % 2]:
+def _require_turns(messages: list[Message], first_number: int) -> None:
+    for index, (role, _) in enumerate(messages):
+        if role != ("user", "assistant")[index % 2]:
             raise ValueError(
-                f"(message {place + first}) is of the {role}; after an optional system message "
-                "questions and answers must take turns: mend the order"
+                f"(message {index + first_number}) is from the {role}; after an optional system "
+                "message questions and answers must take turns: correct the order"
             )
-    if len(said) % 2 or not said:
+    if len(messages) % 2 or not messages:
         raise ValueError("ends in a question without an answer; add the answer")

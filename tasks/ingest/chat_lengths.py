@@ -26,19 +26,19 @@ PROBE = ("Who?", "I.")  # question and answer
 
 
 class ChatMeter:
-    """Measures conversations as the model will see them, and refuses what would break their form."""
+    """Measures conversations as the model will see them, and refuses texts that hold the chat's marks."""
 
     def __init__(self, folder: Path, settings: SummarizerSettings, prompt: Prompt) -> None:
         """Raises RecipeError when the template cannot write a conversation, or is too long alone."""
         from transformers import AutoTokenizer
 
-        self.chat: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.settings, self.refuse = settings, prompt.truncate == "error"
-        added = self.chat.added_tokens_decoder.values()
-        special = {*self.chat.all_special_tokens, *(t.content for t in added if t.special)}
-        written = {mark for mark in MARKS if mark in (settings.chat_template or "")}
-        self.forbidden = sorted({OPEN, CLOSE} | written | special)
-        self._try()
+        added = self.tokenizer.added_tokens_decoder.values()
+        special = {*self.tokenizer.all_special_tokens, *(t.content for t in added if t.special)}
+        in_template = {mark for mark in MARKS if mark in (settings.chat_template or "")}
+        self.forbidden = sorted({OPEN, CLOSE} | in_template | special)
+        self._check_template()
 
     def measure(self, examples: Sequence[Example]) -> list[Lengths | str]:
         """Lengths of each example, or the problem with it."""
@@ -55,19 +55,21 @@ class ChatMeter:
             if prompt > self.settings.max_source_tokens:
                 if self.refuse:
                     return too_long(prompt, self.settings.max_source_tokens)
-                cut = fit_chat(self.chat, messages, self.settings)[1]
+                cut = fit_chat(self.tokenizer, messages, self.settings)[1]
         except ValueError as error:
             return str(error)
         except TemplateError as error:
-            return f"cannot be written by the chat template ({error}); mend or remove the row"
-        answers = [self.chat(text.strip(), add_special_tokens=False) for text in example.references]
+            return f"cannot be written by the chat template ({error}); correct or remove the row"
+        answers = [
+            self.tokenizer(text.strip(), add_special_tokens=False) for text in example.references
+        ]
         return Lengths(prompt, cut, tuple(len(answer["input_ids"]) for answer in answers))
 
     def _length(self, messages: list[dict[str, str]]) -> int:
         from tasks.serving.summarizer import render
 
-        text = render(self.chat, messages, self.settings)
-        return len(self.chat(text, add_special_tokens=False)["input_ids"])
+        text = render(self.tokenizer, messages, self.settings)
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _refuse_marks(self, texts: list[str]) -> None:
         """A mark inside a message would be read as the end of it, in training and in serving."""
@@ -78,15 +80,15 @@ class ChatMeter:
                         f"holds {mark} within a message, a mark of the chat; remove it"
                     )
 
-    def _try(self) -> None:
+    def _check_template(self) -> None:
         from tasks.serving.summarizer import encode_answer, messages_of
 
         question, answer = PROBE
         turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         try:
-            roomy = replace(self.settings, max_source_tokens=sys.maxsize)
-            encode_answer(self.chat, [*turns, turns[0]], answer, roomy)
-            bare = self._length(messages_of("", self.settings.system))
+            unlimited = replace(self.settings, max_source_tokens=sys.maxsize)
+            encode_answer(self.tokenizer, [*turns, turns[0]], answer, unlimited)
+            template_tokens = self._length(messages_of("", self.settings.system))
         except TemplateError as error:
             what = "a system message and two turns" if self.settings.system else "two turns"
             raise RecipeError(
@@ -95,9 +97,9 @@ class ChatMeter:
             ) from error
         except ValueError as error:
             raise RecipeError(str(error)) from error
-        if bare > self.settings.max_source_tokens:
+        if template_tokens > self.settings.max_source_tokens:
             raise RecipeError(
-                f"the chat template alone is {bare} tokens, and a prompt may have "
+                f"the chat template alone is {template_tokens} tokens, and a prompt may have "
                 f"{self.settings.max_source_tokens}; shorten prompt.system, or raise "
                 "prompt.max_source_tokens"
             )

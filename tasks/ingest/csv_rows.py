@@ -11,60 +11,60 @@ from typing import TextIO
 from tasks.contracts.errors import DataError
 from tasks.ingest.row_types import RAW_CHARACTERS, Raw
 
-# The csv module's own limit (131,072 characters) is shorter than long documents; with none, one
-# unclosed quote would swallow the rest of the file.
+# The csv module's own limit (131,072 characters) is shorter than long documents; without a limit, an
+# unclosed quote would take in the rest of the file.
 LONGEST_FIELD = 1 << 24
 
 
 class _Lines:
-    """A file's lines, with those of the current record kept, so that they can be read again."""
+    """A file's lines; those of the current record are stored, so that they can be read again."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
         self.record: list[str] = []
-        self.again: deque[str] = deque()
+        self.to_reread: deque[str] = deque()
         self.number = 0
 
     def __iter__(self) -> _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self.again.popleft() if self.again else next(self.stream)
+        line = self.to_reread.popleft() if self.to_reread else next(self.stream)
         self.number += 1
         self.record.append(line)
         return line
 
     def back_to_second(self) -> None:
         """Go back to just after the current record's first line."""
-        rest = self.record[1:]
-        self.again.extendleft(reversed(rest))
-        self.number -= len(rest)
+        later_lines = self.record[1:]
+        self.to_reread.extendleft(reversed(later_lines))
+        self.number -= len(later_lines)
 
 
 def _open(path: Path) -> TextIO:
-    # newline="" leaves line ends to the csv module; undecodable bytes travel as surrogates, which
-    # the check of each field finds.
+    # newline="" leaves line ends to the csv module; undecodable bytes become surrogates, which
+    # the check of each field refuses.
     return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def csv_header(path: Path, name: str) -> list[str]:
-    """The column names of the first line. Raises DataError when there is none, or one is twice."""
+    """The column names of the first line. Raises DataError when it is not CSV or repeats a name."""
     csv.field_size_limit(LONGEST_FIELD)
     with _open(path) as stream:
         try:
             header = next(csv.reader(stream, strict=True), [])
         except csv.Error as error:
-            raise DataError(f"{name}:1 is no CSV header ({error}); mend the line") from error
-    twice = sorted({column for column in header if header.count(column) > 1})
-    if twice:
-        raise DataError(f"{name}:1 names columns twice: {', '.join(twice)}; rename one of each")
+            raise DataError(f"{name}:1 is not a CSV header ({error}); correct the line") from error
+    repeated = sorted({column for column in header if header.count(column) > 1})
+    if repeated:
+        raise DataError(f"{name}:1 names columns twice: {', '.join(repeated)}; rename one of each")
     return header
 
 
 def read_csv(path: Path, name: str) -> Iterator[Raw]:
     """The rows after the header; `line` is where a row starts.
 
-    A record that cannot be read costs its first line only: reading goes on at the next.
+    Of a record that cannot be read only the first line is rejected; reading continues at the next.
     """
     header = csv_header(path, name)
     with _open(path) as stream:
@@ -95,5 +95,5 @@ def _unreadable(start: int, lines: _Lines, error: csv.Error) -> Raw:
 def _row(start: int, header: list[str], fields: list[str], lines: _Lines) -> Raw:
     if len(fields) == len(header):
         return Raw(start, dict(zip(header, fields, strict=True)))
-    problem = f"has {len(fields)} fields where the header has {len(header)}; mend the row"
+    problem = f"has {len(fields)} fields where the header has {len(header)}; correct the row"
     return Raw(start, None, problem, "".join(lines.record)[:RAW_CHARACTERS].rstrip())

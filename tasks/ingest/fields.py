@@ -51,50 +51,53 @@ class Columns:
 
 
 def choose(fields: Fields, names: list[str], rows: list[dict[str, Any]]) -> tuple[Columns, bool]:
-    """The recipe's columns, with what it leaves open guessed from names; False: no guess fits."""
+    """The recipe's columns, those it leaves open guessed from names; and whether any guess fits."""
     named = Columns(fields.document, _listed(fields.summary), fields.id, fields.text)
     if named.text or (named.document and named.summary):
         return named, True
     id_ = named.id or _guess_id(names)
-    found = None
+    chosen = None
     if not named.document and not named.summary and _is_chat(names, rows):
-        found = Columns(None, (), id_, "text")
-    for document, summary in () if found else PAIRS:
+        chosen = Columns(None, (), id_, "text")
+    for document, summary in () if chosen else PAIRS:
         documents = named.document or _same_name(document, names)
         summaries = named.summary or _summary_columns(summary, names)
         if documents and summaries and documents not in summaries:
-            found = Columns(documents, summaries, id_, None)
+            chosen = Columns(documents, summaries, id_, None)
             break
-    if not found and not named.document and not named.summary:
+    if not chosen and not named.document and not named.summary:
         column = _messages_column(names, rows)
-        found = Columns(None, (), id_, column) if column else None
-    return (replace(found, guessed=_differing(found, named)), True) if found else (named, False)
+        chosen = Columns(None, (), id_, column) if column else None
+    return (replace(chosen, guessed=_guessed(chosen, named)), True) if chosen else (named, False)
 
 
-def _differing(found: Columns, named: Columns) -> tuple[str, ...]:
+def _guessed(chosen: Columns, named: Columns) -> tuple[str, ...]:
     keys = ("document", "summary", "id", "text")
-    return tuple(key for key in keys if getattr(found, key) != getattr(named, key))
+    return tuple(key for key in keys if getattr(chosen, key) != getattr(named, key))
 
 
-def problems_of(file: str, columns: Columns, found: bool, names: list[str]) -> list[str]:
-    """What keeps these columns from being read in a file with columns `names`."""
+def problems_of(file: str, columns: Columns, fit: bool, names: list[str]) -> list[str]:
+    """Why these columns cannot be read in a file with columns `names`.
+
+    `fit`: whether `choose` named or guessed columns for document and summary.
+    """
     has = f"it has: {shown(names)}"
-    wanted = {
+    by_key = {
         "data.fields.document": (columns.document,),
         "data.fields.summary": columns.summary,
         "data.fields.id": (columns.id,),
         "data.fields.text": (columns.text,),
     }
     problems = []
-    for key, columns_named in wanted.items():
-        for name in columns_named:
+    for key, used in by_key.items():
+        for name in used:
             if name and name not in names:
                 near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
                 hint = f'; nearest: "{near[0]}"' if near else ""
                 problems.append(f'{file} has no column "{name}" ({key}); {has}{hint}')
-    if not problems and not found:
+    if not problems and not fit:
         problems.append(
-            f"{file}: no columns of usual names for document and summary; {has}; name them in "
+            f"{file}: no columns with usual names for document and summary; {has}; name them in "
             "data.fields.document and data.fields.summary, or data.fields.text"
         )
     return problems
@@ -161,9 +164,9 @@ def _references(row: dict[str, Any], name: str) -> tuple[str, ...]:
 
 def _checked(value: Any, where: str, key: str) -> str:
     if not isinstance(value, str):
-        kind = {"NoneType": "null", "dict": "an object", "list": "a list", "bytes": "binary"}
-        found = kind.get(type(value).__name__, "a number or truth value")
-        raise ValueError(f"{where} is {found}, not text; mend it or set data.fields.{key}")
+        kinds = {"NoneType": "null", "dict": "an object", "list": "a list", "bytes": "binary"}
+        kind = kinds.get(type(value).__name__, "a number or truth value")
+        raise ValueError(f"{where} is {kind}, not text; correct it or set data.fields.{key}")
     if not value.strip():
         raise ValueError(f"{where} is blank; fill it in or remove the row")
     try:
@@ -180,7 +183,7 @@ def _id(row: dict[str, Any], columns: Columns) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if "id" in columns.guessed and not (isinstance(value, str) and value.strip()):
-        return ""  # nobody asked for this column: a row without it has a place for a name
+        return ""  # the column was guessed, not named: file and line name a row without it
     return _text(row, columns.id, "id")
 
 
@@ -188,18 +191,18 @@ def _listed(summary: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return (summary,) if isinstance(summary, str) else tuple(summary or ())
 
 
-def _same_name(wanted: str, names: list[str]) -> str | None:
-    return next((name for name in names if name.lower() == wanted), None)
+def _same_name(usual: str, names: list[str]) -> str | None:
+    return next((name for name in names if name.lower() == usual), None)
 
 
-def _summary_columns(wanted: str, names: list[str]) -> tuple[str, ...]:
-    one = _same_name(wanted, names)
-    numbered = [name for name in names if re.fullmatch(rf"{wanted}_?\d+", name.lower())]
-    return (one,) if one else tuple(numbered)
+def _summary_columns(usual: str, names: list[str]) -> tuple[str, ...]:
+    single = _same_name(usual, names)
+    numbered = [name for name in names if re.fullmatch(rf"{usual}_?\d+", name.lower())]
+    return (single,) if single else tuple(numbered)
 
 
 def _guess_id(names: list[str]) -> str | None:
-    return next((found for wanted in IDS if (found := _same_name(wanted, names))), None)
+    return next((name for usual in IDS if (name := _same_name(usual, names))), None)
 
 
 def _is_chat(names: list[str], rows: list[dict[str, Any]]) -> bool:
@@ -208,5 +211,5 @@ def _is_chat(names: list[str], rows: list[dict[str, Any]]) -> bool:
 
 
 def _messages_column(names: list[str], rows: list[dict[str, Any]]) -> str | None:
-    wanted = [_same_name(name, names) for name in MESSAGES]
-    return next((c for c in wanted if c and any(is_messages(row.get(c)) for row in rows)), None)
+    candidates = [_same_name(name, names) for name in MESSAGES]
+    return next((c for c in candidates if c and any(is_messages(row.get(c)) for row in rows)), None)

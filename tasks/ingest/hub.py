@@ -8,10 +8,10 @@ from tasks.contracts.errors import DataError
 
 
 def pinned(key: str, spec: str, revision: str | None) -> tuple[str, str]:
-    """The dataset's name and revision. Raises DataError when either is not fit."""
+    """The dataset's name and revision. Raises DataError when either is missing or malformed."""
     name = spec.removeprefix("hub:")
     if name.count("/") != 1 or not all(name.split("/")):
-        raise DataError(f"{key}: {spec} is no hub:owner/name; correct it")
+        raise DataError(f"{key}: {spec} is not hub:owner/name; correct it")
     if not revision:
         raise DataError(
             f"{key}: {spec} is a hub dataset: pin it with data.revision (a commit), so that the "
@@ -28,7 +28,7 @@ def download(key: str, spec: str, revision: str | None, split: str, scratch: Pat
     name, commit = pinned(key, spec, revision)
     if Path(name).exists():  # datasets would read it in place of the hub's, whatever the revision
         raise DataError(
-            f"{key}: {spec}: a folder {name} stands in {Path.cwd()}; name it without hub:, or run "
+            f"{key}: {spec}: there is a folder {name} in {Path.cwd()}; name it without hub:, or run "
             "elsewhere"
         )
     # The file's stem names rows that have no id of their own.

@@ -30,9 +30,9 @@ class Meter(Protocol):
         """Lengths of each example, or the problem with it: too long where nothing may be cut."""
 
 
-def too_long(prompt: int, most: int) -> str:
-    """The problem with a row of which nothing may be cut."""
+def too_long(prompt: int, limit: int) -> str:
+    """The problem with a row whose document does not fit and must not be cut."""
     return (
-        f"makes a prompt of {prompt} tokens, over the {most} allowed; shorten it, raise "
+        f"makes a prompt of {prompt} tokens, over the {limit} allowed; shorten it, raise "
         "prompt.max_source_tokens or set prompt.truncate"
     )

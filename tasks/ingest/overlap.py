@@ -1,7 +1,11 @@
 """Training documents that are, or nearly are, evaluation documents.
 
 Similarity is the Jaccard index of the sets of word 5-grams. MinHash with locality-sensitive hashing
-(Broder 1997; datasketch) proposes pairs, and each is then compared exactly.
+(Broder 1997; hashes by datasketch) proposes pairs, and each is then compared exactly.
+
+Considered: datasketch's MinHashLSH, which keeps 9.4 kB an evaluation document in dictionaries (2.9 kB here,
+in sorted arrays) and with its own bands proposes 40% of the pairs at the threshold (99.9% here). text-dedup
+removes duplicates within one set; this compares two.
 """
 
 from __future__ import annotations
@@ -16,15 +20,15 @@ from numpy.typing import NDArray
 
 from tasks.contracts.errors import RecipeError
 
-WORDS = 5  # a shingle
+SHINGLE_WORDS = 5
 PERMUTATIONS = 128
 BLOCK = 4096  # shingles hashed at a time: each takes all permutations at once in memory
 # The chance of proposing a pair right at the threshold; datasketch's own choice of bands weighs
 # both kinds of error alike and proposes only 40% of the pairs at 0.8.
 LEAST_RECALL = 0.999
-# Chinese and Japanese are written without blanks: there each character counts as a word.
+# Chinese and Japanese are written without blanks: each character counts as a word.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
-_FACTORS = [pow(0x9E3779B97F4A7C15, power, 2**64) for power in range(1, WORDS + 1)]
+_FACTORS = [pow(0x9E3779B97F4A7C15, power, 2**64) for power in range(1, SHINGLE_WORDS + 1)]
 
 
 @functools.lru_cache(maxsize=1 << 18)
@@ -38,10 +42,10 @@ def shingles(document: str) -> NDArray[np.uint64]:
     Case, punctuation and white space do not count. A document of fewer words is one shingle.
     """
     words = _WORD.findall(document.casefold()) or document.split() or [""]
-    if len(words) < WORDS:
+    if len(words) < SHINGLE_WORDS:
         return np.array([_hash("\0".join(words))], dtype=np.uint64)
     hashes = np.fromiter(map(_hash, words), dtype=np.uint64, count=len(words))
-    count = len(words) - WORDS + 1
+    count = len(words) - SHINGLE_WORDS + 1
     mixed = np.zeros(count, dtype=np.uint64)
     for place, factor in enumerate(_FACTORS):  # arithmetic modulo 2**64, odd factors: order counts
         mixed += hashes[place : place + count] * np.uint64(factor)
@@ -79,7 +83,7 @@ class Match:
 
 
 class OverlapIndex:
-    """Evaluation documents, to be asked whether a training document is one of them.
+    """Evaluation documents, searched for those that a training document equals or nearly equals.
 
     About 3 kB a document of 130 words: its shingles, twice, and a key for each band.
     """
@@ -100,14 +104,14 @@ class OverlapIndex:
         return len(self._ids)
 
     def add(self, source: str, id_: str, document: str) -> None:
-        """Take in an evaluation row; a source that is there already changes nothing."""
+        """Add an evaluation row; a source that was added before changes nothing."""
         if source in self._by_source:
             return
         self._by_source[source] = len(self._ids)
         self._ids.append(id_)
-        found = shingles(document)
-        self._shingles.append(found)
-        self._keys.append(self._keys_of(found))
+        of_document = shingles(document)
+        self._shingles.append(of_document)
+        self._keys.append(self._keys_of(of_document))
         self._tables = None
 
     def exact(self, source: str) -> str | None:
@@ -116,37 +120,37 @@ class OverlapIndex:
         return None if number is None else self._ids[number]
 
     def near(self, document: str, any_will_do: bool = False) -> Match | None:
-        """The most similar evaluation row at or over the threshold, or whichever is met first.
+        """The most similar evaluation row at or over the threshold, or with `any_will_do` the first.
 
         Where many documents are near duplicates of each other, looking for the most similar one
         takes time in the square of their number.
         """
         if not self._ids:
             return None
-        tables, found = self._ready(), shingles(document)
+        tables, of_document = self._built_tables(), shingles(document)
         # A set at least t-similar to one of them shares at least t of itself with their union:
         # almost no document does, and the others need no MinHash.
-        if not tables.shared(found) >= self.threshold * len(found):
+        if not tables.shared(of_document) >= self.threshold * len(of_document):
             return None
         best = None
-        for number in tables.proposed(self._keys_of(found)):
-            match = Match(self._ids[number], jaccard(found, self._shingles[number]))
+        for number in tables.proposed(self._keys_of(of_document)):
+            match = Match(self._ids[number], jaccard(of_document, self._shingles[number]))
             if match.jaccard >= self.threshold and (not best or match.jaccard > best.jaccard):
                 best = match
                 if any_will_do:
                     break
         return best
 
-    def _ready(self) -> _Tables:
+    def _built_tables(self) -> _Tables:
         if self._tables is None:
             self._tables = _Tables.of(self._shingles, self._keys)
         return self._tables
 
-    def _keys_of(self, found: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """For each band one number that stands for its hashes, and for which band it is."""
+    def _keys_of(self, of_document: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """For each band one number, a hash of its MinHash values and of the band's number."""
         minhash = self._blank.copy()
-        for start in range(0, len(found), BLOCK):
-            minhash.update_batch(found[start : start + BLOCK].tolist())
+        for start in range(0, len(of_document), BLOCK):
+            minhash.update_batch(of_document[start : start + BLOCK].tolist())
         used = minhash.hashvalues[: self.bands * self.band_rows].reshape(self.bands, -1)
         keys = np.arange(self.bands, dtype=np.uint64)
         for row in used.astype(np.uint64).T:  # arithmetic modulo 2**64
@@ -156,7 +160,7 @@ class OverlapIndex:
 
 @dataclass(frozen=True)
 class _Tables:
-    """What is searched: arrays, since dictionaries would take forty times the memory."""
+    """The search tables: arrays, since dictionaries would take forty times the memory."""
 
     shingles: NDArray[np.uint64]  # of all documents, distinct, sorted
     keys: NDArray[np.uint64]  # of all bands and documents, sorted
@@ -169,13 +173,14 @@ class _Tables:
         documents = (order // len(keys[0])).astype(np.uint32)
         return cls(_distinct(np.concatenate(shingle_sets)), every[order], documents)
 
-    def shared(self, found: NDArray[np.uint64]) -> int:
+    def shared(self, of_document: NDArray[np.uint64]) -> int:
         """How many of these shingles any document has."""
-        at = np.minimum(np.searchsorted(self.shingles, found), len(self.shingles) - 1)
-        return int(np.count_nonzero(self.shingles[at] == found))
+        at = np.searchsorted(self.shingles, of_document)
+        nearest = self.shingles[np.minimum(at, len(self.shingles) - 1)]
+        return int(np.count_nonzero(nearest == of_document))
 
     def proposed(self, keys: NDArray[np.uint64]) -> list[int]:
-        """Documents that agree in a band, in the order in which they came."""
+        """Numbers of the documents that agree in a band, in the order in which they were added."""
         first, last = (np.searchsorted(self.keys, keys, side) for side in ("left", "right"))
         parts = [self.documents[a:b] for a, b in zip(first, last, strict=True)]
         return [int(number) for number in np.unique(np.concatenate(parts))]

@@ -1,25 +1,47 @@
-"""Raw data to a folder of canonical rows, and the same as a check that leaves nothing behind."""
+"""Raw data to a folder of canonical rows, and the same as a check that leaves nothing behind.
+
+The steps of `build`: open the sources, read and measure every row, split, drop duplicates and overlap,
+report.
+"""
 
 from __future__ import annotations
 
 import json
 import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.contracts import digest
 from tasks.contracts.errors import DataError, PrecisError
 from tasks.contracts.recipe import Data, Prompt
 from tasks.contracts.records import DatasetRef
-from tasks.ingest.build import EVALUATION, REJECTS, TRAIN, Built, build
-from tasks.ingest.sources import source_digest
+from tasks.ingest.drop_overlap import Overlap, drop_overlap
+from tasks.ingest.lengths import Meter
+from tasks.ingest.overlap import OverlapIndex
+from tasks.ingest.report import full_report
+from tasks.ingest.sources import Input, open_inputs
+from tasks.ingest.split_writer import SplitWriter, Tally, in_evaluation, measured, write_splits
 from tasks.ingest.token_lengths import meter_for
 
 if TYPE_CHECKING:
     from tasks.serving.summarizer import SummarizerSettings
 
-__all__ = ["look", "prepare", "problems", "source_digest"]
+TRAIN, EVALUATION, REJECTS = "train.jsonl", "evaluation.jsonl", "rejects.jsonl"
 REPORT = "report.json"
+Inputs = dict[str, Input]
+Tallies = dict[str, Tally]
+
+
+@dataclass
+class Built:
+    """The outcome of reading the input: problems that prevent its use, or else a report."""
+
+    problems: list[str]
+    counts: dict[str, int] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
 
 
 def prepare(
@@ -33,7 +55,7 @@ def prepare(
 
     Raises DataError with all problems of the input at once (sources and columns first, then rows;
     the rejects file is there either way), RecipeError when the prompt template alone is too long
-    or the similarity too low to be found, BaseModelError when there is no tokenizer.
+    or `data.near_duplicate_jaccard` too low to be searched for, BaseModelError when there is no tokenizer.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in (TRAIN, EVALUATION, REJECTS, REPORT):
@@ -56,11 +78,11 @@ def look(
     settings: SummarizerSettings | None = None,
     tokenizer_folder: Path | None = None,
 ) -> Built:
-    """What would stop `prepare`, row counts once rows could be read, and the report; nothing is kept.
+    """What would stop `prepare`, row counts once rows could be read, and the report; writes no file.
 
     Counts are train_rows, evaluation_rows, rejected, duplicates and overlap. Reads everything.
     Without settings and tokenizer (a base that was not found) nothing is measured in tokens, and
-    rows too long for `prompt.truncate: error` go unnoticed.
+    rows too long for `prompt.truncate: error` are not noticed.
     """
     with tempfile.TemporaryDirectory(prefix="precis-check-") as scratch:
         try:
@@ -94,3 +116,108 @@ def _reference(folder: Path, built: Built) -> DatasetRef:
         evaluation_rows=built.counts["evaluation_rows"],
         rejected=built.counts["rejected"],
     )
+
+
+def build(data: Data, meter: Meter | None, folder: Path, scratch: Path) -> Built:
+    """Write rows and rejects to `folder`; downloads go to `scratch`.
+
+    With problems only the rejects are left there. Without a meter nothing is measured in tokens.
+    """
+    index = OverlapIndex(data.near_duplicate_jaccard)
+    inputs, problems = open_inputs(data, scratch)
+    if problems:
+        return Built(problems)
+    with ExitStack() as stack:
+        train = stack.enter_context(SplitWriter(folder / "train.partial", data.train_rows))
+        evaluation = stack.enter_context(
+            SplitWriter(folder / "evaluation.partial", data.evaluation_rows)
+        )
+        tallies = _read_into(train, evaluation, data, inputs, meter, folder / REJECTS)
+        train.close()
+        evaluation.close()
+        problems = _problems(data, inputs, tallies, train, evaluation)
+        overlap = drop_overlap(index, evaluation.path, train.path, folder / TRAIN)
+        if not problems and not overlap.kept.any():
+            problems.append(
+                f"every training row ({train.rows}) is, or nearly is, an evaluation document; "
+                "name other data.train or data.evaluation"
+            )
+        counts = _counts(tallies, train, evaluation, overlap)
+        if problems:
+            (folder / TRAIN).unlink()
+            return Built(problems, counts)
+        evaluation.path.replace(folder / EVALUATION)
+    settings = meter.settings if meter else None
+    report = full_report(data, inputs, tallies, train, evaluation, overlap, settings)
+    return Built([], counts, report)
+
+
+def _read_into(
+    train: SplitWriter,
+    evaluation: SplitWriter,
+    data: Data,
+    inputs: Inputs,
+    meter: Meter | None,
+    rejects: Path,
+) -> Tallies:
+    def split_of(source: str) -> SplitWriter:
+        return evaluation if in_evaluation(source, data.evaluation_share) else train
+
+    with rejects.open("wb") as file:
+        if len(inputs) == 1:
+            items = measured(inputs["data.train"], meter)
+            return {"data.train": write_splits(items, split_of, (train, evaluation), file.write)}
+        tallies = {}
+        for key, split in (("data.train", train), ("data.evaluation", evaluation)):
+            items = measured(inputs[key], meter)
+            tallies[key] = write_splits(items, partial(_always, split), (split,), file.write)
+        return tallies
+
+
+def _always(split: SplitWriter, source: str) -> SplitWriter:
+    return split
+
+
+def _problems(
+    data: Data, inputs: Inputs, tallies: Tallies, train: SplitWriter, evaluation: SplitWriter
+) -> list[str]:
+    problems = []
+    for key, tally in tallies.items():
+        spec = inputs[key].gathered.spec
+        if tally.rejected / tally.read > data.max_rejected_share:
+            problems += too_many_rejects(data, key, spec, tally)
+        elif tally.rejected == tally.read:
+            problems.append(f"{key}: {spec} holds no usable row; correct it, or name another")
+    if len(tallies) == 1 and not problems:
+        share = f"data.evaluation_share is {data.evaluation_share}"
+        for split, other, change in ((evaluation, train, "raise"), (train, evaluation, "lower")):
+            if not split.rows:
+                problems.append(
+                    f"{spec}: all {other.rows} rows are in the other split, none in "
+                    f"{split.path.stem} ({share}); {change} it, add rows, or name data.evaluation"
+                )
+    return problems
+
+
+def too_many_rejects(data: Data, key: str, spec: str, tally: Tally) -> list[str]:
+    """The problem with an input of which too many rows cannot be used, and the first of them."""
+    problems = [
+        f"{key}: {tally.rejected} of {tally.read} rows of {spec} cannot be used "
+        f"({tally.rejected / tally.read:.1%}; data.max_rejected_share allows "
+        f"{data.max_rejected_share:.1%}); correct them, or allow more"
+    ]
+    problems += [str(reject) for reject in tally.first_rejects]
+    more = tally.rejected - len(tally.first_rejects)
+    return [*problems, f"... and {more} more rows of {spec}"] if more else problems
+
+
+def _counts(
+    tallies: Tallies, train: SplitWriter, evaluation: SplitWriter, overlap: Overlap
+) -> dict[str, int]:
+    return {
+        "train_rows": int(overlap.kept.sum()),
+        "evaluation_rows": evaluation.rows,
+        "rejected": sum(tally.rejected for tally in tallies.values()),
+        "duplicates": train.duplicates + evaluation.duplicates,
+        "overlap": overlap.exact + overlap.near,
+    }

@@ -1,4 +1,4 @@
-"""Files into rows: JSONL, JSON arrays, CSV and Parquet, streamed, every unreadable row kept apart."""
+"""Files into rows: JSONL, JSON arrays, CSV and Parquet, streamed; each unreadable row with its problem."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 SAMPLE_ROWS = 100  # rows looked at to learn a JSON file's columns
 PARQUET_BATCH = 256
-PARQUET_BUFFER = 1 << 20  # bytes of a column read at once: else a whole row group's, however large
+PARQUET_BUFFER = (
+    1 << 20
+)  # bytes of a column read at once: by default those of a row group, however large
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read(file: SourceFile, columns: tuple[str, ...] | None = None) -> Iterator[Raw]:
     """The file's rows in order. Parquet reads only `columns`, where they are given.
 
-    Raises DataError for a file that is no such format at all.
+    Raises DataError for a file that is not of its format at all.
     """
     return _reader(file)(file, columns)
 
@@ -31,13 +33,13 @@ def read(file: SourceFile, columns: tuple[str, ...] | None = None) -> Iterator[R
 def sample(file: SourceFile) -> tuple[list[str], list[dict[str, Any]], list[Raw]]:
     """Column names, the first readable rows, and the unreadable ones met on the way."""
     rows: list[dict[str, Any]] = []
-    bad: list[Raw] = []
+    unreadable: list[Raw] = []
     for raw in itertools.islice(read(file), SAMPLE_ROWS):
         if raw.value is None:
-            bad.append(raw)
+            unreadable.append(raw)
         else:
             rows.append(raw.value)
-    return _columns(file, rows), rows, bad
+    return _columns(file, rows), rows, unreadable
 
 
 def _columns(file: SourceFile, rows: list[dict[str, Any]]) -> list[str]:
@@ -82,13 +84,13 @@ def _json_line(number: int, line: bytes) -> Raw:
         problem = f"is not UTF-8 ({error.reason} at byte {error.start}); save the file as UTF-8"
     except json.JSONDecodeError as error:
         what = "is not valid JSON" if line.endswith(b"\n") else "is half-written, not valid JSON"
-        problem = f"{what} ({error.msg} at column {error.colno}); mend or remove the line"
+        problem = f"{what} ({error.msg} at column {error.colno}); correct or remove the line"
     except (ValueError, RecursionError) as error:
-        problem = f"is not usable JSON ({error}); mend or remove the line"
+        problem = f"is not usable JSON ({error}); correct or remove the line"
     else:
         if isinstance(value, dict):
             return Raw(number, value)
-        problem = f"is no JSON object with columns but {type(value).__name__}; mend the line"
+        problem = f"is not a JSON object with columns but {type(value).__name__}; correct the line"
     return Raw(number, None, problem, line.decode(errors="replace")[:RAW_CHARACTERS].strip())
 
 
@@ -110,9 +112,9 @@ def _read_parquet(file: SourceFile, columns: tuple[str, ...] | None) -> Iterator
 
     number = 0
     with _parquet(file) as table:
-        wanted = list(columns) if columns else None
+        names = list(columns) if columns else None
         try:
-            for batch in table.iter_batches(batch_size=PARQUET_BATCH, columns=wanted):
+            for batch in table.iter_batches(batch_size=PARQUET_BATCH, columns=names):
                 yield from _batch(batch, number)
                 number += batch.num_rows
         except (pyarrow.ArrowException, OSError) as error:
@@ -126,6 +128,6 @@ def _batch(batch: Any, before: int) -> Iterator[Raw]:
         try:
             (value,) = batch.slice(index, 1).to_pylist()
         except UnicodeDecodeError as error:
-            yield Raw(before + index + 1, None, f"is not UTF-8 ({error.reason}); mend the row")
+            yield Raw(before + index + 1, None, f"is not UTF-8 ({error.reason}); correct the row")
         else:
             yield Raw(before + index + 1, value)

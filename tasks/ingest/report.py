@@ -1,19 +1,20 @@
-"""The data report: what was read, set aside and kept, and how long it is in tokens."""
+"""The data report: rows read, rejected and used, and how long they are in tokens."""
 
 from __future__ import annotations
 
 from array import array
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.contracts.recipe import Data
+from tasks.ingest.drop_overlap import Overlap
 from tasks.ingest.fields import Columns
-from tasks.ingest.opened_sources import Input
 from tasks.ingest.row_types import SourceFile
-from tasks.ingest.split_writer import Side, Tally
+from tasks.ingest.sources import Input
+from tasks.ingest.split_writer import SplitWriter, Tally
 
 if TYPE_CHECKING:
     from tasks.serving.summarizer import SummarizerSettings
@@ -21,34 +22,22 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 
-@dataclass
-class Overlap:
-    """Training rows dropped because their document is, or nearly is, an evaluation document."""
-
-    evaluation_documents: int
-    train_documents: int = 0  # distinct ones that stayed
-    exact: int = 0
-    near: int = 0
-    examples: list[dict[str, Any]] = field(default_factory=list)
-    kept: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
-
-
 def full_report(
     data: Data,
     inputs: dict[str, Input],
     tallies: dict[str, Tally],
-    train: Side,
-    evaluation: Side,
+    train: SplitWriter,
+    evaluation: SplitWriter,
     overlap: Overlap,
     settings: SummarizerSettings | None,
 ) -> dict[str, Any]:
     """Everything in `report.json`; numbers, names and digests only, so it is the same each time."""
-    every = np.ones(evaluation.rows, dtype=bool)
-    judged = _split(evaluation, every, overlap.evaluation_documents, settings)
+    all_rows = np.ones(evaluation.rows, dtype=bool)
+    judged = _split(evaluation, all_rows, overlap.evaluation_documents, settings)
     if settings is not None and settings.summarize == "map_reduce":
-        # What is too long is summarized in parts there; only training rows are cut.
-        found = judged.pop("truncated_prompts")
-        judged["prompts_in_parts"] = {name: found[name] for name in ("count", "share", "limit")}
+        # Evaluation summarizes too long documents in parts; only training rows are cut.
+        too_long = judged.pop("truncated_prompts")
+        judged["prompts_in_parts"] = {name: too_long[name] for name in ("count", "share", "limit")}
     return {
         "schema_version": SCHEMA_VERSION,
         "split": "named files"
@@ -69,20 +58,23 @@ def full_report(
 
 
 def _split(
-    side: Side, kept: NDArray[np.bool_], documents: int, settings: SummarizerSettings | None
+    split: SplitWriter,
+    kept: NDArray[np.bool_],
+    documents: int,
+    settings: SummarizerSettings | None,
 ) -> dict[str, Any]:
     report: dict[str, Any] = {
         "rows": int(kept.sum()),
         "documents": documents,
-        "duplicates_dropped": side.duplicates,
+        "duplicates_dropped": split.duplicates,
     }
     if settings is None:
         return report
-    cuts = _numbers(side.cuts)[kept]
-    long = cuts[cuts > 0]
-    mean = round(float(long.mean()), 1) if len(long) else 0.0
-    prompts, references = _numbers(side.prompts), _numbers(side.references)
-    summaries = _numbers(side.summaries)[np.repeat(kept, references)]
+    cuts = _numbers(split.cuts)[kept]
+    tokens_cut = cuts[cuts > 0]
+    mean = round(float(tokens_cut.mean()), 1) if len(tokens_cut) else 0.0
+    prompts, references = _numbers(split.prompts), _numbers(split.references)
+    summaries = _numbers(split.summaries)[np.repeat(kept, references)]
     fitting = np.minimum(prompts, settings.max_source_tokens)
     return report | {
         "prompt_tokens": distribution(prompts[kept]),
@@ -93,7 +85,10 @@ def _split(
             "completion_tokens": int(summaries.sum()) + len(summaries),
         },
         "truncated_prompts": _over(cuts, 0, report["rows"])
-        | {"limit": settings.max_source_tokens, "tokens_cut": distribution(long) | {"mean": mean}},
+        | {
+            "limit": settings.max_source_tokens,
+            "tokens_cut": distribution(tokens_cut) | {"mean": mean},
+        },
         "summaries_over_max_new_tokens": _over(summaries, settings.max_new_tokens, len(summaries))
         | {"limit": settings.max_new_tokens},
     }

@@ -1,4 +1,4 @@
-"""What passes between ingest's own modules, and the ways in which texts are compared."""
+"""The types that ingest's modules hand each other, and how texts are compared."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """A row as read: its columns, or the problem that kept it from being read."""
+    """A row as read: its columns, or why it could not be read."""
 
     line: int  # 1-based; in Parquet files and JSON arrays the row's number
     value: dict[str, Any] | None
     problem: str = ""
-    text: str = ""  # what stood there, when it could not be read
+    text: str = ""  # the file's text there, when it could not be read
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A row set aside, as it stands in `rejects.jsonl`."""
+    """A row that cannot be used, as written to `rejects.jsonl`."""
 
     file: str
     line: int
@@ -46,7 +46,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A usable row, with where it came from."""
+    """A usable row, with its file and line."""
 
     file: str
     line: int
@@ -65,7 +65,7 @@ def source_of(document: str) -> str:
     return hashlib.sha256(normalized(document).encode()).hexdigest()[:16]
 
 
-def shown(names: list[str], most: int = 30) -> str:
-    """Names in a message, not too many."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def shown(names: list[str], max_names: int = 30) -> str:
+    """Names as a message lists them, at most `max_names`."""
+    more = f" and {len(names) - max_names} more" if len(names) > max_names else ""
+    return ", ".join(names[:max_names]) + more

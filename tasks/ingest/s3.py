@@ -15,8 +15,8 @@ from tasks.ingest.row_types import SourceFile
 from tasks.processes import s3
 
 CHUNK_BYTES = 1 << 20
-TRIES = 3  # boto3 tries a request again by itself, but not a stream that broke off
-MEND = "check bucket and key, the AWS credentials, and AWS_ENDPOINT_URL for a store other than Amazon's"
+TRIES = 3  # boto3 repeats a request by itself, but not a stream that was cut off
+ADVICE = "check bucket and key, the AWS credentials, and AWS_ENDPOINT_URL for a store other than Amazon's"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Object:
 
 
 def objects(key: str, uri: str) -> list[Object]:
-    """The object of that key, or else all below it as a folder, in key order, empty ones left out.
+    """The object with that key, or else all below it as a folder, in key order, without empty ones.
 
     Raises DataError when there is nothing, or the store refuses.
     """
@@ -44,21 +44,21 @@ def objects(key: str, uri: str) -> list[Object]:
         raise DataError(f"{key}: {uri} names no bucket; write s3://bucket/key")
     with _refusals(f"{key}: {uri}"):
         client = s3.client()
-        one = None if not path or path.endswith("/") else _head(client, bucket, path)
-        found = [one] if one else _below(client, bucket, path)
-    if not found:
+        exact = None if not path or path.endswith("/") else _head(client, bucket, path)
+        listed = [exact] if exact else _below(client, bucket, path)
+    if not listed:
         raise DataError(f"{key}: {uri}: no such object, and none below it; correct the key")
-    if one and not one.size:
+    if exact and not exact.size:
         raise DataError(f"{key}: {uri} is empty; put rows in it, or name another object")
-    return [item for item in found if item.size]
+    return [item for item in listed if item.size]
 
 
 def download(item: Object, folder: Path) -> SourceFile:
-    """Stream an object into `folder`, in pieces of a MiB.
+    """Stream an object into `folder`, in chunks of a MiB.
 
-    Compared with what the store says: always the size; the ETag where it is an MD5 (no multipart
-    upload, no KMS key); the object's SHA-256 or CRC32 where the store keeps one. `verified` names
-    them. Raises DataError when the bytes differ, or the store refuses.
+    Checked against what the store states: always the size; the ETag where it is an MD5 (no multipart
+    upload, no KMS key); the object's SHA-256 or CRC32 where the store has one. `verified` names the
+    checks. Raises DataError when the bytes differ, or the store refuses.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / Path(item.key).name
@@ -82,33 +82,33 @@ def _fetch(client: Any, item: Object, path: Path) -> SourceFile:
             md5.update(chunk)
             sha256.update(chunk)
             crc, size = zlib.crc32(chunk, crc), size + len(chunk)
-    said = _said(item, answer)
-    found = {
+    stated = _stated_digests(item, answer)
+    computed = {
         "size": str(size),
         "etag-md5": md5.hexdigest(),
         "sha256": base64.b64encode(sha256.digest()).decode(),
         "crc32": base64.b64encode(crc.to_bytes(4, "big")).decode(),
     }
-    for name, value in said.items():
-        if found[name] != value:
+    for name, value in stated.items():
+        if computed[name] != value:
             raise DataError(
-                f"{item.uri}: {name} of the downloaded bytes is {found[name]}, the store says "
-                f"{value}: damaged on the way or in the store; run again, or upload it again"
+                f"{item.uri}: {name} of the downloaded bytes is {computed[name]}, the store says "
+                f"{value}: damaged in transfer or in the store; run again, or upload it again"
             )
-    return SourceFile(item.uri, path, size, sha256.hexdigest(), tuple(said))
+    return SourceFile(item.uri, path, size, sha256.hexdigest(), tuple(stated))
 
 
-def _said(item: Object, answer: dict[str, Any]) -> dict[str, str]:
-    """What the store itself says of the bytes."""
-    said = {"size": str(item.size)}
-    plain = len(item.etag) == 32 and not answer.get("SSECustomerAlgorithm")
-    if plain and not str(answer.get("ServerSideEncryption", "")).startswith("aws:kms"):
-        said["etag-md5"] = item.etag
+def _stated_digests(item: Object, answer: dict[str, Any]) -> dict[str, str]:
+    """Size and digests of the bytes as the store states them."""
+    stated = {"size": str(item.size)}
+    etag_is_md5 = len(item.etag) == 32 and not answer.get("SSECustomerAlgorithm")
+    if etag_is_md5 and not str(answer.get("ServerSideEncryption", "")).startswith("aws:kms"):
+        stated["etag-md5"] = item.etag
     for name, header in (("sha256", "ChecksumSHA256"), ("crc32", "ChecksumCRC32")):
         value = answer.get(header, "")
-        if value and "-" not in value:  # "-N": of the parts' checksums, not of the bytes
-            said[name] = value
-    return said
+        if value and "-" not in value:  # "-N": a checksum of the parts' checksums, not of the bytes
+            stated[name] = value
+    return stated
 
 
 def _head(client: Any, bucket: str, key: str) -> Object | None:
@@ -126,12 +126,12 @@ def _head(client: Any, bucket: str, key: str) -> Object | None:
 def _below(client: Any, bucket: str, path: str) -> list[Object]:
     prefix = path if not path or path.endswith("/") else path + "/"
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    found = [
+    listed = [
         Object(bucket, item["Key"], item["ETag"].strip('"'), item["Size"])
         for page in pages
         for item in page.get("Contents", [])
     ]
-    return sorted(found, key=lambda item: item.key)
+    return sorted(listed, key=lambda item: item.key)
 
 
 def _broken_streams() -> tuple[type[Exception], ...]:
@@ -141,4 +141,4 @@ def _broken_streams() -> tuple[type[Exception], ...]:
 
 
 def _refusals(where: str) -> contextlib.AbstractContextManager[None]:
-    return s3.refusals(where, DataError, MEND)
+    return s3.refusals(where, DataError, ADVICE)

@@ -1,28 +1,42 @@
-"""Where rows come from: a file, a folder, s3:// or hub:, each brought to files on this disk."""
+"""Where rows come from: a file, a folder, s3:// or hub:, brought to this disk, with the columns used."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.contracts import digest
 from tasks.contracts.errors import DataError
-from tasks.contracts.recipe import Data
+from tasks.contracts.recipe import Data, Fields
 from tasks.ingest import hub, s3
-from tasks.ingest.reading import PACKED, SUFFIXES
+from tasks.ingest.fields import Columns, choose, problems_of
+from tasks.ingest.reading import PACKED, SUFFIXES, sample
 from tasks.ingest.row_types import SourceFile, shown
 
 S3, HUB = "s3://", "hub:"
+LISTED_PROBLEMS = 20
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """One source's files, in reading order, and files of a folder that are no data."""
+    """One source's files, in reading order, and other files of a folder."""
 
     spec: str  # as the recipe names it
     files: tuple[SourceFile, ...]
     ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Input:
+    """One source with the columns used of each of its files."""
+
+    gathered: Gathered
+    columns: tuple[Columns, ...]
+
+    def __iter__(self) -> Iterator[tuple[SourceFile, Columns]]:
+        return zip(self.gathered.files, self.columns, strict=True)
 
 
 def sources_of(data: Data) -> dict[str, tuple[str, str]]:
@@ -34,26 +48,26 @@ def sources_of(data: Data) -> dict[str, tuple[str, str]]:
 
 
 def source_digest(data: Data) -> str:
-    """One digest of everything that the recipe's sources hold, for use as a cache key.
+    """One digest of everything that the recipe's sources hold, for use in a step key.
 
     Local files count by name and SHA-256, S3 objects by key, ETag and size (nothing is
     downloaded), hub datasets by name, revision and split. Raises DataError for all sources that
     are missing or empty.
     """
-    found: dict[str, list[list[object]]] = {}
+    contents: dict[str, list[list[object]]] = {}
     problems: list[str] = []
     for key, (spec, split) in sources_of(data).items():
         try:
-            found[key] = held(key, spec, split, data.revision)
+            contents[key] = contents_of(key, spec, split, data.revision)
         except DataError as error:
             problems.append(str(error))
     if problems:
         raise DataError.of(problems)
-    return digest.of_value(found)
+    return digest.of_value(contents)
 
 
-def held(key: str, spec: str, split: str, revision: str | None) -> list[list[object]]:
-    """What one source holds, as `source_digest` counts it. Raises DataError for none."""
+def contents_of(key: str, spec: str, split: str, revision: str | None) -> list[list[object]]:
+    """What one source holds, as `source_digest` counts it. Raises DataError when there is nothing."""
     if spec.startswith(HUB):
         return [["hub", *hub.pinned(key, spec, revision), split]]
     if spec.startswith(S3):
@@ -85,26 +99,52 @@ def gather(key: str, spec: str, split: str, revision: str | None, scratch: Path)
     return Gathered(spec, tuple(files), ignored)
 
 
+def open_inputs(data: Data, scratch: Path) -> tuple[dict[str, Input], list[str]]:
+    """Every source that can be read, by its key in the recipe, and the problems of the others.
+
+    Downloads go to `scratch`. Only the first rows of each file are read.
+    """
+    inputs: dict[str, Input] = {}
+    problems: list[str] = []
+    for key, (spec, split) in sources_of(data).items():
+        try:
+            inputs[key] = open_input(key, spec, split, data, scratch)
+        except DataError as error:
+            problems += str(error).splitlines()
+    return inputs, problems
+
+
+def open_input(key: str, spec: str, split: str, data: Data, scratch: Path) -> Input:
+    """One source, `key` its name in messages. Raises DataError with all its problems."""
+    gathered = gather(key, spec, split, data.revision, scratch / key)
+    columns, problems = _columns(key, gathered, data.fields)
+    if problems:
+        raise DataError.of(problems)
+    return Input(gathered, columns)
+
+
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as stream:  # as S3 and data sets' own lists of files say it
+        with path.open("rb") as stream:  # S3 and the file lists of data sets give SHA-256
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); mend its rights") from error
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}); correct its permissions"
+        ) from error
 
 
 def _local_files(key: str, spec: str) -> tuple[list[Path], tuple[str, ...]]:
     root = Path(spec)
     if root.is_dir():
-        found = digest.visible_files(root)
-        data, other = _by_suffix(key, spec, [str(path) for path in found])
+        paths = digest.visible_files(root)
+        data, other = _by_suffix(key, spec, [str(path) for path in paths])
         return [Path(name) for name in data], other
     if not root.is_file():
-        near = [path.name for path in sorted(root.parent.glob("*")) if path.suffix in SUFFIXES]
-        there = f"; {root.parent} has: {shown(near, 10)}" if near else ""
-        raise DataError(f"{key}: no file or folder {spec} (looked in {Path.cwd()}){there}")
+        siblings = [path.name for path in sorted(root.parent.glob("*")) if path.suffix in SUFFIXES]
+        hint = f"; {root.parent} has: {shown(siblings, 10)}" if siblings else ""
+        raise DataError(f"{key}: no file or folder {spec} (looked in {Path.cwd()}){hint}")
     if root.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{key}: {spec} is none of {', '.join(SUFFIXES)}; {_mend([spec])}")
+        raise DataError(f"{key}: {spec} is none of {', '.join(SUFFIXES)}; {_advice([spec])}")
     if root.stat().st_size == 0:
         raise DataError(f"{key}: {spec} is empty; put rows in it, or name another file")
     return [root], ()
@@ -120,13 +160,50 @@ def _by_suffix(key: str, spec: str, names: list[str]) -> tuple[list[str], tuple[
     data = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
     packed = [name for name in names if Path(name).suffix.lower() in PACKED]
     if packed or not data:
-        there = shown(packed or names, 10) or "nothing"
-        lacks = "holds packed files" if packed else f"holds none of {', '.join(SUFFIXES)}"
-        raise DataError(f"{key}: {spec} {lacks}, but {there}; {_mend(packed)}")
+        listed = shown(packed or names, 10) or "nothing"
+        problem = (
+            f"holds compressed files: {listed}"
+            if packed
+            else f"holds none of {', '.join(SUFFIXES)}, but {listed}"
+        )
+        raise DataError(f"{key}: {spec} {problem}; {_advice(packed)}")
     return data, tuple(name for name in names if name not in set(data))
 
 
-def _mend(names: list[str]) -> str:
+def _advice(names: list[str]) -> str:
     if any(Path(name).suffix.lower() in PACKED for name in names):
         return "unpack them first"
     return "name a file or folder of rows"
+
+
+def _columns(key: str, gathered: Gathered, fields: Fields) -> tuple[tuple[Columns, ...], list[str]]:
+    columns: list[Columns] = []
+    problems: list[str] = []
+    files_with_rows = 0
+    for file in gathered.files:
+        try:
+            used, file_problems, rows = _columns_of(file, fields)
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        columns.append(used)
+        problems += file_problems
+        files_with_rows += rows > 0
+    if not problems and not files_with_rows:
+        problems.append(f"{key}: {gathered.spec} holds no rows; put some in it, or name another")
+    more = len(problems) - LISTED_PROBLEMS
+    if more > 0:
+        problems = [*problems[:LISTED_PROBLEMS], f"... and {more} more problems in {gathered.spec}"]
+    return tuple(columns), problems
+
+
+def _columns_of(file: SourceFile, fields: Fields) -> tuple[Columns, list[str], int]:
+    names, rows, bad = sample(file)
+    if rows:
+        columns, fit = choose(fields, names, rows)
+        return columns, problems_of(file.name, columns, fit, names), len(rows)
+    # A file without rows, as writers of many parts leave them, is not a problem by itself.
+    problems = [f"{file.name}:{raw.line} {raw.problem}" for raw in bad[:3]]
+    if problems:
+        problems.append(f"{file.name}: none of its first {len(bad)} rows can be read")
+    return choose(fields, names, rows)[0], problems, 0

@@ -1,47 +1,28 @@
-"""Rows of one input, in order, into the splits they belong to."""
+"""Splits while they are written: each usable row goes, in order, into the split it belongs to."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from tasks.contracts.records import Row
+from tasks.ingest.canonical_rows import identity, row_json
 from tasks.ingest.fields import Columns, example_of, rejected
 from tasks.ingest.lengths import Lengths, Meter
 from tasks.ingest.reading import read
-from tasks.ingest.row_types import Example, Reject, SourceFile, normalized, source_of
+from tasks.ingest.row_types import Example, Reject, SourceFile, source_of
 
 BATCH_ROWS = 256  # tokenized at a time
 LISTED_REJECTS = 20  # in an error's text; the rejects file has all
-NOT_MEASURED = Lengths(0, 0, ())
+UNMEASURED = Lengths(0, 0, ())
 
-Measured = tuple[Example, Lengths] | Reject
-_ROW = TypeAdapter(Row)
+MeasuredRow = tuple[Example, Lengths] | Reject
 _REJECT = TypeAdapter(Reject)
-
-
-def row_json(row: Row) -> bytes:
-    """A canonical row as one line of JSON."""
-    return _ROW.dump_json(row) + b"\n"
-
-
-def row_of(line: bytes) -> Row:
-    """The row back from its line."""
-    return _ROW.validate_json(line)
-
-
-def identity(source: str, references: Sequence[str]) -> bytes:
-    """16 bytes that two rows share when document and references are the same but for white space."""
-    key = hashlib.blake2b(digest_size=16)
-    for text in (source, *references):
-        key.update(normalized(text).encode() + b"\0")
-    return key.digest()
 
 
 @dataclass
@@ -54,20 +35,21 @@ class Tally:
     first_rejects: list[Reject] = field(default_factory=list)
 
 
-class Side:
-    """A split while it is written: one line a distinct row, and its lengths in the same order."""
+class SplitWriter:
+    """Writes one split: a line a distinct row, and keeps the rows' lengths in the same order."""
 
-    def __init__(self, path: Path, most: int | None) -> None:
-        self.path, self.most = path, most
-        self.used = 0  # good rows, duplicates included: what `most` counts
+    def __init__(self, path: Path, max_rows: int | None) -> None:
+        self.path, self.max_rows = path, max_rows
+        self.used_rows = 0  # good rows, duplicates included: what `max_rows` limits
         self.duplicates = 0
+        # In tokens; summaries of all rows one after the other, `references` of which are a row's.
         self.prompts, self.cuts = array("L"), array("L")
-        self.summaries, self.references = array("L"), array("L")  # flat; how many a row has
-        self._seen: set[bytes] = set()
-        self._ids: dict[str, int] = {}  # how often each name was asked for
+        self.summaries, self.references = array("L"), array("L")
+        self._written: set[bytes] = set()
+        self._ids: dict[str, int] = {}  # how often each id was met
         self._file = path.open("wb")
 
-    def __enter__(self) -> Side:
+    def __enter__(self) -> SplitWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -75,13 +57,13 @@ class Side:
         self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """No more rows; the file can be read until the side's `with` block ends."""
+        """End writing; the file can be read until the `with` block ends."""
         self._file.close()
 
     @property
     def full(self) -> bool:
         """Whether it has all the rows that the recipe asks for."""
-        return self.most is not None and self.used >= self.most
+        return self.max_rows is not None and self.used_rows >= self.max_rows
 
     @property
     def rows(self) -> int:
@@ -89,13 +71,13 @@ class Side:
         return len(self.prompts)
 
     def add(self, example: Example, source: str, lengths: Lengths) -> None:
-        """Write a row, unless the same document and references were there before."""
-        self.used += 1
+        """Write a row, unless one with the same document and references was written before."""
+        self.used_rows += 1
         key = identity(source, example.references)
-        if key in self._seen:
+        if key in self._written:
             self.duplicates += 1
             return
-        self._seen.add(key)
+        self._written.add(key)
         id_ = self._unique(example.id or f"{Path(example.file).stem}:{example.line}")
         self._file.write(row_json(Row(id_, source, example.document, example.references)))
         self.prompts.append(lengths.prompt)
@@ -115,7 +97,7 @@ class Side:
 
 def measured(
     files: Iterable[tuple[SourceFile, Columns]], meter: Meter | None
-) -> Iterator[Measured]:
+) -> Iterator[MeasuredRow]:
     """Every row of the files: an example with its lengths, or a reject, in the order read."""
     items = (
         example_of(raw, file.name, columns)
@@ -124,34 +106,34 @@ def measured(
     )
     while batch := list(itertools.islice(items, BATCH_ROWS)):
         examples = [item for item in batch if isinstance(item, Example)]
-        found = iter(meter.measure(examples) if meter else [NOT_MEASURED] * len(examples))
+        measurements = iter(meter.measure(examples) if meter else [UNMEASURED] * len(examples))
         for item in batch:
-            yield item if isinstance(item, Reject) else _with(item, next(found))
+            yield item if isinstance(item, Reject) else _measured_row(item, next(measurements))
 
 
-def _with(example: Example, lengths: Lengths | str) -> Measured:
-    if isinstance(lengths, Lengths):
-        return example, lengths
-    shown = {"document": example.document, "references": example.references}
-    return rejected(example.file, example.line, lengths, shown)
+def _measured_row(example: Example, lengths_or_problem: Lengths | str) -> MeasuredRow:
+    if isinstance(lengths_or_problem, Lengths):
+        return example, lengths_or_problem
+    row = {"document": example.document, "references": example.references}
+    return rejected(example.file, example.line, lengths_or_problem, row)
 
 
-def collect(
-    items: Iterable[Measured],
-    side_of: Callable[[str], Side],
-    sides: tuple[Side, ...],
-    rejects: Callable[[bytes], object],
+def write_splits(
+    items: Iterable[MeasuredRow],
+    split_of: Callable[[str], SplitWriter],
+    splits: tuple[SplitWriter, ...],
+    write_reject: Callable[[bytes], object],
 ) -> Tally:
-    """Put each usable row on the side that `side_of` its source says, until all sides are full.
+    """Write each usable row to the split that `split_of` its source gives, until all are full.
 
-    Rows of a full side are passed over. Rejects go to `rejects` as lines of JSON.
+    Rows of a full split are skipped. Rejects go to `write_reject` as lines of JSON.
     """
     tally = Tally()
     for item in items:
         tally.read += 1
         if isinstance(item, Reject):
             tally.rejected += 1
-            rejects(_REJECT.dump_json(item) + b"\n")
+            write_reject(_REJECT.dump_json(item) + b"\n")
             if len(tally.first_rejects) < LISTED_REJECTS:
                 tally.first_rejects.append(item)
             file = item.file
@@ -159,18 +141,18 @@ def collect(
             example, lengths = item
             file = example.file
             source = source_of(example.document)
-            side = side_of(source)
-            if not side.full:
-                side.add(example, source, lengths)
+            split = split_of(source)
+            if not split.full:
+                split.add(example, source, lengths)
         tally.by_file[file] = tally.by_file.get(file, 0) + 1
-        if all(side.full for side in sides):
+        if all(split.full for split in splits):
             break
     return tally
 
 
 def in_evaluation(source: str, share: float) -> bool:
-    """Whether a document is held out: its name, a hash, read as a number in [0, 1), says so.
+    """Whether a document is held out for evaluation: its hash, as a number in [0, 1), is below `share`.
 
-    So a document never moves when others come, and never stands on both sides.
+    So a document never changes its split when others come, and is never in both.
     """
     return int(source, 16) < share * 2**64

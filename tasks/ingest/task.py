@@ -16,8 +16,8 @@ from tasks.contracts.errors import RecipeError, RegistryError
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import DatasetRef
 from tasks.ingest.fresh import KEY, prepare_fresh
-from tasks.ingest.prepare import REPORT, look, prepare, source_digest
-from tasks.ingest.sources import held
+from tasks.ingest.prepare import REPORT, look, prepare
+from tasks.ingest.sources import contents_of, source_digest
 from tasks.ingest.unseen_rows import count_new
 from tasks.models import find_base as bases
 from tasks.models.prepared_base import PreparedBase
@@ -26,7 +26,8 @@ from tasks.processes import resource_usage, workspace
 from tasks.tracking import artifacts, mlflow_run, step_cache
 
 ROWS = ("train.jsonl", "evaluation.jsonl")
-FRESH_DATA = {"fields", "near_duplicate_jaccard", "max_rejected_share"}  # settings that shape them
+# Settings of `data` that decide what the fresh rows are.
+FRESH_DATA = {"fields", "near_duplicate_jaccard", "max_rejected_share"}
 
 
 @task(name="find base", **STEP)
@@ -47,20 +48,20 @@ def ingest(recipe: Recipe, base: PreparedBase) -> DatasetRef:
         settings=dataclasses.asdict(base.settings),
         base=base.digest,  # its tokenizer measures the rows
     )
-    if known := step_cache.recall(run, "ingest", key, DatasetRef, _intact):
-        return known
+    if cached := step_cache.recall(run, "ingest", key, DatasetRef, _intact):
+        return cached
     # A folder of this run alone: two runs over the same data would write into each other's files.
     folder = workspace.work_folder() / "data" / run.id
     watch = resource_usage.Watch()
-    made = prepare(recipe.data, recipe.prompt, base.settings, base.path, folder)
+    local = prepare(recipe.data, recipe.prompt, base.settings, base.path, folder)
     cost = resource_usage.as_metrics("ingest", watch.cost())
-    dataset = dataclasses.replace(made, uri=run.log_folder(folder, "dataset"))
+    dataset = dataclasses.replace(local, uri=run.log_folder(folder, "dataset"))
     step_cache.record(run, "ingest", key, dataset, cost)
     get_run_logger().info(
         f"{dataset.train_rows} training rows, {dataset.evaluation_rows} evaluation rows, "
         f"{dataset.rejected} rejected"
     )
-    for warning in _cuts(json.loads((folder / REPORT).read_text())):
+    for warning in _truncation_warnings(json.loads((folder / REPORT).read_text())):
         get_run_logger().warning(warning)
     return dataset
 
@@ -75,18 +76,18 @@ def ingest_fresh(recipe: Recipe, base: PreparedBase, seen: tuple[DatasetRef, ...
     fresh, data = require_fresh(recipe), recipe.data
     key = step_cache.step_key(
         "ingest",
-        fresh=held(KEY, fresh, data.evaluation_split, data.revision),
+        fresh=contents_of(KEY, fresh, data.evaluation_split, data.revision),
         seen=sorted({dataset.digest for dataset in seen}),
         data=data.model_dump(mode="json", include=FRESH_DATA),
         prompt=recipe.prompt.model_dump(mode="json"),
         settings=dataclasses.asdict(base.settings),
         base=base.digest,
     )
-    if known := step_cache.recall(run, "fresh", key, DatasetRef, _intact):
-        return known
+    if cached := step_cache.recall(run, "fresh", key, DatasetRef, _intact):
+        return cached
     folder = workspace.work_folder() / "fresh" / run.id
     files = rows_of(seen)
-    made = prepare_fresh(data, fresh, recipe.prompt, base.settings, base.path, files, folder)
+    local = prepare_fresh(data, fresh, recipe.prompt, base.settings, base.path, files, folder)
     dataset = dataclasses.replace(made, uri=run.log_folder(folder, "fresh"))
     step_cache.record(run, "fresh", key, dataset)
     get_run_logger().info(f"{dataset.evaluation_rows} fresh rows, {dataset.rejected} rejected")
@@ -97,7 +98,7 @@ def require_fresh(recipe: Recipe) -> str:
     """The recipe's fresh data. Raises RecipeError when it names none."""
     if recipe.evaluation.fresh is None:
         raise RecipeError(
-            f"{KEY} of recipe {recipe.name!r} is not set, so there is nothing newer to score the "
+            f"{KEY} of recipe {recipe.name!r} is not set: there is nothing newer to score the "
             "champion on; name labelled rows that came after data.evaluation"
         )
     return recipe.evaluation.fresh
@@ -106,9 +107,10 @@ def require_fresh(recipe: Recipe) -> str:
 @task(name="new rows", **STEP)
 def new_rows(recipe: Recipe, seen: tuple[DatasetRef, ...]) -> tuple[int, str]:
     """Training rows in none of the datasets `seen`, and the digest of what the sources hold."""
-    # Digested before they are read: rows that come in between count now, and start no run twice.
-    found = source_digest(recipe.data)
-    return count_new(recipe.data, rows_of(seen)), found
+    # Digested before they are read: rows that arrive in between are counted now, and the next check sees
+    # another digest.
+    contents = source_digest(recipe.data)
+    return count_new(recipe.data, rows_of(seen)), contents
 
 
 def rows_of(datasets: tuple[DatasetRef, ...]) -> list[Path]:
@@ -122,14 +124,14 @@ def dataset_of(client: Any, run_id: str) -> DatasetRef:
         tags = client.get_run(run_id).data.tags
     except MlflowException as error:
         raise RegistryError(f"MLflow run {run_id} cannot be read: {error}; restore it") from error
-    known = step_cache.results(tags, "ingest", DatasetRef)
-    for dataset in known:
+    recorded = step_cache.results(tags, "ingest", DatasetRef)
+    for dataset in recorded:
         if artifacts.intact(dataset, _intact):
             return dataset
-    what = "are gone, or were changed" if known else "were never stored"
+    problem = "are gone, or were changed" if recorded else "were never stored"
     raise RegistryError(
-        f"the rows that MLflow run {run_id} trained on {what}: what its model has seen cannot be "
-        "known; restore the run's artifact folder `dataset`, or promote a new champion"
+        f"the rows that MLflow run {run_id} trained on {problem}: it is not known what its model has "
+        "seen; restore the run's artifact folder `dataset`, or promote a new champion"
     )
 
 
@@ -137,32 +139,31 @@ def _intact(dataset: DatasetRef) -> bool:
     if not artifacts.readable(dataset):
         return False
     folder = artifacts.fetch(dataset.uri)
-    wanted = dict(zip(ROWS, (dataset.train_digest, dataset.evaluation_digest), strict=True))
+    recorded = dict(zip(ROWS, (dataset.train_digest, dataset.evaluation_digest), strict=True))
     return all(
-        (folder / name).is_file() and digest.of_file(folder / name) == found
-        for name, found in wanted.items()
-        if found  # fresh rows have no training side
+        (folder / name).is_file() and digest.of_file(folder / name) == file_digest
+        for name, file_digest in recorded.items()
+        if file_digest  # fresh rows have no training split
     )
 
 
-def _cuts(report: dict[str, Any]) -> list[str]:
-    """What does not fit, a line a split: too long prompts are cut, or read in parts; too long
-    references cannot be learned whole.
+def _truncation_warnings(report: dict[str, Any]) -> list[str]:
+    """What does not fit, a line a split: prompts that are cut or read in parts, and references longer
+    than a summary may be.
     """
-    said = []
+    warnings = []
     for split in ("train", "evaluation"):
-        found = report[split]
-        parted = "prompts_in_parts" in found
-        prompts = found["prompts_in_parts" if parted else "truncated_prompts"]
-        summaries = found["summaries_over_max_new_tokens"]
+        in_parts = "prompts_in_parts" in report[split]
+        prompts = report[split]["prompts_in_parts" if in_parts else "truncated_prompts"]
+        summaries = report[split]["summaries_over_max_new_tokens"]
         if prompts["count"] or summaries["count"]:
-            said.append(
-                f"{split}: {prompts['count']} of {found['rows']} prompts "
-                f"{'read in parts of at most' if parted else 'cut to'} {prompts['limit']} "
+            warnings.append(
+                f"{split}: {prompts['count']} of {report[split]['rows']} prompts "
+                f"{'read in parts of at most' if in_parts else 'cut to'} {prompts['limit']} "
                 f"tokens, {summaries['count']} references longer than max_new_tokens "
                 f"{summaries['limit']}"
             )
-    return said
+    return warnings
 
 
 def preflight(
@@ -170,7 +171,7 @@ def preflight(
 ) -> tuple[list[str], list[str], dict[str, Any]]:
     """What `precis check` says of the data: facts, problems that would stop a run, and the data report.
 
-    The report is empty where there are problems.
+    The report is empty when there are problems.
     """
     settings, folder = (base.settings, base.path) if base else (None, None)
     found = look(recipe.data, recipe.prompt, settings, folder)

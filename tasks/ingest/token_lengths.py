@@ -34,23 +34,23 @@ class TemplateMeter:
 
     def __init__(self, tokenizer: Tokenizer, settings: SummarizerSettings, prompt: Prompt) -> None:
         """Raises RecipeError when the template alone is longer than a prompt may be, or parts of a
-        document (map_reduce) would be hardly longer than their summaries.
+        document (map_reduce) would not be twice as long as their summaries.
         """
         self.tokenizer, self.settings, self.refuse = tokenizer, settings, prompt.truncate == "error"
         self.before, self.after = settings.template.split("{document}")
-        bare = len(tokenizer(self.before + self.after)["input_ids"])
-        if bare > settings.max_source_tokens:
+        template_tokens = len(tokenizer(self.before + self.after)["input_ids"])
+        if template_tokens > settings.max_source_tokens:
             raise RecipeError(
-                f"prompt.template alone is {bare} tokens, and a prompt may have "
+                f"prompt.template alone is {template_tokens} tokens, and a prompt may have "
                 f"{settings.max_source_tokens}; shorten it, or raise prompt.max_source_tokens"
             )
-        room = settings.max_source_tokens - bare
-        if settings.summarize == "map_reduce" and 2 * settings.max_new_tokens > room:
-            # Else a text of three parts or more could be no shorter after its parts are summarized.
+        document_tokens = settings.max_source_tokens - template_tokens
+        if settings.summarize == "map_reduce" and 2 * settings.max_new_tokens > document_tokens:
+            # Otherwise the summaries of three or more parts could be as long as the parts.
             raise RecipeError(
-                f"prompt.summarize map_reduce: a part of a document may have {room} tokens and its "
-                f"summary {settings.max_new_tokens}, over half of that, so that summaries of summaries "
-                "would not get short; lower evaluation.max_new_tokens, or raise "
+                f"prompt.summarize map_reduce: a part of a document may have {document_tokens} tokens and "
+                f"its summary {settings.max_new_tokens}, over half of that: summaries of summaries "
+                "would not get shorter; lower evaluation.max_new_tokens, or raise "
                 "prompt.max_source_tokens or training.max_length"
             )
 
@@ -61,16 +61,16 @@ class TemplateMeter:
         texts = [text.strip() for example in examples for text in example.references]
         summaries = iter(self.tokenizer.lengths(texts, add_special_tokens=False))
         return [
-            self._one(example, length, tuple(next(summaries) for _ in example.references))
+            self._lengths(example, length, tuple(next(summaries) for _ in example.references))
             for example, length in zip(examples, lengths, strict=True)
         ]
 
-    def _one(self, example: Example, prompt: int, summaries: tuple[int, ...]) -> Lengths | str:
-        most = self.settings.max_source_tokens
-        if prompt <= most:
+    def _lengths(self, example: Example, prompt: int, summaries: tuple[int, ...]) -> Lengths | str:
+        limit = self.settings.max_source_tokens
+        if prompt <= limit:
             return Lengths(prompt, 0, summaries)
         if self.refuse:
-            return too_long(prompt, most)
+            return too_long(prompt, limit)
         from tasks.serving.summarizer import fit
 
         _, cut = fit(self.tokenizer, example.document, self.settings)

@@ -44,7 +44,7 @@ class FastTokenizer:
         return [len(encoding.ids) for encoding in encodings]
 
     def special_tokens(self) -> list[str]:
-        """What it adds around a text by itself."""
+        """The special tokens that it adds around a text."""
         tokens: list[str] = self._loaded.encode("").tokens
         return tokens
 
@@ -60,7 +60,7 @@ class SlowTokenizer:
     def __call__(
         self, text: str, add_special_tokens: bool = True, return_offsets_mapping: bool = False
     ) -> dict[str, Any]:
-        """One text's `input_ids` and, if wanted, `offset_mapping`."""
+        """One text's `input_ids` and, on request, `offset_mapping`."""
         return dict(
             self._loaded(
                 text,
@@ -72,7 +72,7 @@ class SlowTokenizer:
     def lengths(self, texts: list[str], add_special_tokens: bool = True) -> list[int]:
         """Number of tokens of each text."""
         ids = self._loaded(texts, add_special_tokens=add_special_tokens)["input_ids"]
-        return [len(one) for one in ids]
+        return [len(text_ids) for text_ids in ids]
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -81,8 +81,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     file = folder / "tokenizer.json"
     if file.is_file():
         fast = FastTokenizer(file)
-        wanted = _special_tokens(folder)
-        if wanted is None or wanted == fast.special_tokens():
+        configured = _special_tokens(folder)
+        if configured is None or configured == fast.special_tokens():
             return fast
     return SlowTokenizer(folder)
 
@@ -94,7 +94,7 @@ def require_tokenizer(folder: Path) -> None:
 
 
 def _special_tokens(folder: Path) -> list[str] | None:
-    """What tokenizer_config.json asks to add around a text; None: it leaves that to the file."""
+    """What tokenizer_config.json adds around a text; None: it leaves that to tokenizer.json."""
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if "add_bos_token" not in config and "add_eos_token" not in config:

@@ -138,11 +138,11 @@ def test_pairs_of_columns_come_first(tmp_path: Path, chat: Chat) -> None:
 BROKEN = [
     ([], '"messages" is an empty list'),
     ([*as_messages(talk(1)), {"role": "user", "content": "And?"}], "ends in a question without"),
-    ([{"role": "user", "content": "a"}] * 2, "(message 2) is of the user"),
-    (as_messages(talk(1))[1:], "(message 1) is of the assistant"),
-    ([{"role": "system", "content": "s"}, *as_messages(talk(1))[1:]], "(message 2) is of the assistant"),
+    ([{"role": "user", "content": "a"}] * 2, "(message 2) is from the user"),
+    (as_messages(talk(1))[1:], "(message 1) is from the assistant"),
+    ([{"role": "system", "content": "s"}, *as_messages(talk(1))[1:]], "(message 2) is from the assistant"),
     ([{"role": "system", "content": "s"}], "ends in a question without"),
-    ([{"role": "tool", "content": "a"}], "(message 1) is of 'tool'"),
+    ([{"role": "tool", "content": "a"}], "(message 1) has the role 'tool'"),
     ([{"role": "user", "content": " "}, {"role": "assistant", "content": "b"}], "(message 1) is blank"),
     ([{"role": "user", "content": ["a"]}, {"role": "assistant", "content": "b"}], "(message 1) is a list"),
     ([{"role": "user"}], "(message 1) has no role and content"),
@@ -154,7 +154,7 @@ BROKEN = [
 
 
 def test_each_broken_row_says_what_is_wrong(tmp_path: Path, chat: Chat) -> None:
-    """File, line, message and mend, for every row at once; the good ones are used."""
+    """File, line, message and fix, for every row at once; the good ones are used."""
     good = [{"messages": as_messages(talk(n))} for n in range(30)]
     bad = [{"messages": value} for value, _ in BROKEN]
     chat(train=jsonl(tmp_path / "t.jsonl", [*good, *bad]), max_rejected_share=LENIENT)
@@ -162,7 +162,7 @@ def test_each_broken_row_says_what_is_wrong(tmp_path: Path, chat: Chat) -> None:
     assert [reject["line"] for reject in rejects] == list(range(31, 31 + len(BROKEN)))
     for reject, (_, says) in zip(rejects, BROKEN, strict=True):
         assert says in reject["problem"]
-        assert ";" in reject["problem"], "no mend"
+        assert ";" in reject["problem"], "no fix"
     assert len(chat.rows()) == 30
     with pytest.raises(DataError, match=r't\.jsonl:32 "messages" ends in a question'):
         chat(train=jsonl(tmp_path / "t.jsonl", [*good, *bad]))
@@ -266,7 +266,7 @@ def test_the_template_format_takes_all_of_it(tmp_path: Path, ingest: Ingest) -> 
 def test_check_finds_a_template_that_cannot_serve(
     template: str, system: str | None, says: str, tmp_path: Path, tokenizer: Path
 ) -> None:
-    """Before any row is looked at, with the mend."""
+    """Before any row is looked at, with the fix."""
     train = jsonl(
         tmp_path / "t.jsonl", [{"question": f"Why {n}?", "answer": "So."} for n in range(30)]
     )

@@ -97,7 +97,7 @@ def test_guessed_id_may_lack(tmp_path: Path, ingest: Ingest, evaluation: str) ->
 
 
 def test_no_guess(tmp_path: Path, ingest: Ingest, evaluation: str) -> None:
-    """Where no usual names are found, the columns there are and the mend are named."""
+    """Where no usual names are found, the columns there are and the way to fix it are named."""
     train = jsonl(tmp_path / "t.jsonl", [{"col1": "a", "col2": "b"}])
     with pytest.raises(DataError, match=r"it has: col1, col2; name them in data\.fields\.document"):
         ingest(train=train, evaluation=evaluation)
@@ -139,7 +139,7 @@ def test_chat_column(tmp_path: Path, ingest: Ingest, evaluation: str) -> None:
         ("<s>[INST] q [/INST]", "no answer"),
         ("<s>[INST]  [/INST] a </s>", "blank question"),
         ("<s>[INST] q [/INST] a </s><s>[INST] q2", "question without an answer"),
-        ("<s>[INST] q [/INST] a </s> and more", "goes on after the end"),
+        ("<s>[INST] q [/INST] a </s> and more", "has text after the end"),
     ],
 )
 def test_bad_chat(text: str, problem: str) -> None:

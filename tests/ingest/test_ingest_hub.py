@@ -12,7 +12,7 @@ from tasks.ingest.prepare import problems
 
 
 def test_offline(ingest: Ingest) -> None:
-    """A hub dataset that cannot be reached says so, with all that could mend it."""
+    """A hub dataset that cannot be reached says so, with all that could fix it."""
     with pytest.raises(DataError) as caught:
         ingest(train="hub:precis-tests/no-such-set", revision="0" * 40)
     text = str(caught.value)
@@ -28,7 +28,7 @@ def test_unpinned(evaluation: str) -> None:
     """A hub dataset needs a revision, and a name with its owner."""
     found, _ = problems(Data(train="hub:owner/name", evaluation="hub:name"), Prompt(), settings())
     assert "data.train: hub:owner/name is a hub dataset: pin it with data.revision" in found[0]
-    assert "data.evaluation: hub:name is no hub:owner/name" in found[1]
+    assert "data.evaluation: hub:name is not hub:owner/name" in found[1]
 
 
 def test_a_loaded_split_is_read(
@@ -42,5 +42,7 @@ def test_a_loaded_split_is_read(
     ingest(train=str(tmp_path / "train.parquet"), evaluation_share=0.5)
     found = [*ingest.rows("train"), *ingest.rows("evaluation")]
     assert sorted(row.document for row in found) == sorted(row["document"] for row in rows(30))
-    with pytest.raises(DataError, match=r"a folder owner/name stands in .*; name it without hub:"):
+    with pytest.raises(
+        DataError, match=r"there is a folder owner/name in .*; name it without hub:"
+    ):
         ingest(train="hub:owner/name", revision="main")

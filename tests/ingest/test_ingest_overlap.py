@@ -7,7 +7,7 @@ import pytest
 from ingest_files import Ingest, document, jsonl, rows
 
 from tasks.contracts.errors import DataError, RecipeError
-from tasks.ingest.overlap import WORDS, OverlapIndex, bands, jaccard, shingles
+from tasks.ingest.overlap import SHINGLE_WORDS, OverlapIndex, bands, jaccard, shingles
 from tasks.ingest.row_types import source_of
 
 
@@ -18,7 +18,9 @@ def words(seed: int, count: int) -> list[str]:
 
 def plain_jaccard(a: list[str], b: list[str]) -> float:
     """The same by the definition, on the words themselves."""
-    sets = [{tuple(w[i : i + WORDS]) for i in range(len(w) - WORDS + 1)} for w in (a, b)]
+    sets = [
+        {tuple(w[i : i + SHINGLE_WORDS]) for i in range(len(w) - SHINGLE_WORDS + 1)} for w in (a, b)
+    ]
     return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
 
@@ -89,7 +91,7 @@ def test_short_documents(text: str) -> None:
 def test_scripts_without_blanks() -> None:
     """Chinese documents are compared by characters."""
     text = "我们今天去公园散步天气很好花都开了大家都很高兴晚上回家吃饭然后看电视睡觉明天还要上班工作很忙"
-    assert len(shingles(text)) == len(text) - WORDS + 1
+    assert len(shingles(text)) == len(text) - SHINGLE_WORDS + 1
     assert jaccard(shingles(text), shingles(text[:-1])) > 0.9
 
 

@@ -14,7 +14,8 @@ from ingest_files import TEMPLATE, Ingest, jsonl, rows, settings
 from tasks.contracts import digest
 from tasks.contracts.errors import BaseModelError, DataError, RecipeError
 from tasks.contracts.recipe import Data, Prompt
-from tasks.ingest.prepare import prepare, problems, source_digest
+from tasks.ingest.prepare import prepare, problems
+from tasks.ingest.sources import source_digest
 from tasks.ingest.tokenizer import FastTokenizer, SlowTokenizer, load_tokenizer
 from tasks.serving import summarizer
 

@@ -137,7 +137,36 @@ def test_any_text_comes_back(pairs: list[tuple[str, str]]) -> None:
         assert [raw.value for raw in read_array(array, "a.json")] == values
 
 
-def test_array_breaks_off(tmp_path: Path, ingest: Ingest, evaluation: str) -> None:
+def test_array_values_are_those_of_json(tmp_path: Path) -> None:
+    """Numbers keep their kind and every digit; NaN and the last of two equal keys are read as json does."""
+    text = '[{"n": 12345678901234567890123, "x": 0.1, "y": 1e400, "z": NaN, "k": 1, "k": 2, "t": "\\ud83d"}]'
+    (tmp_path / "a.json").write_text(text)
+    (raw,) = read_array(tmp_path / "a.json", "a.json")
+    assert repr(raw.value) == repr(json.loads(text)[0])
+
+
+def test_bad_characters_in_an_array_cost_their_row_only(
+    tmp_path: Path, ingest: Ingest, evaluation: str
+) -> None:
+    """A byte that is not UTF-8 and half a surrogate are rejected by row; nothing is replaced."""
+    values = [json.dumps(row).encode() for row in rows(5)]
+    values[1] = values[1].replace(b"Summary", b"R\xe9sum\xe9")
+    values[3] = values[3].replace(b"Summary", b"\\ud83d")
+    (tmp_path / "t.json").write_bytes(b"[" + b",\n".join(values) + b"]")
+    ingest(train=str(tmp_path / "t.json"), evaluation=evaluation, max_rejected_share=LENIENT)
+    assert [row.id for row in ingest.rows("train")] == ["t:1", "t:3", "t:5"]
+    assert [reject["line"] for reject in ingest.rejects()] == [2, 4]
+    assert all("save the file as UTF-8" in reject["problem"] for reject in ingest.rejects())
+
+
+def test_array_that_is_nested_too_deeply(tmp_path: Path) -> None:
+    """50,000 opening brackets are an error that names the row; they do not fill the memory."""
+    (tmp_path / "a.json").write_text('[{"a": 1}, ' + "[" * 50_000)
+    with pytest.raises(DataError, match=r"a\.json is not valid JSON at row 2"):
+        list(read_array(tmp_path / "a.json", "a.json"))
+
+
+def test_array_that_ends_too_early(tmp_path: Path, ingest: Ingest, evaluation: str) -> None:
     """A half-written array loses its last row, which is named by its number."""
     path = tmp_path / "train.json"
     path.write_text(json.dumps(rows(4))[:-30])
@@ -233,7 +262,7 @@ def test_parquet_bad_rows(tmp_path: Path, ingest: Ingest, evaluation: str) -> No
     (reject,) = ingest.rejects()
     assert (reject["line"], reject["problem"]) == (
         5,
-        '"summary" is null, not text; mend it or set data.fields.summary',
+        '"summary" is null, not text; correct it or set data.fields.summary',
     )
     assert json.loads(reject["raw"])["document"] == document(4)
 

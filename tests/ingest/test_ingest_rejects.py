@@ -109,7 +109,7 @@ def test_not_utf8(tmp_path: Path, ingest: Ingest, evaluation: str) -> None:
 
 @pytest.mark.parametrize("line", ["[1, 2]", '"text"', "17", "null", "[" * 100_000])
 def test_no_object(line: str, tmp_path: Path, ingest: Ingest, evaluation: str) -> None:
-    """A line that is no object is rejected, however deep it goes."""
+    """A line that is not an object is rejected, however deeply it is nested."""
     train = jsonl(tmp_path / "train.jsonl", [*rows(2), line])
     ingest(train=train, evaluation=evaluation, max_rejected_share=LENIENT)
     (reject,) = ingest.rejects()

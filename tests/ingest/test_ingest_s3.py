@@ -18,7 +18,7 @@ from ingest_files import Ingest, jsonl, rows
 from tasks.contracts.errors import DataError
 from tasks.contracts.recipe import Data
 from tasks.ingest import s3
-from tasks.ingest.prepare import source_digest
+from tasks.ingest.sources import source_digest
 
 pytestmark = pytest.mark.full
 
@@ -72,7 +72,7 @@ def test_source_digest_without_download(bucket: Any, tmp_path: Path) -> None:
 
 
 def test_missing(bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A missing key, a missing bucket, wrong keys and no server are errors with their mend."""
+    """A missing key, a missing bucket, wrong keys and no server are errors that say how to fix them."""
     with pytest.raises(DataError, match=r"data\.train: s3://bucket/none\.jsonl: no such object"):
         source_digest(Data(train="s3://bucket/none.jsonl"))
     with pytest.raises(DataError, match=r"no-bucket/t.jsonl: .*(NoSuchBucket|no such object)"):
@@ -114,7 +114,7 @@ def test_damage_is_noticed(bucket: Any, tmp_path: Path) -> None:
 def test_a_broken_stream_is_read_again(
     bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A download that breaks off starts again; one that always does is an error."""
+    """A download that is cut off starts again; one that always is, is an error."""
     put(bucket, "broken/t.jsonl", jsonl(tmp_path / "t.jsonl", rows(5)))
     (item,) = s3.objects("data.train", "s3://bucket/broken/t.jsonl")
     client = BreakingClient(boto3.client("s3"), times=2)

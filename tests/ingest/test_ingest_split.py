@@ -74,10 +74,10 @@ def test_empty_side(tmp_path: Path, ingest: Ingest) -> None:
     """A side that gets no row stops the flow, and says what to do."""
     one = jsonl(tmp_path / "t.jsonl", rows(1))
     with pytest.raises(
-        DataError, match=r"none to evaluation \(data.evaluation_share is 0.01\); raise"
+        DataError, match=r"none in evaluation \(data.evaluation_share is 0.01\); raise"
     ):
         ingest(train=one, evaluation_share=0.01)
-    with pytest.raises(DataError, match=r"none to train \(data.evaluation_share is 0.99\); lower"):
+    with pytest.raises(DataError, match=r"none in train \(data.evaluation_share is 0.99\); lower"):
         ingest(train=one, evaluation_share=0.99)
 
 

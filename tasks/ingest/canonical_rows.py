@@ -1,0 +1,34 @@
+"""Canonical rows on disk: a row a line of JSON, and what makes two rows the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from tasks.contracts.records import Row
+from tasks.ingest.row_types import normalized
+
+_ROW = TypeAdapter(Row)
+
+
+def row_json(row: Row) -> bytes:
+    """A canonical row as one line of JSON."""
+    return _ROW.dump_json(row) + b"\n"
+
+
+def read_lines(path: Path) -> Iterator[tuple[bytes, Row]]:
+    """The file's lines one at a time, each with its row."""
+    with path.open("rb") as lines:
+        for line in lines:
+            yield line, _ROW.validate_json(line)
+
+
+def identity(source: str, references: Sequence[str]) -> bytes:
+    """16 bytes that two rows share when document and references are equal but for white space."""
+    key = hashlib.blake2b(digest_size=16)
+    for text in (source, *references):
+        key.update(normalized(text).encode() + b"\0")
+    return key.digest()
