@@ -44,3 +44,4 @@ bench: setup  ## side by side, ratios, growth; nothing is asserted
 
 docs: setup  ## the pages that are made from the code
 	$(BIN)/python -m flows.cli.reference > docs/cli.md
+	$(BIN)/python -m tasks.contracts.recipe_reference > docs/recipe.md

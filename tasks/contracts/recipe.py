@@ -1,7 +1,9 @@
 """Recipe: everything a run needs to know, and the only place where a default is written.
 
-The Prefect UI builds its form from these titles and descriptions; names are the ones PEFT, TRL and
-MLflow use. A YAML recipe holds only what differs from here.
+The Prefect UI builds its form, and `make docs` docs/recipe.md, from these titles and descriptions: each
+says what the setting does, its unit, and why the default is what it is. Names are those of PEFT, TRL and
+MLflow. A YAML recipe holds only what differs from here. Over 400 lines, since one file with every setting
+is easier to search than several.
 """
 
 from __future__ import annotations
@@ -12,14 +14,14 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 MetricName = Literal["rouge1", "rouge2", "rougeL", "rougeLsum", "loss"]
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # fit for MLflow's names, its filters, and file names
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # valid in MLflow's names and filters, and in file names
 Share = Annotated[float, Field(ge=0, le=1)]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 CLUSTER = r"(dask(:[a-z]+://[^\s/]+:\d+)?|ray(:ray://[^\s/]+:\d+)?)"
 
 
 class Settings(BaseModel):
-    """A frozen group of settings that refuses keys it does not know."""
+    """A group of settings: frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
@@ -27,28 +29,36 @@ class Settings(BaseModel):
 
 
 class Fields(Settings):
-    """Which column of the input holds what. All empty: guessed from the usual names, and shown."""
+    """Which column of the input holds what. All None: guessed from usual names, as the data report shows."""
 
     document: str | None = Field(
-        None, title="Document column", description="The text to summarize."
+        None,
+        title="Document column",
+        description="The text to summarize. None: guessed, since most data sets use one of a dozen names.",
     )
     summary: str | Names | None = Field(
         None,
         title="Summary column(s)",
-        description="The reference summary; several columns are several references of one document.",
+        description="The reference summary; several columns are several references of one document, and "
+        "the best match counts in ROUGE. None: guessed.",
     )
-    id: str | None = Field(None, title="Id column", description="A row's own name, if it has one.")
+    id: str | None = Field(
+        None,
+        title="Id column",
+        description="A row's own name, by which reports show it. None: guessed, or else file and line.",
+    )
     text: str | None = Field(
         None,
         title="Chat column",
         description="One column that holds a conversation ([INST] question [/INST] answer, or a list "
-        "of messages), in place of the document and summary columns.",
+        "of messages), instead of the document and summary columns: its last answer is the reference. None: "
+        "guessed.",
     )
 
     @model_validator(mode="after")
     def _one_form(self) -> Fields:
         if self.text and (self.document or self.summary):
-            raise ValueError("text stands in place of document and summary: name one or the other")
+            raise ValueError("text replaces document and summary: name it, or name those two")
         return self
 
 
@@ -58,95 +68,118 @@ class Data(Settings):
     train: str = Field(
         title="Training data",
         description="A file (JSONL, JSON, CSV, Parquet), a folder of them, s3://bucket/key, or "
-        "hub:owner/name for a dataset of the Hugging Face hub.",
+        "hub:owner/name for a dataset of the Hugging Face hub. Relative paths start at the working folder.",
         min_length=1,
     )
     evaluation: str | None = Field(
         None,
         title="Evaluation data",
-        description="Same forms. None: a share of the training data, chosen by a hash of the "
-        "document, so that it is stable when data grow.",
+        description="In the same forms. None: a share of the training data, chosen by a hash of the "
+        "document, so that no document changes sides when the data grow.",
     )
     fields: Fields = Field(default=Fields(), title="Columns")
     train_rows: int | None = Field(
-        None, gt=0, title="Training rows", description="Use the first N."
+        None,
+        gt=0,
+        title="Training rows",
+        description="Use the first N usable rows, for a short run. None: all.",
     )
     evaluation_rows: int | None = Field(
-        None, gt=0, title="Evaluation rows", description="Use the first N."
+        None,
+        gt=0,
+        title="Evaluation rows",
+        description="Use the first N usable rows: generating takes time for each. None: all; more rows "
+        "can show smaller gains.",
     )
     evaluation_share: float = Field(
         0.1,
         gt=0,
         lt=1,
         title="Evaluation share",
-        description="Share of documents held out where no evaluation data are named.",
+        description="Share of the documents held out when no evaluation data are named. A tenth leaves "
+        "most rows for training; about 500 evaluation rows are needed to show a gain of 0.015 ROUGE.",
     )
     min_new_rows: int = Field(
         100,
         gt=0,
         title="New rows for a retrain",
         description="When data arrive, a retrain starts from this many rows that the champion has "
-        "not seen.",
+        "not seen: a handful would rarely change the model, and each retrain is one more look at the "
+        "evaluation set.",
     )
     revision: str | None = Field(
-        None, title="Hub revision", description="Commit of a hub dataset; needed for hub: sources."
+        None,
+        title="Hub revision",
+        description="Commit of the hub dataset; required by hub: sources, so that the same recipe means "
+        "the same rows tomorrow. None: for local files and S3.",
     )
-    train_split: str = Field("train", title="Hub split for training")
-    evaluation_split: str = Field("validation", title="Hub split for evaluation")
-    # A real set loses a row in a thousand to encoding accidents; one in a hundred means that the
-    # file or the column names are wrong.
+    train_split: str = Field(
+        "train",
+        title="Hub split for training",
+        description="For hub: sources alone. The name that most datasets use.",
+    )
+    evaluation_split: str = Field(
+        "validation",
+        title="Hub split for evaluation",
+        description="For hub: sources alone. Not test: that split stays unseen for a final comparison.",
+    )
     max_rejected_share: Share = Field(
         0.01,
         title="Largest share of rejected rows",
-        description="Over this share of unusable rows the flow stops.",
+        description="With a larger share of unusable rows the run stops. Real data lose one row in a "
+        "thousand to encoding accidents; one in a hundred means that a file or a column name is wrong.",
     )
-    # Below 0.8 five-word shingles start to match different dialogues that share a form (ordering
-    # food, checking in); above it, edits of one dialogue slip through.
     near_duplicate_jaccard: Share = Field(
         0.8,
         title="Near-duplicate similarity",
-        description="Training documents at least this similar (Jaccard of word 5-grams, by "
-        "MinHash) to an evaluation document are dropped from training.",
+        description="Training documents at least this similar to an evaluation document (Jaccard index "
+        "of word 5-grams) are dropped from training. Below 0.8 different dialogues of one form (ordering "
+        "food, checking in) match; above it, edited copies of a dialogue stay.",
     )
 
 
 class Base(Settings):
-    """The model that is tuned."""
+    """The model that is fine-tuned."""
 
     model: str = Field(
         title="Base model",
-        description="A local folder in Hugging Face format, or a hub name.",
+        description="A local folder in Hugging Face format, or a hub name (owner/name).",
         min_length=1,
     )
     revision: str | None = Field(
-        None, title="Hub revision", description="Commit of a hub model; needed for hub names."
+        None,
+        title="Hub revision",
+        description="Commit of the hub model; required by hub names, so that the same recipe means the "
+        "same weights tomorrow. None: for a local folder.",
     )
     quantization: Literal["nf4", "fp4", "int8", "none"] = Field(
         "nf4",
         title="Quantization in training",
-        description="How the frozen weights rest. nf4: QLoRA (4-bit NormalFloat, double quantization). "
-        "fp4: 4-bit floats, likewise. int8: 8 bits, a scale a row. none: in full.",
+        description="How the frozen weights are stored. nf4: QLoRA (4-bit NormalFloat, double "
+        "quantization), a quarter of the memory of 16 bits. fp4: 4-bit floats, also doubly quantized. "
+        "int8: 8 bits, a scale for each row. none: as the base has them.",
     )
     context_tokens: int | None = Field(
         None,
         gt=0,
         title="Context (tokens)",
-        description="The most tokens of prompt and summary together. Past the base's own maximum it "
-        "needs rope; up to it, it only limits. None: the base's own maximum.",
+        description="Most tokens of prompt and summary together. Above the base's own maximum it "
+        "needs rope; below, it only limits, which saves memory. None: the base's own maximum.",
     )
     rope: Literal["ntk", "linear", "dynamic", "yarn"] | None = Field(
         None,
         title="RoPE scaling",
         description="How positions are scaled to context_tokens, in training, evaluation and serving. "
-        "ntk: fixed, every server computes the same. dynamic: by each text's length; documents are "
-        "summarized one by one. None: not at all.",
+        "ntk: a fixed base frequency, so that every server computes the same. linear, yarn: by a fixed "
+        "factor. dynamic: by each text's length; documents are then summarized one by one. None: not "
+        "scaled.",
     )
 
     @model_validator(mode="after")
     def _scales_to_something(self) -> Base:
         if self.rope and self.context_tokens is None:
             raise ValueError(
-                f"rope is {self.rope}, but context_tokens is not set: say how many tokens to scale to"
+                f"rope is {self.rope}, but context_tokens is not set: set it to the tokens to scale to"
             )
         return self
 
@@ -157,43 +190,48 @@ class Prompt(Settings):
     format: Literal["template", "chat"] = Field(
         "template",
         title="Form",
-        description="template: the document stands in the prompt below. chat: it is the user's "
-        "message, or a conversation up to its last question, in the model's own chat template.",
+        description="template: the document is put into the prompt below, which fits any base. chat: it "
+        "is the user's message, or a conversation up to its last question, written by the model's chat "
+        "template, as instruction-tuned bases expect it.",
     )
     template: str = Field(
         "Summarize the following conversation.\n\n{document}\n\nSummary: ",
         title="Prompt",
-        description="Text with {document} in it, once. Not used by chat.",
+        description="Text that holds {document} exactly once. Not used with format: chat.",
     )
     system: str | None = Field(
         None,
         min_length=1,
         title="System message",
-        description="For chat: said to the model before every conversation that has none of its own.",
+        description="With format: chat, the system message of every conversation that has none of its "
+        "own. None: no system message.",
     )
     chat_template: str | None = Field(
         None,
         min_length=1,
         title="Chat template",
-        description="For chat: llama-2, a file with a Jinja template, or the template itself. None: "
-        "that of the base's tokenizer.",
+        description="With format: chat: llama-2, a file with a Jinja template, or the template itself. "
+        "None: that of the base's tokenizer, which an instruction-tuned base was trained with.",
     )
     max_source_tokens: int | None = Field(
         None,
         gt=0,
         title="Longest prompt (tokens)",
-        description="Prompts are cut to this. None: what the context leaves beside max_new_tokens.",
+        description="Longer prompts are cut to this, or summarized in parts. None: what the context "
+        "leaves beside max_new_tokens, so that nothing is cut without need.",
     )
     truncate: Literal["tail", "head", "middle", "error"] = Field(
         "tail",
         title="Cut from",
-        description="Which part of a too long document is dropped; error: such rows are rejected.",
+        description="Which part of a too long document is dropped. tail: texts say most at the start. "
+        "error: nothing is cut, such rows are rejected.",
     )
     summarize: Literal["direct", "map_reduce"] = Field(
         "direct",
         title="Documents that do not fit",
         description="direct: they are cut. map_reduce: their parts are summarized, then the summaries "
-        "of the parts together; in evaluation and serving (training cuts them, as the loss does).",
+        "of the parts together, in evaluation and serving; slower. Training and the loss cut them either "
+        "way, since a reference belongs to a document and not to its parts.",
     )
 
     @model_validator(mode="after")
@@ -206,7 +244,7 @@ class Prompt(Settings):
     def _parts_or_rejects(self) -> Prompt:
         if self.summarize == "map_reduce" and self.truncate == "error":
             raise ValueError(
-                "summarize map_reduce takes documents that do not fit and truncate error rejects "
+                "summarize map_reduce reads documents that do not fit, and truncate error rejects "
                 "them: choose tail, head or middle (for training rows), or summarize direct"
             )
         if self.summarize == "map_reduce" and self.format == "chat":
@@ -219,11 +257,11 @@ class Prompt(Settings):
     @model_validator(mode="after")
     def _one_format(self) -> Prompt:
         if self.format == "template" and (self.system or self.chat_template):
-            raise ValueError(
-                "system and chat_template are of format: chat; set that, or remove them"
-            )
+            raise ValueError("system and chat_template need format: chat; set that, or remove them")
         if self.format == "chat" and self.template != type(self).model_fields["template"].default:
-            raise ValueError("template is not used by format: chat; say in system what is wanted")
+            raise ValueError(
+                "template is not used with format: chat; put the instruction in system"
+            )
         return self
 
 
@@ -235,55 +273,117 @@ class Adapter(Settings):
     kind: Literal["lora", "dora", "rslora"] = Field(
         "lora",
         title="Kind",
-        description="lora: W + alpha/r BA. rslora: W + alpha/sqrt(r) BA, for high ranks. dora: rows' "
-        "lengths are learned apart from their directions; slower, needs more memory.",
+        description="lora: W + alpha/r BA. rslora: W + alpha/sqrt(r) BA, which trains better at high "
+        "ranks. dora: the rows' lengths are learned apart from their directions; slower, more memory.",
     )
-    r: int = Field(16, gt=0, title="Rank")
+    r: int = Field(
+        16,
+        gt=0,
+        title="Rank",
+        description="Rank of the update of each weight matrix. 16 is enough for one task; memory and "
+        "time grow with it.",
+    )
     lora_alpha: float = Field(
-        32, gt=0, title="Alpha", description="Scale: alpha / r (rslora: alpha / sqrt(r))."
+        32,
+        gt=0,
+        title="Alpha",
+        description="The update is scaled by alpha / r (rslora: alpha / sqrt(r)). Twice the rank: then "
+        "the learning rate can stay when the rank changes with it.",
     )
-    lora_dropout: float = Field(0.0, ge=0, lt=1, title="Dropout")
+    lora_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        title="Dropout",
+        description="Share of the adapter's inputs set to zero in training. 0: one epoch rarely "
+        "overfits, and dropout excludes the fast path on a GPU.",
+    )
     target_modules: Literal["all-linear"] | Names = Field(
-        "all-linear", title="Target modules", description="all-linear, or module name endings."
+        "all-linear",
+        title="Target modules",
+        description="all-linear (every linear layer but the head, as in the QLoRA paper), or a list of "
+        "module name endings such as q_proj.",
     )
 
 
 class Training(Settings):
     """Fine-tuning, in TRL's and transformers' terms."""
 
-    num_train_epochs: float = Field(1.0, gt=0, title="Epochs")
-    max_steps: int = Field(-1, ge=-1, title="Most steps", description="-1: the epochs decide.")
-    learning_rate: float = Field(2e-4, gt=0, title="Learning rate")
+    num_train_epochs: float = Field(
+        1.0,
+        gt=0,
+        title="Epochs",
+        description="Passes over the training rows. One is enough for thousands of rows; more can overfit.",
+    )
+    max_steps: int = Field(
+        -1,
+        ge=-1,
+        title="Most steps",
+        description="Optimizer steps, whatever the epochs, for a short run. -1: the epochs decide.",
+    )
+    learning_rate: float = Field(
+        2e-4,
+        gt=0,
+        title="Learning rate",
+        description="Of the adapter, at the top of the schedule. 2e-4 is the QLoRA paper's for 7B to 13B; "
+        "larger bases take less.",
+    )
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
-        "linear", title="Schedule"
+        "linear",
+        title="Schedule",
+        description="How the learning rate falls after the warm-up, by transformers' names. linear: to "
+        "zero at the last step, so that the last rows do not move the weights far.",
     )
     warmup_steps: float = Field(
-        0.03, ge=0, title="Warm-up", description="Steps; below 1, a share of all steps."
+        0.03,
+        ge=0,
+        title="Warm-up",
+        description="Steps over which the learning rate rises from zero; below 1, a share of all steps. "
+        "A few: the adapter starts at zero, and only the optimizer's averages must settle.",
     )
     per_device_train_batch_size: int = Field(
-        2, gt=0, title="Micro-batch", description="Packed sequences a device and step."
+        2,
+        gt=0,
+        title="Micro-batch",
+        description="Packed sequences that a device computes at once. Two fit a small GPU; more use a "
+        "large one better, up to its memory.",
     )
-    gradient_accumulation_steps: int = Field(1, gt=0, title="Gradient accumulation")
-    # No "auto": how many there are would change the global batch, and with it the weights.
+    gradient_accumulation_steps: int = Field(
+        1,
+        gt=0,
+        title="Gradient accumulation",
+        description="Micro-batches whose gradients are added before a step: a larger batch without more "
+        "memory. One: small data sets need every step.",
+    )
     devices: int = Field(
         1,
         gt=0,
         title="Devices",
-        description="GPUs of a machine that train together, each with rows of its "
-        "own. A step learns micro-batch x accumulation x devices x machines sequences, as in "
-        "transformers: with twice the devices, half the accumulation is the same step.",
+        description="GPUs of a machine that train together, each on its own rows. A step learns from "
+        "micro-batch x accumulation x devices x machines sequences, as in transformers: with twice the "
+        "devices, half the accumulation is the same step. Not chosen automatically, since it changes "
+        "the weights that are learned.",
     )
     nodes: int = Field(
         1,
         gt=0,
         title="Machines",
-        description="Machines with that many devices each. Where they meet is torchrun's to know: its "
-        "variables PET_RDZV_ENDPOINT or PET_MASTER_ADDR (docs/devices.md).",
+        description="Machines with that many devices each. They find each other by torchrun's variables "
+        "PET_RDZV_ENDPOINT or PET_MASTER_ADDR (docs/devices.md).",
     )
     max_length: int = Field(
-        1024, gt=0, title="Sequence length (tokens)", description="Rows are packed up to this."
+        1024,
+        gt=0,
+        title="Sequence length (tokens)",
+        description="Most tokens of a training sequence: longer rows are cut, shorter ones packed up to "
+        "it. 1,024 hold most dialogues with their summaries; memory grows with it.",
     )
-    packing: bool = Field(True, title="Pack rows", description="Rows never see each other.")
+    packing: bool = Field(
+        True,
+        title="Pack rows",
+        description="Several rows share a sequence, so that none of it is padding. Rows never attend to "
+        "each other.",
+    )
     optim: Literal[
         "adamw_torch",
         "adamw_torch_fused",
@@ -292,36 +392,81 @@ class Training(Settings):
         "paged_adamw_8bit",
         "adafactor",
         "sgd",
-    ] = Field("adamw_torch", title="Optimizer")
-    weight_decay: float = Field(0.0, ge=0, title="Weight decay")
-    max_grad_norm: float = Field(1.0, gt=0, title="Gradient clipping")
-    gradient_checkpointing: bool = Field(False, title="Checkpoint activations")
-    # The function is the same in all of them, so what fits is chosen and not asked for.
+    ] = Field(
+        "adamw_torch",
+        title="Optimizer",
+        description="By transformers' names. adamw_torch: an adapter is small, so that full-precision "
+        "states cost little; the 8-bit and paged ones save memory with high ranks.",
+    )
+    weight_decay: float = Field(
+        0.0,
+        ge=0,
+        title="Weight decay",
+        description="How strongly the adapter is pulled to zero, in AdamW's terms. 0: the low rank limits "
+        "it already.",
+    )
+    max_grad_norm: float = Field(
+        1.0,
+        gt=0,
+        title="Gradient clipping",
+        description="Largest norm of a step's gradient; a larger one is scaled down, so that an odd row "
+        "does not throw the adapter off.",
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        title="Checkpoint activations",
+        description="Compute layers again in the backward pass: less memory, about a third more time. Off: "
+        "on a GPU training.memory: auto recomputes what it must.",
+    )
     memory: Literal["auto", "resident", "none", "selective", "full", "least", "plain"] = Field(
         "auto",
         title="Memory on a GPU",
-        description="auto: the fastest way that fits the free memory. resident: NF4 weights "
-        "dequantized once, nothing computed again; none: weights as loaded, nothing computed again; "
-        "selective: norms and activations computed again; full: all layers; least: all layers, with "
-        "their inputs and the embedding in host memory. plain: TRL's own path.",
+        description="All compute the same function. auto: the fastest that fits the free memory. "
+        "resident: NF4 weights dequantized once, nothing recomputed. none: weights as loaded, nothing "
+        "recomputed. selective: norms and activations recomputed. full: all layers recomputed. least: "
+        "as full, with the layers' inputs and the embedding in host memory. plain: TRL's own path.",
     )
-    # Of several devices alone; the function and the weights learned are the same.
     base_weights: Literal["auto", "replicated", "sharded"] = Field(
         "auto",
         title="Base weights on several devices",
-        description="replicated: each holds them all. sharded: each holds a part, and gathers a layer's "
-        "before it computes. auto: sharded where one GPU cannot hold all and train.",
+        description="replicated: each device holds all of them. sharded: each holds a part, and gathers "
+        "a layer's weights before it computes the layer. Both learn the same weights. auto: sharded when "
+        "one GPU cannot hold all of them and train.",
     )
-    save_steps: int = Field(50, gt=0, title="Steps between checkpoints")
-    logging_steps: int = Field(5, gt=0, title="Steps between log lines")
-    seed: int = Field(0, ge=0, lt=2**32, title="Seed")
-    timeout_hours: float = Field(48.0, gt=0, title="Time limit (hours)")
+    save_steps: int = Field(
+        50,
+        gt=0,
+        title="Steps between checkpoints",
+        description="A run that was killed repeats at most this many steps when it resumes. An adapter's "
+        "checkpoint is small, so that saving often costs little.",
+    )
+    logging_steps: int = Field(
+        5,
+        gt=0,
+        title="Steps between log lines",
+        description="Loss and throughput are logged each so many steps, for the curve in the report.",
+    )
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**32,
+        title="Seed",
+        description="Of the adapter's first weights and the order of rows. Fixed, so that the same recipe "
+        "trains the same adapter.",
+    )
+    timeout_hours: float = Field(
+        48.0,
+        gt=0,
+        title="Time limit (hours)",
+        description="Training that takes longer is ended and the run fails, so that a hung one does not "
+        "hold a GPU for ever. Its checkpoints stay.",
+    )
     checkpoint_store: str | None = Field(
         None,
         min_length=1,
         title="Checkpoint store",
-        description="s3://bucket/prefix, or a folder that all workers see: checkpoints are kept there "
-        "too, and a run goes on from them on any machine. None: this machine only.",
+        description="s3://bucket/prefix, or a folder that all workers see: checkpoints are copied there, "
+        "and a run can resume from them on any machine. None: this machine only.",
     )
 
     @model_validator(mode="after")
@@ -334,73 +479,101 @@ class Training(Settings):
 class Merge(Settings):
     """Folding the adapter into the weights."""
 
-    # Measured on a toy model (design): 1.0e-4 nats of KL onto the dequantized base, 5.2e-3 onto
-    # the original; the adapter was trained against the rounded weights.
     onto: Literal["quantized_base", "original_base"] = Field(
-        "quantized_base", title="Merge onto", description="The dequantized base, or the original."
+        "quantized_base",
+        title="Merge onto",
+        description="quantized_base: the dequantized weights, which the adapter was trained against; on a "
+        "toy model that drifts by 1.0e-4 nats, the original base by 5.2e-3. original_base: the weights "
+        "as they were before quantization.",
     )
-    # 1e-2 nats is ten times what bf16 rounding costs and far below what tuning changes.
     max_kl: float = Field(
-        1e-2, gt=0, title="Largest drift (KL, nats a token)", description="Merged against adapter."
+        1e-2,
+        gt=0,
+        title="Largest drift (KL, nats a token)",
+        description="With a larger mean KL divergence between adapter and merged model the run stops. "
+        "0.01 is ten times what rounding to bf16 costs, and far below what fine-tuning changes.",
     )
-    # Near-ties flip under rounding: about one token in a hundred at most.
-    min_top1_agreement: Share = Field(0.98, title="Least top-1 agreement")
-    drift_rows: int = Field(16, gt=0, title="Rows in the drift check")
+    min_top1_agreement: Share = Field(
+        0.98,
+        title="Least top-1 agreement",
+        description="Share of tokens for which adapter and merged model rank the same token first; below "
+        "it the run stops. Rounding flips near-ties: about one token in a hundred.",
+    )
+    drift_rows: int = Field(
+        16,
+        gt=0,
+        title="Rows in the drift check",
+        description="Rows on which both are compared: enough tokens to see a wrong merge, few enough "
+        "to take seconds.",
+    )
 
 
 class Evaluation(Settings):
-    """How summaries are written for the gate, and by the served model."""
+    """How summaries are generated for the gate, and by the served model."""
 
-    max_new_tokens: int = Field(128, gt=0, title="Longest summary (tokens)")
-    batch_size: int = Field(16, gt=0, title="Documents a batch")
+    max_new_tokens: int = Field(
+        128,
+        gt=0,
+        title="Longest summary (tokens)",
+        description="Generation is cut off there. 128 hold a summary of three to five sentences; "
+        "truncated references and outputs are counted in the report.",
+    )
+    batch_size: int = Field(
+        16,
+        gt=0,
+        title="Documents a batch",
+        description="Documents that are generated together. Sixteen fit a small GPU; lower it when memory "
+        "runs out. Under decoding: auto a GPU chooses for itself, up to 256.",
+    )
     kv_cache: Literal["device", "offloaded"] = Field(
         "device",
         title="Keys and values",
-        description="Where those of the text under way rest, in evaluation and serving. offloaded: in "
-        "main memory, but for the layer at work; slower, and long documents fit a small GPU.",
+        description="Where the attention's keys and values of running texts are stored, in evaluation and "
+        "serving. device: on the GPU, fastest. offloaded: in host memory, except those of the layer that "
+        "is computed; slower, but long documents fit a small GPU.",
     )
-    # On an H200, 7B: generate at batch 64 1,090 tokens/s, continuous 7,840; on a CPU the same speed.
     decoding: Literal["auto", "generate", "continuous"] = Field(
         "auto",
         title="Decoding",
-        description="How documents are written together. generate: batch by batch, each padded to its "
-        "longest, by transformers. continuous: who ends makes room for the next, and a GPU runs recorded "
-        "steps; batch_size is then how many are under way. auto: continuous on a GPU, up to 256 under "
-        "way as memory allows, else generate. Models that it does not know are written by generate.",
+        description="How summaries are generated together. generate: batch by batch, padded to the "
+        "longest, by transformers. continuous: a finished summary's slot goes to the next document, and a "
+        "GPU replays recorded steps; batch_size is the number of slots. auto: continuous on a GPU, with up "
+        "to 256 slots as memory allows (7B on an H200: 7,840 tokens/s, generate 1,090), else generate. "
+        "Architectures that continuous does not support use generate.",
     )
     devices: int = Field(
         1,
         gt=0,
         title="Devices",
-        description="Batches are dealt out to so many processes on this machine, each with a GPU of its "
-        "own where there are GPUs. Summaries keep their order and, batch for batch, what they are.",
+        description="Processes on this machine that share the batches, each with its own GPU where there "
+        "are GPUs. Neither the order of the summaries nor any batch depends on it.",
     )
     cluster: str | None = Field(
         None,
         title="Cluster",
-        description="dask or ray: the shares of devices are Prefect tasks on that many workers, of a "
-        "cluster that starts on this machine and ends with the evaluation; or of one that is there, by "
-        "its address: dask:tcp://HOST:8786, ray:ray://HOST:10001. None: processes of this machine.",
+        description="dask or ray: the batches go to that many Prefect tasks (devices) on workers of a "
+        "cluster, which starts on this machine and ends with the evaluation; or of a running one, by its "
+        "address: dask:tcp://HOST:8786, ray:ray://HOST:10001. None: processes of this machine.",
     )
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (),
         title="Stop strings",
-        description="Generation ends at any of these, besides end-of-text.",
+        description="Generation ends at any of these texts, and at end-of-text. None by default: the "
+        "adapter learns to write end-of-text.",
     )
     fresh: str | None = Field(
         None,
         min_length=1,
         title="Fresh data",
-        description="Labelled rows newer than the evaluation data, in the same columns; the champion "
-        "is scored on them to see whether it has decayed.",
+        description="Labelled rows newer than the evaluation data, in the same columns and forms; the "
+        "champion is scored on them to see whether it has decayed. None: decay is not measured.",
     )
-    # One ROUGE point: twice the guardrails' margin, as other documents vary more than one set does.
-    # Of a loss it is 1% of perplexity.
     max_decay: Share = Field(
         0.01,
         title="Largest decay",
-        description="A champion whose primary metric on fresh data is surely worse by more than this "
-        "(of a loss: higher, in nats a token) is retrained.",
+        description="A champion whose primary metric on fresh data is worse by more than this, beyond "
+        "doubt (a loss: higher, in nats a token), is retrained. 0.01 is one ROUGE point, twice the "
+        "guardrail margin, since other documents vary more; of a loss it is 1% of perplexity.",
     )
 
     @field_validator("cluster")
@@ -420,49 +593,72 @@ class Gate(Settings):
     metric: MetricName = Field(
         "rougeL",
         title="Primary metric",
-        description="ROUGE F1 of the outputs, or loss: held-out loss of the references, in nats a "
-        "token, lower is better; for tasks where a good answer need not share the reference's words.",
+        description="What a challenger must be better in. ROUGE F1 of the outputs; rougeL needs the words "
+        "in order. loss: held-out loss of the references, in nats a token, lower is better, for tasks "
+        "where a good answer need not share the reference's words.",
     )
     min_delta: float = Field(
         0.0,
         ge=0,
         lt=1,
         title="Least gain",
-        description="The gain's lower bound must exceed this; of a loss, the fall in nats a token.",
+        description="The gain's lower bound must exceed this, in the metric's unit; of a loss, the fall in "
+        "nats a token. 0: any gain that is surely one.",
     )
     alpha: float = Field(
-        0.05, gt=0, lt=0.5, title="Alpha", description="Of the one-sided lower bound: 0.05 is 95%."
+        0.05,
+        gt=0,
+        lt=0.5,
+        title="Alpha",
+        description="Chance that the one-sided lower bound is above the true gain: 0.05 is a 95% bound.",
     )
-    # Each look at one evaluation set is one more chance to be lucky; twenty tries of equal models
-    # at 5% would promote one of them in two cases of three, alpha/k^2 in one of twelve at most.
     looks: Literal["correct", "count"] = Field(
         "correct",
         title="Repeated looks",
-        description="correct: the k-th challenger judged on one evaluation set is held to alpha/k^2. "
-        "count: looks are only counted and shown.",
+        description="correct: the k-th challenger judged on one evaluation set is held to alpha/k^2, since "
+        "each look is one more chance to be lucky: of twenty equal models one is promoted in two cases "
+        "of three at 5% each, and in at most one of twelve so. count: looks are counted and shown.",
     )
-    # Half a ROUGE point: below the standard error of a 500-row set (about 0.006), so that a
-    # guardrail refuses a real loss and not noise in the mean.
     guardrail_margin: float = Field(
         0.005,
         ge=0,
         title="Guardrail margin",
-        description="No other ROUGE may be worse than the champion's by more than this "
-        "(lower bound; where loss decides, as measured).",
+        description="No other ROUGE may be worse than the champion's by more than this (its lower bound; "
+        "where loss decides, as measured). Half a ROUGE point, about the standard error of 500 rows "
+        "(0.006): a real loss is refused, and not noise.",
     )
-    # A summary cut off by the token limit reads as broken, whatever its ROUGE.
     max_unfinished_rise: Share = Field(
         0.05,
         title="Largest rise in unfinished outputs",
-        description="Share of outputs that hit max_new_tokens, against the champion's.",
+        description="By how much the share of outputs cut off at max_new_tokens may exceed the champion's: "
+        "a summary that is cut off reads as broken, whatever its ROUGE.",
     )
-    max_empty_share: Share = Field(0.01, title="Largest share of empty outputs")
-    # Outside half to twice the references' length a model is gaming recall or precision.
+    max_empty_share: Share = Field(
+        0.01,
+        title="Largest share of empty outputs",
+        description="With more the challenger is rejected: an empty summary is useless, and a mean hides it.",
+    )
     length_ratio: tuple[float, float] = Field(
-        (0.5, 2.0), title="Length ratio", description="Output words over reference words: bounds."
+        (0.5, 2.0),
+        title="Length ratio",
+        description="Bounds of the outputs' words over the references' words. Outside half to twice their "
+        "length a model trades precision for recall, or recall for precision.",
     )
-    bootstrap_samples: int = Field(10_000, ge=1_000, le=1_000_000, title="Bootstrap samples")
-    seed: int = Field(0, ge=0, lt=2**32, title="Bootstrap seed")
+    bootstrap_samples: int = Field(
+        10_000,
+        ge=1_000,
+        le=1_000_000,
+        title="Bootstrap samples",
+        description="Least number of resamples of the evaluation documents, from which bounds are read; late "
+        "looks (alpha/k^2) draw more where theirs need it. 10,000 take seconds.",
+    )
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**32,
+        title="Bootstrap seed",
+        description="Fixed, so that the same scores always give the same verdict.",
+    )
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Gate:
@@ -479,7 +675,8 @@ class Recipe(Settings):
 
     name: str = Field(
         title="Registered model",
-        description="Name in the MLflow registry; its alias 'champion' is what users serve.",
+        description="Name in the MLflow registry; its alias 'champion' is what users serve. A recipe with "
+        "another name starts a history of its own.",
         pattern=NAME,
         max_length=200,
     )
