@@ -88,7 +88,7 @@ def ingest_fresh(recipe: Recipe, base: PreparedBase, seen: tuple[DatasetRef, ...
     folder = workspace.work_folder() / "fresh" / run.id
     files = rows_of(seen)
     local = prepare_fresh(data, fresh, recipe.prompt, base.settings, base.path, files, folder)
-    dataset = dataclasses.replace(made, uri=run.log_folder(folder, "fresh"))
+    dataset = dataclasses.replace(local, uri=run.log_folder(folder, "fresh"))
     step_cache.record(run, "fresh", key, dataset)
     get_run_logger().info(f"{dataset.evaluation_rows} fresh rows, {dataset.rejected} rejected")
     return dataset
