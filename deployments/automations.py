@@ -11,6 +11,7 @@ under way; these are compared and left alone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -20,7 +21,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.events.actions import CallWebhook, ChangeFlowRunState, RunDeployment
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 # Other teams' flows may have the same names: ours are tagged, in prefect.yaml and by `precis`.
 OURS = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.precis"}
@@ -186,6 +187,7 @@ def _gpu_limit(client: SyncPrefectClient) -> None:
     try:
         client.read_global_concurrency_limit_by_name(GPU_LIMIT)
     except ObjectNotFound:
-        client.create_global_concurrency_limit(
-            GlobalConcurrencyLimitCreate(name=GPU_LIMIT, limit=1)
-        )
+        with contextlib.suppress(ObjectAlreadyExists):  # another deploy has just made it
+            client.create_global_concurrency_limit(
+                GlobalConcurrencyLimitCreate(name=GPU_LIMIT, limit=1)
+            )

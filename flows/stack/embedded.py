@@ -1,6 +1,6 @@
-"""A Prefect server for one run, where none is configured; it ends with the run, however that ends.
+"""A temporary Prefect server for one run, if none is configured; it ends with the run, even by kill -9.
 
-Prefect would start one by itself, but leave it behind when the run is killed with -9.
+The one that Prefect itself would start is left behind when the run is killed with -9.
 """
 
 from __future__ import annotations
@@ -20,75 +20,75 @@ from tasks.contracts.errors import PrecisError
 from tasks.processes import supervised, workspace
 from tasks.processes.file_lock import held
 
-MARK = "PRECIS_EMBEDDED"  # set while the server is this run's own, which has no UI to link to
-STARTUP_SECONDS = 120.0  # seconds on an idle machine; a busy one is slow
+EMBEDDED = "PRECIS_EMBEDDED"  # set while the server is the embedded one, which has no UI to link to
+STARTUP_SECONDS = 120.0  # a few on an idle machine; a busy one is slow
 POLL_SECONDS = 0.05
 
 
-class _Busy(PrecisError):
-    """Others are still starting their servers."""
+class _StillStarting(PrecisError):
+    """Other runs are still starting their servers."""
 
 
 @contextlib.contextmanager
 def server() -> Iterator[Callable[[], None]]:
-    """Have a Prefect API: the configured one, or one that lives as long as this block.
+    """A Prefect API while the block runs: the configured one, or an embedded server.
 
-    Yields a function that waits until it answers: imports may go on while it starts.
+    Yields a function that waits until it answers, so that imports can run while it starts.
     """
     from prefect.settings import get_current_settings
 
     if get_current_settings().api.url:
         with contextlib.ExitStack() as stack:
-            yield lambda: _knock(stack)
+            yield lambda: _check_reachable(stack)
         return
     with contextlib.ExitStack() as starting:
         starting.enter_context(sole_start())
         port = free_port()
         url = f"http://127.0.0.1:{port}/api"
         log = workspace.work_folder() / "prefect-server.log"
-        process = supervised.start(_words(port), log, _env())
-        _use(url)
+        process = supervised.start(_command(port), log, _environment())
+        _set_api_url(url)
 
-        def wait() -> None:
-            _wait(url, process)
+        def wait_until_ready() -> None:
+            _wait_for_answer(url, process)
             starting.close()
 
         try:
-            yield wait
+            yield wait_until_ready
         finally:
-            from tasks.orchestration.progress import (
-                send_the_rest,  # late: imports go on while the server starts
-            )
+            # here: imports run while the server starts
+            from tasks.orchestration.progress import flush
 
-            send_the_rest()
+            flush()
             supervised.stop(process)
-            _use(None)
+            _set_api_url(None)
 
 
 @contextlib.contextmanager
 def sole_start() -> Iterator[None]:
-    """Keep other starts of ours waiting until the server of this block answers.
+    """Let other starts of ours wait until the server of this block answers.
 
-    Two at once on one new database both make its tables, and one of them fails. Where this version of
-    Prefect has answered on this very file, nobody waits; nor for ever, nor where its folder takes no lock.
+    Two servers that start at once on a new database both make its tables, and one of them fails. There is
+    no wait if this version of Prefect has answered on this database before, nor if its folder cannot be
+    locked; and never a wait of more than STARTUP_SECONDS.
     """
     import prefect
     from prefect.settings import get_current_settings
 
     home = get_current_settings().home
     database = home / "prefect.db"
-    # By its inode: after somebody has deleted the database, the next one is new again.
-    made = home / f"precis-started-{prefect.__version__}"
-    if made.exists() and database.exists() and made.read_text() == _inode(database):
+    # By its inode: a database that replaces a deleted one is new again.
+    marker = home / f"precis-started-{prefect.__version__}"
+    if marker.exists() and database.exists() and marker.read_text() == _inode(database):
         yield
         return
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(_Busy, OSError):
+        with contextlib.suppress(_StillStarting, OSError):
             home.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(held(home / "precis-start.lock", STARTUP_SECONDS, _Busy()))
+            stack.enter_context(held(home / "precis-start.lock", STARTUP_SECONDS, _StillStarting()))
         yield
-        with contextlib.suppress(OSError):  # also where the database is another: a PostgreSQL
-            made.write_text(_inode(database))
+        with contextlib.suppress(OSError):  # also if the database is not that file: a PostgreSQL
+            marker.write_text(_inode(database))
 
 
 def _inode(path: Path) -> str:
@@ -96,14 +96,14 @@ def _inode(path: Path) -> str:
 
 
 def is_embedded() -> bool:
-    """Whether the Prefect server is this run's own."""
-    return MARK in os.environ
+    """Whether the Prefect server is the embedded one of this run."""
+    return EMBEDDED in os.environ
 
 
-def _knock(stack: contextlib.ExitStack) -> None:
-    """Raise ServerError, with the mend, if the configured server does not let us in.
+def _check_reachable(stack: contextlib.ExitStack) -> None:
+    """Raise ServerError, with how to fix it, if the configured server does not answer or refuses us.
 
-    The client stays in use until `stack` ends: a new one takes 40 ms, nearly all of it for TLS.
+    The client is reused until `stack` ends.
     """
     from prefect.context import SyncClientContext
 
@@ -114,7 +114,7 @@ def _knock(stack: contextlib.ExitStack) -> None:
         client.read_flows(limit=1)
 
 
-def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
+def _wait_for_answer(url: str, process: subprocess.Popen[bytes]) -> None:
     """Wait for the API to answer. Raises PrecisError when the server ends or takes too long."""
     end = time.monotonic() + STARTUP_SECONDS
     while True:
@@ -129,35 +129,35 @@ def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
             tail = log.read_text(errors="replace")[-1500:]
             raise PrecisError(
                 f"the embedded Prefect server did not start; {log} ends:\n{tail}\n"
-                "mend that, or set PREFECT_API_URL to a server of your own"
+                "fix that, or set PREFECT_API_URL to a server of your own"
             ) from None
 
 
-def _words(port: int) -> list[str]:
+def _command(port: int) -> list[str]:
     app = "prefect.server.api.server:create_app"
-    where = ["--host", "127.0.0.1", "--port", str(port)]
+    options = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
     # By default uvicorn puts the working folder first on the path, where a user's own tasks.py may be.
-    where += ["--app-dir", sysconfig.get_path("purelib")]
-    return [*supervised.PYTHON_MODULE, "uvicorn", "--factory", app, *where, "--log-level", "error"]
+    options += ["--app-dir", sysconfig.get_path("purelib")]
+    return [*supervised.PYTHON_MODULE, "uvicorn", "--factory", app, *options]
 
 
-def _env() -> dict[str, str]:
-    own = {
+def _environment() -> dict[str, str]:
+    settings = {
         "PREFECT_UI_ENABLED": "0",
         "PREFECT__SERVER_EPHEMERAL": "1",
         "PREFECT__SERVER_FINAL": "1",
     }
-    return os.environ | own
+    return os.environ | settings
 
 
-def _use(url: str | None) -> None:
-    """Point this process at the server; Prefect read its settings when it was imported."""
+def _set_api_url(url: str | None) -> None:
+    """Set PREFECT_API_URL in this process; Prefect has read its settings when it was imported."""
     from prefect.context import refresh_global_settings_context
 
     if url:
-        os.environ |= {"PREFECT_API_URL": url, MARK: "1"}
+        os.environ |= {"PREFECT_API_URL": url, EMBEDDED: "1"}
     else:
-        for name in ("PREFECT_API_URL", MARK):
+        for name in ("PREFECT_API_URL", EMBEDDED):
             os.environ.pop(name, None)
     refresh_global_settings_context()
 

@@ -149,7 +149,7 @@ def share(
         on_progress=_Watch(f"{who}-share-{number}"),
         threads=threads,
         wait_seconds=WAIT_SECONDS,
-        halt=cluster_worker.unwanted(),
+        halt=cluster_worker.cancelled(),
     )
     return part | {"memory_gib": resource_usage.by_child(folder).memory_gib}
 

@@ -1,10 +1,12 @@
-"""Prefect's limits on what runs at once: one retrain of a model, and so many GPU steps.
+"""Prefect's concurrency limits: one retrain of a model at a time, and a number of GPU steps.
 
-They keep runs from wasting each other's time; that only one of two challengers can succeed a champion
-is the registry's own affair (register/claims.py) and holds without any of this. A holder that dies
-loses its slot when its lease ends, a minute or so later. Prefect's own `concurrency` gives a lease up
-after a few failed renewals, and with it the slot, while the holder works on; here a server that was
-away is asked again, and a lease that ended meanwhile is taken anew.
+They keep runs from slowing each other down. That only one of two challengers can succeed a champion is
+ensured by the registry (register/claims.py), with or without these limits. A holder that dies loses its
+slot when its lease ends, about a minute later.
+
+Prefect's own `prefect.concurrency.sync.concurrency` was considered. It stops renewing a lease after three
+failed tries, so a server that is away for a minute costs a running holder its slot for good; here the
+lease is taken again (tests/e2e/test_slots.py).
 """
 
 from __future__ import annotations
@@ -14,21 +16,20 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
-from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 
 from tasks.contracts.errors import PrecisError
 
-LEASE_SECONDS = 60.0  # Prefect's least
+LEASE_SECONDS = 60.0  # the shortest that Prefect allows
 RENEW_SECONDS = 20.0
-ASK_SECONDS = 2.0
-LOCKED, CONFLICT = 423, 409
+POLL_SECONDS = 2.0
+LOCKED = 423
 
 
 class Busy(Exception):
@@ -39,76 +40,77 @@ class Busy(Exception):
 def sole_retrain(name: str, wait: bool) -> Iterator[None]:
     """Hold the one retrain slot of a registered model; raises Busy if it is taken and not `wait`.
 
-    The limit is the server's, so it covers all its deployments and machines.
+    The limit is on the server, so it covers all of its deployments and machines.
     """
     limit = f"precis-retrain-{name}"
-    _ensure(limit)
-    again = _run_count() > 1  # a retry may find the slot still held by its own dead predecessor
-    with _held(limit, 1, wait or again):
+    _create(limit)
+    is_retry = _run_count() > 1  # its own killed predecessor may still hold the slot
+    with _slots(limit, 1, wait or is_retry):
         yield
 
 
 @contextlib.contextmanager
 def gpu(count: int = 1, spread: int = 1) -> Iterator[None]:
-    """Hold GPU slots of the limit that PRECIS_GPU_LIMIT names; none is held where it names none.
+    """Hold GPU slots of the limit that PRECIS_GPU_LIMIT names; none if it is not set.
 
-    `spread`: how many GPUs one model is put on; where there are fewer slots, all of them are held.
+    `spread`: how many GPUs one model is placed on; if the limit is lower, all of its slots are held.
     """
     limit = os.environ.get("PRECIS_GPU_LIMIT")
     if not limit:
         yield
         return
-    wanted = max(count, min(spread, _most(limit))) if spread > 1 else count
-    with _held(limit, wanted, wait=True):
+    slots = max(count, min(spread, _limit_of(limit))) if spread > 1 else count
+    with _slots(limit, slots, wait=True):
         yield
 
 
-def _most(limit: str) -> int:
-    """How many slots there are; one where there is no such limit, of which `_take` has more to say."""
+def _limit_of(limit: str) -> int:
+    """How many slots there are; 1 if there is no such limit, which `_take` reports."""
     with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
         return int(client.read_global_concurrency_limit_by_name(limit).limit)
     return 1
 
 
 @contextlib.contextmanager
-def _held(limit: str, count: int, wait: bool) -> Iterator[None]:
-    lease = [_acquire(limit, count, wait)]
+def _slots(limit: str, count: int, wait: bool) -> Iterator[None]:
+    """Hold `count` slots while the block runs."""
+    lease = _Lease(limit, count, _acquire(limit, count, wait))
     done = threading.Event()
-    keeper = threading.Thread(target=_keep, args=(limit, count, lease, done), daemon=True)
-    keeper.start()
+    renewal = threading.Thread(target=lease.renew_until, args=(done,), daemon=True)
+    renewal.start()
     try:
         yield
     finally:
         done.set()
-        keeper.join(RENEW_SECONDS)
-        _release(lease[0])
+        renewal.join(RENEW_SECONDS)
+        lease.release()
 
 
 def _acquire(limit: str, count: int, wait: bool) -> UUID:
-    said = False
-    while (lease := _take(limit, count)) is None:
+    logged = False
+    while (lease_id := _take(limit, count)) is None:
         if not wait:
             raise Busy(limit)
-        if not said:
+        if not logged:
             get_run_logger().info(f"no free slot of {limit!r}; waiting for one")
-            said = True
-        time.sleep(ASK_SECONDS)
-    return lease
+            logged = True
+        time.sleep(POLL_SECONDS)
+    return lease_id
 
 
-def _take(limit: str, slots: int) -> UUID | None:
-    """A lease on the slots; None when they are taken."""
+def _take(limit: str, count: int) -> UUID | None:
+    """A lease on the slots; None when they are taken. Raises PrecisError if they can never be had."""
     with get_client(sync_client=True) as client:
         try:
-            most = client.read_global_concurrency_limit_by_name(limit).limit
-            if slots > most:
+            available = client.read_global_concurrency_limit_by_name(limit).limit
+            if count > available:
                 raise PrecisError(
-                    f"{slots} slots of {limit!r} are wanted (training.devices or "
-                    f"evaluation.devices), and it has {most}: a run would wait forever; raise it "
-                    f"(prefect gcl update {limit} --limit {slots}), or take fewer devices"
+                    f"{count} slots of {limit!r} are needed (training.devices or "
+                    f"evaluation.devices), and it has {available}: a run would wait forever; raise it "
+                    f"(prefect gcl update {limit} --limit {count}), or take fewer devices"
                 )
             answer = client.increment_concurrency_slots_with_lease(
-                [limit], slots, "concurrency", LEASE_SECONDS
+                [limit], count, "concurrency", LEASE_SECONDS
             )
         except ObjectNotFound:
             raise PrecisError(
@@ -122,34 +124,43 @@ def _take(limit: str, slots: int) -> UUID | None:
     return UUID(answer.json()["lease_id"])
 
 
-def _keep(limit: str, count: int, lease: list[Any], done: threading.Event) -> None:
-    """Renew the lease until done, whatever the server is doing meanwhile."""
-    while not done.wait(RENEW_SECONDS):
-        # A server that is away is asked again next time; only its answer can mean a lost lease.
-        with contextlib.suppress(httpx.TransportError, RuntimeError):
-            try:
-                with get_client(sync_client=True) as client:
-                    client.renew_concurrency_lease(lease[0], LEASE_SECONDS)
-            except PrefectHTTPStatusError:
-                if taken := _take(limit, count):
-                    lease[0] = taken
+class _Lease:
+    """A lease on slots, renewed from a thread, and taken again if the server has ended it."""
 
+    def __init__(self, limit: str, count: int, lease_id: UUID) -> None:
+        self.limit, self.count, self.id = limit, count, lease_id
 
-def _release(lease: UUID) -> None:
-    try:
-        with get_client(sync_client=True) as client:
-            client.release_concurrency_slots_with_lease(lease)
-    except (httpx.HTTPError, RuntimeError) as error:  # it frees itself when the lease ends
-        get_run_logger().warning(f"a slot could not be given back, its lease will end: {error}")
+    def renew_until(self, done: threading.Event) -> None:
+        """Renew it until done, even if the server is away for a while."""
+        while not done.wait(RENEW_SECONDS):
+            # Whatever the server says now, it is asked again next time.
+            with contextlib.suppress(httpx.HTTPError, RuntimeError, PrecisError):
+                self._renew()
 
-
-def _ensure(limit: str) -> None:
-    with get_client(sync_client=True) as client:
+    def _renew(self) -> None:
         try:
-            client.upsert_global_concurrency_limit_by_name(limit, 1)
+            with get_client(sync_client=True) as client:
+                client.renew_concurrency_lease(self.id, LEASE_SECONDS)
         except PrefectHTTPStatusError as error:
-            if error.response.status_code != CONFLICT:  # another run has just made it
-                raise
+            if error.response.status_code not in (httpx.codes.NOT_FOUND, httpx.codes.GONE):
+                raise  # the lease may still be valid
+            self.id = _take(self.limit, self.count) or self.id
+
+    def release(self) -> None:
+        """Give the slots back."""
+        try:
+            with get_client(sync_client=True) as client:
+                client.release_concurrency_slots_with_lease(self.id)
+        except (httpx.HTTPError, RuntimeError) as error:
+            get_run_logger().warning(
+                f"a slot of {self.limit!r} could not be released; it is free when its lease ends: {error}"
+            )
+
+
+def _create(limit: str) -> None:
+    """Make a limit of one slot, unless it is there; another run may be making it at the same time."""
+    with get_client(sync_client=True) as client, contextlib.suppress(ObjectAlreadyExists):
+        client.upsert_global_concurrency_limit_by_name(limit, 1)
 
 
 def _run_count() -> int:

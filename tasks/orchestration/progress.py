@@ -1,4 +1,4 @@
-"""What Prefect is told of a step: its progress, where a flow run is under way, and the last of it."""
+"""Report a step's progress to Prefect, and flush logs and events."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from prefect.logging.handlers import APILogWorker
 
 
 class Progress:
-    """Progress of one step, 0 to 1; the artifact's key is the step's name."""
+    """Progress of one step, 0 to 1: an artifact with its name as key. Does nothing outside a flow run."""
 
     def __init__(self, name: str) -> None:
         self.id: UUID | None = None
         if FlowRunContext.get():
             self.id = cast(UUID, create_progress_artifact(0.0, key=name, description=name))
 
-    def update(self, share: float) -> None:
-        """Show a share of the whole, 0 to 1."""
+    def update(self, fraction: float) -> None:
+        """Show how much of the step is done, 0 to 1."""
         if self.id:
-            update_progress_artifact(self.id, progress=round(100 * min(share, 1.0), 1))
+            update_progress_artifact(self.id, progress=round(100 * min(fraction, 1.0), 1))
 
 
-def send_the_rest() -> None:
-    """Prefect sends logs and events from threads; what is left goes now, not when the process ends."""
+def flush() -> None:
+    """Send the logs and events that Prefect's threads still hold, before the process ends."""
     for sender in (APILogWorker, EventsWorker):
         sender.drain_all(timeout=10)

@@ -1,4 +1,4 @@
-"""What every step's Prefect task shares: no cache of Prefect's, retries only where one can help."""
+"""Options of every step's Prefect task: no Prefect cache, and a retry only if it can help."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from prefect.client.schemas.objects import State, TaskRun
 
 from tasks.contracts.errors import ChildFailed, PrecisError, RegistryError
 
-PASSING = (ChildFailed, RegistryError)
+TRANSIENT = (ChildFailed, RegistryError)
 
 
-def _may_help(task: Any, run: TaskRun, state: State[Any]) -> bool:
-    """A dropped connection or a killed child may pass; a mistake in the input stays one."""
+def _retry_may_help(task: Any, run: TaskRun, state: State[Any]) -> bool:
+    """A dropped connection or a killed process may not recur; a mistake in the input will."""
     error = state.result(raise_on_failure=False)
-    return type(error) in PASSING or not isinstance(error, PrecisError)
+    return type(error) in TRANSIENT or not isinstance(error, PrecisError)
 
 
-# Steps remember their results in MLflow (tracking.py); Prefect's default cache key holds the run id.
+# Steps store their results in MLflow (tracking/step_cache.py); Prefect's default cache key holds the run id.
 STEP: dict[str, Any] = {
     "cache_policy": NO_CACHE,
     "persist_result": False,
     "retries": 1,
     "retry_delay_seconds": 5,
-    "retry_condition_fn": _may_help,
+    "retry_condition_fn": _retry_may_help,
 }

@@ -1,10 +1,10 @@
-"""Shares of a step's work as Prefect tasks on a Dask or Ray cluster, by Prefect's own task runners.
+"""Run parts of a step as Prefect tasks on a Dask or Ray cluster, with Prefect's own task runners.
 
-    answers = run("dask:tcp://host:8786", share, [{"number": 1}, {"number": 2}], "evaluation.cluster")
+    answers = run("dask:tcp://host:8786", task, [{"number": 1}, {"number": 2}], "evaluation.cluster")
 
-`dask` or `ray` alone is a cluster of this machine, a process for each share, that ends with the call.
-Flow run, settings (the Prefect API's address) and tags go with each task: prefect.context. The
-libraries are optional, and imported when a cluster is asked for.
+`dask` or `ray` alone starts a cluster on this machine, with a process for each call, and ends it
+afterwards. Flow run, settings (the Prefect API's address) and tags go with each task: prefect.context.
+The libraries are optional, and imported only when a cluster is used.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ LOCAL = "127.0.0.1"
 
 
 def problems(setting: str, where: str, count: int) -> list[str]:
-    """What stands in the way of `count` shares at `where`, which `setting` names, each with its mend."""
+    """Why `count` calls cannot run at `where`, the value of `setting`; each problem with how to fix it."""
     engine, _, address = where.partition(":")
     name = LIBRARIES[engine].replace("_", "-")
-    found = []
+    problems = []
     if importlib.util.find_spec(LIBRARIES[engine]) is None:
-        found.append(
+        problems.append(
             f"{setting} is {where}, and {name} is not installed: pip install -c constraints.txt {name} "
             "(here, and where the workers run)"
         )
     gpus = device.count()
     if not address and gpus and gpus < count:
-        found.append(
-            f"{setting} is {where} for {count} shares, each with a GPU, and this machine has {gpus} GPUs "
-            f"to give; lower the number, or name a cluster that has them ({engine}:ADDRESS)"
+        problems.append(
+            f"{setting} is {where} for {count} processes, each with a GPU, and this machine has {gpus} "
+            f"GPUs; lower the number, or name a cluster that has them ({engine}:ADDRESS)"
         )
-    return found
+    return problems
 
 
 def threads(where: str, count: int) -> int | None:
-    """A share's threads on a cluster of this machine; None where the workers' own environment says."""
+    """CPU threads of a call on a cluster of this machine; None where the workers' environment decides."""
     return None if ":" in where else max(1, (os.cpu_count() or 1) // count)
 
 
@@ -58,14 +58,14 @@ def run(
     setting: str,
     on_end: Callable[[Any], None] = lambda _: None,
 ) -> list[Any]:
-    """What the Prefect task `task` gives for each of the `calls`, its parameters, in their order.
+    """Call the Prefect task `task` with each of the parameters `calls`; the answers in their order.
 
-    `setting` names the setting for errors; `on_end` gets each answer as it comes. The first failure
-    cancels the other calls and is raised: a PrecisError as it is. Raises EvaluationError when there is
-    no such cluster, ChildFailed when a call ended without an answer.
+    `setting` is named in errors; `on_end` gets each answer as it comes. The first failure cancels the
+    other calls and is raised, a PrecisError unchanged. Raises EvaluationError when the cluster does not
+    answer, ChildFailed when a call ended without an answer.
     """
-    if found := problems(setting, where, len(calls)):
-        raise EvaluationError("\n".join(found))
+    if reasons := problems(setting, where, len(calls)):
+        raise EvaluationError("\n".join(reasons))
     answers: dict[Any, Any] = {}
     with _runner(where, len(calls), setting) as submit:
         futures = [submit(task, call) for call in calls]
@@ -87,7 +87,7 @@ def _answer(future: Any, where: str) -> Any:
         raise
     except Exception as error:
         raise ChildFailed(
-            f"a share on {where} ended without an answer ({type(error).__name__}: {error}); see its "
+            f"a call on {where} ended without an answer ({type(error).__name__}: {error}); see its "
             "task run, and the cluster's own logs"
         ) from error
 
@@ -98,12 +98,12 @@ def _cancel(future: Any, where: str) -> None:
 
         ray.cancel(future.wrapped_future)  # KeyboardInterrupt in the worker
     else:
-        future.wrapped_future.cancel()  # what has begun sees it: worker.unwanted
+        future.wrapped_future.cancel()  # a call that has begun asks: cluster_worker.cancelled
 
 
 @contextlib.contextmanager
 def _runner(where: str, count: int, setting: str) -> Iterator[Submit]:
-    """A function that submits a task with its parameters to the cluster, which is there, or starts."""
+    """Connect to the cluster, or start one; yields a function that submits a task with its parameters."""
     engine, _, address = where.partition(":")
     with contextlib.ExitStack() as stack:
         try:
@@ -120,28 +120,28 @@ def _runner(where: str, count: int, setting: str) -> Iterator[Submit]:
 def _dask(stack: contextlib.ExitStack, address: str, count: int) -> Submit:
     from prefect_dask import DaskTaskRunner
 
-    runner = DaskTaskRunner(address=address) if address else _dask_here(stack, count)
+    runner = DaskTaskRunner(address=address) if address else _local_dask(stack, count)
     stack.enter_context(runner)
     client = runner.client  # connects
     if not address:
-        stack.callback(client.run, cluster_worker.settle, on_error="ignore")
+        stack.callback(client.run, cluster_worker.finish, on_error="ignore")
     submit: Submit = runner.submit
     return submit
 
 
-def _dask_here(stack: contextlib.ExitStack, count: int) -> Any:
-    """A cluster of this machine: `count` processes, a share at once and a GPU in each."""
+def _local_dask(stack: contextlib.ExitStack, count: int) -> Any:
+    """A cluster on this machine: `count` processes with a GPU each, one call at a time."""
     import dask
     import distributed
     from prefect_dask import DaskTaskRunner
 
-    own = logging.getLogger("distributed")
-    stack.callback(own.setLevel, own.level)
-    own.setLevel(logging.ERROR)
+    logger = logging.getLogger("distributed")
+    stack.callback(logger.setLevel, logger.level)
+    logger.setLevel(logging.ERROR)
     quiet = {"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "error"}
     stack.enter_context(dask.config.set(quiet))
-    # As LocalCluster, whose workers cannot have environments of their own. The memory is not theirs but
-    # that of the shares' processes.
+    # Like LocalCluster, whose workers cannot each have an environment. The memory is not limited: it is
+    # used by the step processes that the workers start.
     scheduler = {"host": LOCAL, "port": 0, "dashboard_address": f"{LOCAL}:0"}
     each = {"host": LOCAL, "nthreads": 1, "memory_limit": 0}
     workers = {
@@ -158,11 +158,11 @@ def _dask_here(stack: contextlib.ExitStack, count: int) -> Any:
 
 
 def gpu_each(count: int) -> list[dict[str, str]]:
-    """The variables that give each of `count` processes of this machine a GPU of its own."""
-    there = device.count()
-    if not there:
+    """For each of `count` processes of this machine, the variables that give it its own GPU."""
+    gpus = device.count()
+    if not gpus:
         return [{} for _ in range(count)]
-    named = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(there)))
+    named = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
     return [{"CUDA_VISIBLE_DEVICES": name.strip()} for name in named.split(",")[:count]]
 
 
@@ -171,11 +171,11 @@ def _ray(stack: contextlib.ExitStack, address: str, count: int) -> Submit:
     from prefect_ray import RayTaskRunner
     from prefect_ray.context import remote_options
 
-    quiet = {"log_to_driver": False}  # standard output is for the decision
-    here = {"address": "local", "num_cpus": count, "include_dashboard": False}
-    runner = RayTaskRunner(address or None, init_kwargs=quiet if address else quiet | here)
+    settings = {"log_to_driver": False}  # standard output is for the decision
+    local = {"address": "local", "num_cpus": count, "include_dashboard": False}
+    runner = RayTaskRunner(address or None, init_kwargs=settings if address else settings | local)
     stack.enter_context(runner)
-    # A task that asks for no GPU is shown none.
+    # A Ray task that asks for no GPU sees none.
     stack.enter_context(remote_options(num_gpus=1 if ray.cluster_resources().get("GPU") else 0))
     submit: Submit = runner.submit
     return submit

@@ -66,6 +66,34 @@ def test_one_holder_at_a_time(servers: Servers) -> None:
     assert taken(servers) == 0
 
 
+RACE = """
+import threading
+from tasks.orchestration import concurrency
+failures = []
+
+def create(name, together):
+    together.wait()
+    try:
+        concurrency._create(name)
+    except Exception as error:
+        failures.append(repr(error))
+
+for number in range(5):
+    together = threading.Barrier(6)
+    threads = [threading.Thread(target=create, args=(f"race-{number}", together)) for _ in range(6)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+print(failures)
+"""
+
+
+def test_runs_that_make_the_same_limit_at_once_all_go_on(servers: Servers) -> None:
+    """Only one of them makes it; the server tells the others that it is there."""
+    words, env = [sys.executable, "-c", RACE], servers.client.environment()
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+    assert done.stdout == "[]\n", done.stderr[-2000:]
+
+
 def test_a_dead_holder_loses_its_slot(servers: Servers) -> None:
     """Killed with -9: free again once its lease of a minute has ended."""
     first = holder(servers, "wait")
@@ -110,7 +138,7 @@ def test_more_slots_than_a_limit_has_are_refused(servers: Servers) -> None:
     words = [sys.executable, "-c", code]
     done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "held"
-    assert "3 slots of 'two-gpus' are wanted" in done.stderr
+    assert "3 slots of 'two-gpus' are needed" in done.stderr
     assert "and it has 2" in done.stderr
 
 
