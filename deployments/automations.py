@@ -1,12 +1,12 @@
-"""Prefect automations and limits that the deployments lean on; installing them twice changes nothing.
+"""Prefect automations and limits that the deployments need; installing them twice changes nothing.
 
-- zombies: a run whose heartbeats stop is Crashed, so that it can be retried
-- new data: arrivals for a model, once they pause, start the cheap check that counts new rows
-- decay: a champion found decayed starts a retrain
-- notifications: verdicts and failures go to a webhook, in Slack's form or plain, where one is named
+- zombies: a run whose heartbeats stop becomes Crashed, so that it can be retried
+- new data: once arrivals for a model pause, the cheap check that counts new rows is started
+- decay: when a champion has decayed, a retrain is started
+- notifications: verdicts and failures go to a webhook, if one is set, in Slack's format or plain
 
-Prefect's own `triggers:` in prefect.yaml are made anew at each deploy, which forgets a pause that is
-under way; these are compared and left alone.
+Prefect recreates the `triggers:` of a prefect.yaml at each deploy, and a running debounce is lost; these
+automations are compared, and left alone if they are the same.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from prefect.events.actions import CallWebhook, ChangeFlowRunState, RunDeploymen
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-# Other teams' flows may have the same names: ours are tagged, in prefect.yaml and by `precis`.
+# Other teams' flows may have the same names; ours are recognized by a tag.
 OURS = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.precis"}
 PAGE = 200
-# Four heartbeats of 30 seconds: one or two may be late on a busy server.
+# Four heartbeats of 30 seconds; one or two may be late on a busy server.
 HEARTBEAT_WINDOW = timedelta(seconds=120)
 # Uploads come in bursts; the check starts when none has come for this long.
 DEBOUNCE = timedelta(seconds=float(os.environ.get("PRECIS_DEBOUNCE_SECONDS", "60")))
@@ -52,56 +52,58 @@ def install() -> list[str]:
     """Create or correct everything on the server at PREFECT_API_URL; the automations' names."""
     with get_client(sync_client=True) as client:
         _gpu_limit(client)
-        wanted = [_zombies(), *_by_deployment(client), *_notifications()]
-        for automation in wanted:
+        automations = [_zombies(), *_by_deployment(client), *_notifications()]
+        for automation in automations:
             _put(client, automation)
         for other in _all(client.read_automations):
-            if other.name.startswith("precis: ") and other.name not in {a.name for a in wanted}:
+            if other.name.startswith("precis: ") and other.name not in {
+                a.name for a in automations
+            }:
                 if other.name.startswith("precis: verdicts"):
-                    continue  # installed when the webhook was named; removing it is a person's act
+                    continue  # from a deploy with the webhook set; it stays until someone removes it
                 client.delete_automation(other.id)
-        return [automation.name for automation in wanted]
+        return [automation.name for automation in automations]
 
 
 def _all(read: Callable[..., list[Any]]) -> list[Any]:
-    """Every page."""
-    found: list[Any] = []
-    while len(page := read(limit=PAGE, offset=len(found))) == PAGE:
-        found += page
-    return [*found, *page]
+    """The items of all pages."""
+    items: list[Any] = []
+    while len(page := read(limit=PAGE, offset=len(items))) == PAGE:
+        items += page
+    return [*items, *page]
 
 
-def _put(client: SyncPrefectClient, wanted: AutomationCore) -> None:
-    """Create an automation, or change the one of that name only if it says something else."""
-    found = client.read_automations_by_name(wanted.name)
-    if not found:
-        client.create_automation(wanted)
+def _put(client: SyncPrefectClient, automation: AutomationCore) -> None:
+    """Create an automation, or update the one of that name if it differs."""
+    existing = client.read_automations_by_name(automation.name)
+    if not existing:
+        client.create_automation(automation)
         return
-    # A person may have switched it off: that stays.
-    wanted = wanted.model_copy(update={"enabled": found[0].enabled})
-    if _said(found[0]) != _said(wanted):
-        # The server refuses an update that as much as mentions the owner.
-        said = wanted.model_dump(exclude={"owner_resource"})
-        client.update_automation(found[0].id, AutomationCore(**said))
+    # Someone may have disabled it: it stays disabled.
+    automation = automation.model_copy(update={"enabled": existing[0].enabled})
+    if _content(existing[0]) != _content(automation):
+        # The server refuses an update that contains the owner.
+        values = automation.model_dump(exclude={"owner_resource"})
+        client.update_automation(existing[0].id, AutomationCore(**values))
 
 
-def _said(automation: AutomationCore) -> dict[str, Any]:
-    found = automation.model_dump(mode="json", include={"description", "trigger", "actions"})
-    for names in ("after", "expect", "for_each"):  # sets: each process lists them in its own order
-        found["trigger"][names] = sorted(found["trigger"][names])
-    return found
+def _content(automation: AutomationCore) -> dict[str, Any]:
+    content = automation.model_dump(mode="json", include={"description", "trigger", "actions"})
+    for names in ("after", "expect", "for_each"):  # sets, which each process lists in its own order
+        content["trigger"][names] = sorted(content["trigger"][names])
+    return content
 
 
 def _zombies() -> AutomationCore:
     return AutomationCore(
         name="precis: zombies",
-        description="A run whose heartbeats stop is crashed; retry it from the UI.",
+        description="A run whose heartbeats stop becomes Crashed; retry it from the UI.",
         trigger=EventTrigger(
             posture=Posture.Proactive,
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related=OURS,
             after={"prefect.flow-run.heartbeat"},
-            # Verdicts are state names, and so events of their own: any event is a sign of life.
+            # Any event of the run shows that it lives: verdicts are state names, and so events too.
             expect={"prefect.flow-run.*"},
             for_each={"prefect.resource.id"},
             threshold=1,
@@ -111,14 +113,14 @@ def _zombies() -> AutomationCore:
             ChangeFlowRunState(
                 state="CRASHED",
                 message=f"no heartbeat for {HEARTBEAT_WINDOW.total_seconds():.0f} seconds: the "
-                "process or its machine is gone; a retry goes on where it stopped",
+                "process or its machine is gone; a retry continues where it stopped",
             )
         ],
     )
 
 
 def _by_deployment(client: SyncPrefectClient) -> Iterator[AutomationCore]:
-    """Two for each model: what arrives and what decays."""
+    """Two automations for each model: on new data and on decay."""
     for deployment in _all(client.read_deployments):
         flow = client.read_flow(deployment.flow_id).name
         recipe = deployment.parameters.get("recipe")
@@ -133,11 +135,13 @@ def _by_deployment(client: SyncPrefectClient) -> Iterator[AutomationCore]:
                 name=f"precis: new data for {model} -> {flow}/{deployment.name}",
                 description="Counts the new rows once data have stopped arriving.",
                 trigger=EventTrigger(
-                    posture=Posture.Proactive,  # fires when no further arrival follows: a debounce
+                    posture=Posture.Proactive,  # a debounce: it fires when no arrival follows
                     match=match,
                     after={"precis.data.arrived"},
                     expect={"precis.data.arrived"},
-                    for_each={"prefect.resource.id"},  # without it, it fires with no arrival at all
+                    for_each={
+                        "prefect.resource.id"
+                    },  # without it, it would fire without any arrival
                     threshold=1,
                     within=DEBOUNCE,
                 ),
@@ -183,7 +187,7 @@ def _notifications() -> Iterator[AutomationCore]:
 
 
 def _gpu_limit(client: SyncPrefectClient) -> None:
-    """One GPU slot to begin with; a number that someone set stays."""
+    """Create the GPU limit with one slot, unless it exists with the number that someone has set."""
     try:
         client.read_global_concurrency_limit_by_name(GPU_LIMIT)
     except ObjectNotFound:

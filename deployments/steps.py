@@ -1,4 +1,4 @@
-"""Steps that prefect.yaml names: what `prefect deploy` does first, and what a worker does first."""
+"""Steps of prefect.yaml: build steps, for `prefect deploy`, and the pull step, for workers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ CHECKOUT = Path(__file__).parents[1]
 
 
 def load_recipe(path: str) -> dict[str, Any]:
-    """Build step: a YAML recipe as parameter values, every default filled in for the UI's form.
+    """Build step: a YAML recipe as parameter values, with all defaults, for the UI's form.
 
-    Raises RecipeError naming every problem of the file: nothing is deployed then.
+    Raises RecipeError naming every problem of the file; nothing is deployed then.
     """
     return {"recipe": recipes.load(Path(path)).model_dump(mode="json")}
 
@@ -39,7 +39,7 @@ def enter_home() -> dict[str, str]:
 
 
 def install_automations() -> dict[str, Any]:
-    """Build step of the last deployment: automations and limits of all; a second time, no change."""
+    """Build step of the last deployment: install the automations and limits of all deployments."""
     from deployments import automations
 
     return {"automations": automations.install()}

@@ -1,4 +1,4 @@
-"""Telling others what came of a run: its name and tags in Prefect, and an event to act on."""
+"""Tell others how a run ended: its name and tags in Prefect, and an event for automations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VERDICT = "precis.verdict"
 
 
 def announce(outcome: Outcome, dataset: DatasetRef) -> None:
-    """Name and tag the flow run under way after recipe, data and verdict; emit `precis.verdict`.
+    """Name and tag the current flow run after recipe, data and verdict; emit `precis.verdict`.
 
     The event's payload: verdict, headline, reasons, version (or null), mlflow_run_id, report.
     """
@@ -25,7 +25,7 @@ def announce(outcome: Outcome, dataset: DatasetRef) -> None:
     assert context.flow_run is not None
     data, verdict = dataset.digest[:8], outcome.decision.verdict
     tags = {outcome.name, f"data:{data}", f"verdict:{verdict}"}
-    # What is registered is so, told or not: a server that is away must not fail the run now.
+    # The version is registered already: a server that is away must not fail the run now.
     try:
         with get_client(sync_client=True) as client:
             client.update_flow_run(

@@ -1,7 +1,7 @@
-"""Asking a model: one question, a document, or a chat at the terminal. Answers go to standard output.
+"""Ask a model: one question, a document, or a chat at the terminal. Answers go to standard output.
 
-What is asked is the registered package, by its own code: prompt, truncation, stop rules and decoding
-are those it was judged with.
+The registered package answers, by its own code: prompt, truncation, stop rules and decoding are those
+that it was judged with.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HELP = "/new: a new conversation   Ctrl-C: end this answer   /exit or Ctrl-D: le
 
 @dataclass(frozen=True)
 class Question:
-    """What `precis ask` was told. `text`: None when no question was given."""
+    """The arguments of `precis ask`. `text`: None when no question was given."""
 
     model: str
     text: str | None = None
@@ -37,22 +37,22 @@ def ask(question: Question) -> int:
     Raises PrecisError when there is nothing to ask or no such model.
     """
     text = _text(question)
-    folder, shown = find(question.model)
-    asked = Asked(folder, question.device, question.max_new_tokens)
+    folder, title = find(question.model)
+    session = Asked(folder, question.device, question.max_new_tokens)
     if text is None:
-        _chat(asked, shown)
+        _chat(session, title)
     else:
-        _say(asked, text)
+        _print_answer(session, text)
     return 0
 
 
 def find(model: str) -> tuple[Path, str]:
-    """The package that a name, a `models:/` URI or a folder means, and how to call it.
+    """The package of a name, a `models:/` URI or a folder, and a title for it.
 
     Raises RegistryError when there is none.
     """
     folder = Path(model).expanduser()
-    # A bare word is a registered name, whatever folder stands here.
+    # A bare word is a registered name, even if there is a folder of that name.
     if model.startswith((".", "/", "~")) or ("/" in model and (folder / SETTINGS_FILE).is_file()):
         return folder, model
     if connection.nothing_yet():
@@ -65,32 +65,32 @@ def find(model: str) -> tuple[Path, str]:
 
 def _text(question: Question) -> str | None:
     """The one text to answer; None: a chat at the terminal."""
-    given = question.text
+    text = question.text
     if question.document is not None:
         document = _read(question.document)
-        # The question first: a document too long is cut at its end, unless the recipe says otherwise.
-        given = document if given is None else f"{_filled(given, 'the question')}\n\n{document}"
-    elif given is None:
+        # The question first: a document that is too long is truncated at its end by default.
+        text = document if text is None else f"{_not_empty(text, 'the question')}\n\n{document}"
+    elif text is None:
         if sys.stdin.isatty():
             return None
-        given = _read("-")
-    return _filled(given, "the question")
+        text = _read("-")
+    return _not_empty(text, "the question")
 
 
 def _read(file: str) -> str:
-    where = "standard input" if file == "-" else file
+    source = "standard input" if file == "-" else file
     try:
         content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        return _filled(content.decode(), where).replace("\r\n", "\n")
+        return _not_empty(content.decode(), source).replace("\r\n", "\n")
     except OSError as error:
         raise PrecisError(
             f"--document {file}: cannot be read ({error}); correct the path"
         ) from error
     except UnicodeDecodeError as error:
-        raise PrecisError(f"{where} is not UTF-8 ({error}); save it as UTF-8") from error
+        raise PrecisError(f"{source} is not UTF-8 ({error}); save it as UTF-8") from error
 
 
-def _filled(text: str, what: str) -> str:
+def _not_empty(text: str, what: str) -> str:
     if not text.strip():
         raise PrecisError(
             f"{what} is empty; ask as in: precis ask NAME 'your question', or name a --document"
@@ -98,30 +98,30 @@ def _filled(text: str, what: str) -> str:
     return text
 
 
-def _chat(asked: Asked, shown: str) -> None:
-    """Questions from the terminal until its end; a chat model knows what was said before."""
-    with contextlib.suppress(ImportError):  # only some platforms have it: editing, and lines before
+def _chat(session: Asked, title: str) -> None:
+    """Answer questions from the terminal until the user leaves; a chat model gets the turns before."""
+    with contextlib.suppress(ImportError):  # line editing and history, where the platform has it
         import readline  # noqa: F401
-    kind = "chat" if asked.chat else "every text by itself: this model's prompt takes one document"
-    print(f"{shown} on {asked.generator.device} ({kind})\n{HELP}", file=sys.stderr)
+    kind = "chat" if session.chat else "each text by itself: this model's prompt takes one document"
+    print(f"{title} on {session.generator.device} ({kind})\n{HELP}", file=sys.stderr)
     history: list[Message] = []
     while (line := _line()) is not None:
         if line == "/new":
             history = []
             print("a new conversation", file=sys.stderr)
             continue
-        said: list[Message] = [*history, {"role": "user", "content": line}]
-        answer = _interruptible(asked, said if asked.chat else line)
-        if answer:  # a question that got no answer is forgotten: turns must alternate
-            history = [*said, {"role": "assistant", "content": answer}]
+        turns: list[Message] = [*history, {"role": "user", "content": line}]
+        answer = _interruptible(session, turns if session.chat else line)
+        if answer:  # a question without an answer is dropped: turns must alternate
+            history = [*turns, {"role": "assistant", "content": answer}]
 
 
 def _line() -> str | None:
-    """The next line that says something; None: the user leaves."""
+    """The next line that is not blank; None when the user leaves."""
     while True:
         try:
             line = input("> ").strip()
-        except KeyboardInterrupt:  # as in a shell: gives up this line
+        except KeyboardInterrupt:  # as in a shell: drops this line
             print()
             continue
         except EOFError:
@@ -133,21 +133,21 @@ def _line() -> str | None:
             return line
 
 
-def _interruptible(asked: Asked, document: Document) -> str:
-    """The answer as far as it was written."""
-    said: list[str] = []
+def _interruptible(session: Asked, document: Document) -> str:
+    """Print an answer that Ctrl-C may end; returns what was printed of it."""
+    printed: list[str] = []
     try:
-        _say(asked, document, said)
+        _print_answer(session, document, printed)
     except KeyboardInterrupt:
         print(" ...")
-    return "".join(said).strip()
+    return "".join(printed).strip()
 
 
-def _say(asked: Asked, document: Document, said: list[str] | None = None) -> None:
-    """Print an answer as it comes; its pieces are added to `said`."""
-    with contextlib.closing(asked.answer(document)) as pieces:
+def _print_answer(session: Asked, document: Document, printed: list[str] | None = None) -> None:
+    """Print an answer as it is generated; its pieces are added to `printed`."""
+    with contextlib.closing(session.answer(document)) as pieces:
         for piece in pieces:
             print(piece, end="", flush=True)
-            if said is not None:
-                said.append(piece)
+            if printed is not None:
+                printed.append(piece)
     print()

@@ -1,4 +1,4 @@
-"""Everything that can be known about a run before it spends GPU time."""
+"""Preflight: everything that can be known about a run before it spends GPU time."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ from tasks.train import task as training
 
 @dataclass
 class Checked:
-    """What was found; `problems` would stop the run."""
+    """Facts about a run, and the problems that would stop it."""
 
-    found: list[str] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def as_text(self) -> str:
-        """For a terminal."""
-        lines = [f"  {line}" for line in self.found]
+        """Facts and problems, for a terminal."""
+        lines = [f"  {line}" for line in self.facts]
         if not self.problems:
             return "\n".join([*lines, "nothing stands in the way of this run"])
         return "\n".join([*lines, "problems:", *(f"- {problem}" for problem in self.problems)])
 
 
 def check(recipe: Recipe) -> Checked:
-    """Base, data, memory, disk, checkpoint store and registry; every problem at once."""
+    """Check base, data, memory, disk, checkpoint store and registry; every problem at once."""
     result = Checked()
     with tempfile.TemporaryDirectory(prefix="precis-check-") as scratch:
         base = _base(recipe, result, Path(scratch))
         *data, report = preflight(recipe, base)
-        for found, problems in (data, training.preflight(recipe)):
-            result.found += found
+        for facts, problems in (data, training.preflight(recipe)):
+            result.facts += facts
             result.problems += problems
         result.problems += evaluating.preflight(recipe)
         champion = _registry(recipe, base, result)
         if base and report and not result.problems:
-            result.found += step_costs.lines(forecast_steps(recipe, base, report), champion)
+            result.facts += step_costs.lines(forecast_steps(recipe, base, report), champion)
     return result
 
 
 def _base(recipe: Recipe, result: Checked, scratch: Path) -> PreparedBase | None:
     lookup = find_base.look_up(recipe.base, scratch)
-    result.found += lookup.facts
+    result.facts += lookup.facts
     result.problems += lookup.problems
     folder = lookup.folder
     if folder is None:
@@ -62,7 +62,7 @@ def _base(recipe: Recipe, result: Checked, scratch: Path) -> PreparedBase | None
     try:
         result.problems += compatibility.problems(recipe, folder)
         needs = estimate(recipe, folder, workspace.work_folder())
-        result.found += needs.lines()
+        result.facts += needs.lines()
         result.problems += needs.problems()
         return find_base.prepare(recipe, folder)
     except PrecisError as error:
@@ -80,6 +80,6 @@ def _registry(recipe: Recipe, base: PreparedBase | None, result: Checked) -> boo
     except PrecisError as error:
         result.problems.append(str(error))
         return False
-    who = f"champion v{champion.number}" if champion else "no champion yet: the untuned base"
-    result.found.append(f"registry: {connection.shown_uri()} answers; to beat: {who}")
+    opponent = f"champion v{champion.number}" if champion else "no champion yet: the untuned base"
+    result.facts.append(f"registry: {connection.shown_uri()} answers; to beat: {opponent}")
     return champion is not None

@@ -1,4 +1,4 @@
-"""Check data: have enough new training rows come to start a retrain? Reads rows, loads no model."""
+"""Flow check-data: are there enough new training rows to start a retrain? It loads no model."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ STARTED, ALREADY, NOT_ENOUGH = "RETRAIN_STARTED", "ALREADY_STARTED", "NOT_ENOUGH
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check came to. `flow_run_id`: of the retrain that these data started, if any."""
+    """The result of a check. `flow_run_id`: of the retrain that these data started, if any."""
 
     state: str
     message: str
-    rows: int  # that the champion has not seen
+    rows: int  # unseen by the champion
     flow_run_id: str | None = None
 
 
@@ -39,10 +39,10 @@ def check_data(recipe: OneRecipe, deployment: RetrainDeployment = None) -> Any:
     """Start a retrain if data.train holds at least data.min_new_rows that the champion has not seen."""
     home_folder.enter()
     try:
-        found = run_check(recipe, deployment or f"retrain/{recipe.name}")
+        result = run_check(recipe, deployment or f"retrain/{recipe.name}")
     except PrecisError as error:
         return Failed(message=str(error), data=error)
-    return Completed(name=found.state, message=found.message, data=found)
+    return Completed(name=result.state, message=result.message, data=result)
 
 
 def run_check(recipe: Recipe, deployment: str) -> Checked:
@@ -53,23 +53,23 @@ def run_check(recipe: Recipe, deployment: str) -> Checked:
         artifacts.forget_old()
     least = recipe.data.min_new_rows
     if rows < least:
-        said = f"{recipe.name}: {rows} new rows of the {least} that start a retrain"
-        return Checked(NOT_ENOUGH, said, rows)
+        message = f"{recipe.name}: {rows} new rows of the {least} that start a retrain"
+        return Checked(NOT_ENOUGH, message, rows)
     run, is_new = start(deployment, f"{recipe.name}-{sources}", ["precis", f"rows:{rows}"])
-    said = f"{recipe.name}: {rows} new rows, at least {least}: "
+    message = f"{recipe.name}: {rows} new rows, at least {least}: "
     if is_new:
-        said += f"started {deployment} (run {run.name})"
-        return Checked(STARTED, said, rows, str(run.id))
-    # Its run may have refused the challenger, or failed: the same data are not tried twice.
-    said += (
+        message += f"started {deployment} (run {run.name})"
+        return Checked(STARTED, message, rows, str(run.id))
+    # That run may have refused the challenger, or failed: the same data are not tried twice.
+    message += (
         f"an earlier check of the same data started {deployment} (run {run.name}, {run.state_name}); "
         f"to try them again: prefect deployment run '{deployment}'"
     )
-    return Checked(ALREADY, said, rows, str(run.id))
+    return Checked(ALREADY, message, rows, str(run.id))
 
 
 def seen(name: str) -> tuple[DatasetRef, ...]:
-    """What the champion was trained and judged on; nothing when there is no champion."""
+    """The data that the champion was trained and judged on; empty when there is no champion."""
     if connection.nothing_yet():
         return ()
     client = connection.connect()
@@ -78,7 +78,7 @@ def seen(name: str) -> tuple[DatasetRef, ...]:
 
 
 def start(deployment: str, key: str, tags: list[str]) -> tuple[FlowRun, bool]:
-    """Start a deployment unless a run with this idempotency key exists; the run, and if it is new.
+    """Start a deployment unless a run with this idempotency key exists; the run, and whether it is new.
 
     Does not wait for it. Raises ServerError when there is no such deployment, or no server.
     """
@@ -87,10 +87,10 @@ def start(deployment: str, key: str, tags: list[str]) -> tuple[FlowRun, bool]:
     from prefect.deployments import run_deployment
     from prefect.exceptions import ObjectNotFound
 
-    wanted = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=[key]))
+    same_key = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=[key]))
     with answering(f"{deployment} was not started"):
         with get_client(sync_client=True) as client:
-            before = {run.id for run in client.read_flow_runs(flow_run_filter=wanted)}
+            before = {run.id for run in client.read_flow_runs(flow_run_filter=same_key)}
         try:
             started = run_deployment(
                 deployment, timeout=0, as_subflow=False, idempotency_key=key, tags=tags

@@ -1,8 +1,8 @@
 """Evaluate the champion on fresh data: does it still do what it did when it was promoted?
 
-The sealed evaluation set says how good the champion was; labelled rows that came later say how good
-it is. Nothing is registered and nothing enters the history: the verdict is the flow's state, and a
-DECAYED champion an event (`precis.champion.decayed`) that an automation can start a retrain on.
+The sealed evaluation set tells how good the champion was; labelled rows that came later tell how good
+it is now. Nothing is registered, and nothing is added to the history. The verdict is the flow's state; for
+DECAYED an event is sent (`precis.champion.decayed`), on which an automation can start a retrain.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tasks.tracking import mlflow_run
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What one evaluation of the champion came to."""
+    """The result of evaluating the champion."""
 
     name: str
     decay: Decay
@@ -39,7 +39,7 @@ class Evaluated:
     prefect_flow_run_id: str
 
     def as_text(self) -> str:
-        """For a terminal."""
+        """Headline, reasons and skipped steps, for a terminal."""
         skipped = [f"unchanged, not done again: {', '.join(self.skipped)}"] if self.skipped else []
         return "\n".join([self.headline, *(f"- {why}" for why in self.decay.reasons), *skipped])
 
@@ -51,13 +51,13 @@ class Evaluated:
 
 @flow(name="evaluate-champion", flow_run_name="{recipe.name}", validate_parameters=True)
 def evaluate_champion(recipe: OneRecipe) -> Any:
-    """Score the champion on evaluation.fresh, and say whether it has decayed."""
+    """Score the champion on evaluation.fresh, and tell whether it has decayed."""
     home_folder.enter()
     try:
-        found = run_evaluation(recipe)
+        evaluation = run_evaluation(recipe)
     except PrecisError as error:
         return Failed(message=str(error), data=error)
-    return Completed(name=found.decay.verdict, message=found.headline, data=found)
+    return Completed(name=evaluation.decay.verdict, message=evaluation.headline, data=evaluation)
 
 
 def run_evaluation(recipe: Recipe) -> Evaluated:
@@ -72,16 +72,17 @@ def run_evaluation(recipe: Recipe) -> Evaluated:
             )
         base = find_base(recipe)
         dataset = ingest(recipe, base)
-        learned = dataset_of(run.client, trained_by(run.client, recipe.name, champion))
-        fresh = ingest_fresh(recipe, base, (dataset, learned))
+        training_data = dataset_of(run.client, trained_by(run.client, recipe.name, champion))
+        fresh = ingest_fresh(recipe, base, (dataset, training_data))
         model = as_model(champion)
-        before = evaluate(model, dataset, base, recipe, "champion")
-        now = evaluate(model, fresh, base, recipe, "fresh")
-        decision = decay(before, now, champion.number, recipe)
-        found = _evaluated(run, recipe, decision)
+        sealed_scores = evaluate(model, dataset, base, recipe, "champion")
+        fresh_scores = evaluate(model, fresh, base, recipe, "fresh")
+        decision = decay(sealed_scores, fresh_scores, champion.number, recipe)
+        evaluation = _evaluated(run, recipe, decision)
         if decision.verdict == "DECAYED":
-            notify.send(notify.DECAYED, recipe.name, _payload(found), found.prefect_flow_run_id)
-        return found
+            payload = _payload(evaluation)
+            notify.send(notify.DECAYED, recipe.name, payload, evaluation.prefect_flow_run_id)
+        return evaluation
 
 
 def _evaluated(run: mlflow_run.Run, recipe: Recipe, decision: Decay) -> Evaluated:
@@ -98,11 +99,11 @@ def _evaluated(run: mlflow_run.Run, recipe: Recipe, decision: Decay) -> Evaluate
     )
 
 
-def _payload(found: Evaluated) -> dict[str, Any]:
-    """The numbers of the event."""
-    decision = found.decay
+def _payload(evaluation: Evaluated) -> dict[str, Any]:
+    """What the event says."""
+    decision = evaluation.decay
     return {
-        "name": found.name,
+        "name": evaluation.name,
         "champion_version": decision.champion_version,
         "metric": decision.metric,
         "sealed": decision.sealed.mean,
@@ -112,6 +113,6 @@ def _payload(found: Evaluated) -> dict[str, Any]:
         "low": decision.low,
         "high": decision.high,
         "max_decay": decision.max_decay,
-        "mlflow_run_id": found.mlflow_run_id,
-        "headline": found.headline,
+        "mlflow_run_id": evaluation.mlflow_run_id,
+        "headline": evaluation.headline,
     }

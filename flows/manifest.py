@@ -1,4 +1,4 @@
-"""What a run was made with: code, libraries, machine, seeds."""
+"""The manifest of a run: code, libraries, machine and seeds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LIBRARIES += ("accelerate", "prefect", "mlflow", "evaluate", "boto3", "numpy")
 
 
 def manifest(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """Facts to reproduce a run by; data and model digests stand in the run's step results."""
+    """Facts to reproduce a run by; data and model digests are in the run's step results."""
     return {
         "git": _git(Path(__file__).parent),
         "folder": folder.name,
@@ -41,27 +41,27 @@ def manifest(recipe: Recipe, folder: Path) -> dict[str, Any]:
 
 
 def _installed() -> list[str]:
-    """Name and version of every distribution, from the names of their folders (PEP 376).
+    """Name and version of every distribution, as in the names of their folders (PEP 376).
 
-    importlib.metadata reads a file of each: half a second for two hundred.
+    importlib.metadata would read a file of each: half a second for two hundred.
     """
-    found = {path.stem for entry in sys.path for path in Path(entry).glob("*.dist-info")}
-    return sorted(found)
+    names = {path.stem for entry in sys.path for path in Path(entry).glob("*.dist-info")}
+    return sorted(names)
 
 
 def _git(folder: Path) -> dict[str, Any] | None:
-    """Commit and dirty flag of the checkout this code runs from; None where it is installed."""
+    """Commit and dirty flag of the checkout that this code runs from; None if it is no checkout."""
 
-    def ask(*words: str) -> str | None:
+    def git(*arguments: str) -> str | None:
         try:
             done = subprocess.run(
-                ["git", *words], cwd=folder, capture_output=True, text=True, check=False
+                ["git", *arguments], cwd=folder, capture_output=True, text=True, check=False
             )
         except FileNotFoundError:  # no git on this machine
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    commit = ask("rev-parse", "HEAD")
+    commit = git("rev-parse", "HEAD")
     if commit is None:
         return None
-    return {"commit": commit, "dirty": bool(ask("status", "--porcelain"))}
+    return {"commit": commit, "dirty": bool(git("status", "--porcelain"))}

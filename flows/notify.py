@@ -1,4 +1,4 @@
-"""Telling the Prefect server that something happened, so that its automations can act on it."""
+"""Send events to the Prefect server, so that its automations can act on them."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
 
 ARRIVED, DECAYED = "precis.data.arrived", "precis.champion.decayed"
 UNAUTHORIZED = 401
-PAGE = 200  # deployments a request
+PAGE = 200  # deployments per request
 
 
 def resource(name: str) -> dict[str, str]:
-    """A registered model, as events and automations name it."""
+    """A registered model as the resource of events and automations."""
     return {"prefect.resource.id": f"precis.model.{name}", "prefect.resource.name": name}
 
 
 def send(event: str, name: str, payload: Mapping[str, Any], flow_run_id: str | None = None) -> str:
-    """Hand the server an event about registered model `name`; returns the event's id.
+    """Send an event about the registered model `name`; returns the event's id.
 
-    Returns once the server has answered that it took it: Prefect's own emit_event queues, sends
-    from a thread, and only logs that it failed. Raises ServerError when it was not taken.
+    Returns once the server has confirmed it: Prefect's own emit_event sends from a thread, and only logs
+    a failure. Raises ServerError if the event was not accepted.
     """
     from prefect.client.orchestration import get_client
     from prefect.events import Event
 
     related = [
-        {"prefect.resource.id": f"prefect.flow-run.{one}", "prefect.resource.role": "flow-run"}
-        for one in [flow_run_id]
-        if one
+        {"prefect.resource.id": f"prefect.flow-run.{run_id}", "prefect.resource.role": "flow-run"}
+        for run_id in [flow_run_id]
+        if run_id
     ]
-    made = Event.model_validate(
+    message = Event.model_validate(
         {
             "event": event,
             "resource": resource(name),
@@ -48,8 +48,8 @@ def send(event: str, name: str, payload: Mapping[str, Any], flow_run_id: str | N
     )
     problem = f"event {event} of model {name!r} was not sent"
     with answering(problem), get_client(sync_client=True) as client:
-        client.request("POST", "/events", json=[made.model_dump(mode="json")])
-    return str(made.id)
+        client.request("POST", "/events", json=[message.model_dump(mode="json")])
+    return str(message.id)
 
 
 def data(name: str | None, source: str | None, s3_event_file: str | None) -> list[str]:
@@ -66,7 +66,7 @@ def data(name: str | None, source: str | None, s3_event_file: str | None) -> lis
 
 
 def arrived(name: str, source: str | None) -> str:
-    """Send `precis.data.arrived` for a model; returns what was done, in a sentence."""
+    """Send `precis.data.arrived` for a model; returns a sentence that says so."""
     require_server()
     send(ARRIVED, name, {"source": source})
     return f"{name}: sent {ARRIVED}" + (f" ({source})" if source else "")
@@ -76,74 +76,74 @@ def arrived_by_s3(text: str) -> list[str]:
     """Send `precis.data.arrived` to each retrain deployment that trains on an object of an S3 event.
 
     `text`: the notification as AWS or MinIO wrote it (s3_event.py). One event a deployment, however
-    many of its objects came. Returns what was done, a sentence each. Raises DataError for text that
-    is no S3 event, ServerError when the server is not there.
+    many of its objects came. Returns a sentence for each. Raises DataError for text that is no S3
+    event, ServerError if the server does not answer.
     """
-    found = s3_event.created(text)
+    objects = s3_event.created(text)
     require_server()
-    said = []
-    readers = _deployments()
-    for deployment in readers:
+    messages = []
+    deployments = _retrain_deployments()
+    for deployment in deployments:
         recipe: dict[str, Any] = deployment.parameters["recipe"]
         train = str(recipe.get("data", {}).get("train", ""))
-        if mine := [uri for uri in found if s3_event.holds(train, uri)]:
+        if its_own := [uri for uri in objects if s3_event.holds(train, uri)]:
             payload = {
-                "source": mine[0],
-                "sources": mine,
+                "source": its_own[0],
+                "sources": its_own,
                 "deployment": f"retrain/{deployment.name}",
             }
             send(ARRIVED, recipe["name"], payload)
-            said.append(f"{recipe['name']}: sent {ARRIVED} ({', '.join(mine)})")
-    if not said:
-        what = ", ".join(found) or "no object was created"
-        said.append(
-            f"{what}: none of {len(readers)} retrain deployments trains on it; nothing sent"
+            messages.append(f"{recipe['name']}: sent {ARRIVED} ({', '.join(its_own)})")
+    if not messages:
+        created = ", ".join(objects) or "no object was created"
+        messages.append(
+            f"{created}: none of {len(deployments)} retrain deployments trains on it; nothing sent"
         )
-    return said
+    return messages
 
 
 def require_server() -> None:
-    """Raises ServerError when no Prefect server is configured: a temporary one would help nobody."""
+    """Raise ServerError if no Prefect server is configured: an event to a temporary one is lost."""
     from prefect.settings import get_current_settings
 
     if not get_current_settings().api.url:
         raise ServerError(
-            "no Prefect server is configured, so nobody would hear of it; set PREFECT_API_URL, such "
-            "as http://127.0.0.1:4200/api"
+            "no Prefect server is configured to send the event to; set PREFECT_API_URL, for example "
+            "http://127.0.0.1:4200/api"
         )
 
 
 @contextlib.contextmanager
 def answering(problem: str) -> Iterator[None]:
-    """What the server refuses, or does not answer, as a ServerError that says so."""
+    """Turn a refusal of the server, or its silence, into a ServerError that starts with `problem`."""
     import httpx
     from prefect.settings import get_current_settings
 
     try:
         yield
-    # RuntimeError: no API at that address, and what was found there as its cause
+    # RuntimeError: there is no API at that address; its cause says what is there
     except (httpx.HTTPError, httpx.InvalidURL, RuntimeError) as caught:
         error = caught.__cause__ or caught if isinstance(caught, RuntimeError) else caught
         lines = str(error).strip().splitlines() or [repr(error)]
         url = get_current_settings().api.url
-        mend = "start it, or correct PREFECT_API_URL"
+        fix = "start it, or correct PREFECT_API_URL"
         if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == UNAUTHORIZED:
-            mend = "set PREFECT_API_AUTH_STRING to its user:password"
+            fix = "set PREFECT_API_AUTH_STRING to its user:password"
         raise ServerError(
-            f"{problem}: the Prefect server at {url} says: {lines[0]}; {mend}"
+            f"{problem}: the Prefect server at {url} says: {lines[0]}; {fix}"
         ) from caught
 
 
-def _deployments() -> list[DeploymentResponse]:
-    """All deployments of the retrain flow that hold a recipe."""
+def _retrain_deployments() -> list[DeploymentResponse]:
+    """All deployments of the retrain flow that have a recipe."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 
-    wanted = FlowFilter(name=FlowFilterName(any_=["retrain"]))
-    found: list[DeploymentResponse] = []
+    retrain = FlowFilter(name=FlowFilterName(any_=["retrain"]))
+    deployments: list[DeploymentResponse] = []
     with answering("deployments cannot be read"), get_client(sync_client=True) as client:
         while True:
-            page = client.read_deployments(flow_filter=wanted, limit=PAGE, offset=len(found))
-            found += page
+            page = client.read_deployments(flow_filter=retrain, limit=PAGE, offset=len(deployments))
+            deployments += page
             if len(page) < PAGE:
-                return [one for one in found if isinstance(one.parameters.get("recipe"), dict)]
+                return [d for d in deployments if isinstance(d.parameters.get("recipe"), dict)]

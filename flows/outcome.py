@@ -1,4 +1,4 @@
-"""What a retrain run came to, in a sentence and as JSON."""
+"""The outcome of a retrain run, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tasks.tracking import artifacts, connection, mlflow_run
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run's decision and what became of it."""
+    """A run's decision, the version it registered, and where to find the rest."""
 
     name: str
     decision: Decision
@@ -29,14 +29,14 @@ class Outcome:
     mlflow_run_id: str
     prefect_flow_run_id: str
     report: str = ""  # runs:/ URI
-    cuts: tuple[Cut, ...] = ()  # what did not fit
+    cuts: tuple[Cut, ...] = ()  # texts that were truncated
     costs: tuple[StepCost, ...] = ()
 
     @classmethod
     def of(
         cls, run: mlflow_run.Run, recipe: Recipe, decision: Decision, version: VersionRef | None
     ) -> Outcome:
-        """The outcome of the flow run under way."""
+        """The outcome of the current flow run."""
         context = FlowRunContext.get()
         assert context is not None
         assert context.flow_run is not None
@@ -53,60 +53,60 @@ class Outcome:
 
     def as_text(self) -> str:
         """For a terminal: the verdict, the numbers, the reasons, where to look next."""
-        # Of a loss a gain is a fall: the change of each number itself, next to it, is read rightly.
-        moved = "change" if LOSS in self.decision.metrics else "gain"
-        rows = [f"{'':10}{'base':>9}{'lead-3':>9}{'champion':>9}{'challenger':>11}   {moved}"]
-        for name, found in self.decision.metrics.items():
-            cells = "".join(_cell(value) for value in (found.base, found.lead3, found.champion))
-            difference, low, high = change(name, found.gain, found.low, found.high)
+        # A loss improves by falling: next to the numbers, the change of the number itself reads better.
+        column = "change" if LOSS in self.decision.metrics else "gain"
+        rows = [f"{'':10}{'base':>9}{'lead-3':>9}{'champion':>9}{'challenger':>11}   {column}"]
+        for name, result in self.decision.metrics.items():
+            cells = "".join(_cell(value) for value in (result.base, result.lead3, result.champion))
+            difference, low, high = change(name, result.gain, result.low, result.high)
             rows.append(
-                f"{name:10}{cells}{found.challenger:>11.4f}   "
+                f"{name:10}{cells}{result.challenger:>11.4f}   "
                 f"{difference:+.4f} [{low:+.4f}, {high:+.4f}]{direction(name)}"
             )
-        sure = f"{1 - self.decision.alpha:.3%}".rstrip("%").rstrip("0").rstrip(".")
-        rows.append(f"in brackets: one-sided bounds, the deciding metric's at {sure}%")
-        said = [f"- {text}" for text in (*self.decision.reasons, *self.decision.notes)]
+        confidence = f"{1 - self.decision.alpha:.3%}".rstrip("%").rstrip("0").rstrip(".")
+        rows.append(f"in brackets: one-sided bounds, the deciding metric's at {confidence}%")
+        reasons = [f"- {text}" for text in (*self.decision.reasons, *self.decision.notes)]
         skipped = [f"unchanged, not done again: {', '.join(self.skipped)}"] if self.skipped else []
         cut = [f"did not fit: {line(self.cuts)}"] if line(self.cuts) else []
-        return "\n".join([self.headline, *rows, *said, *cut, *skipped, *self._next()])
+        return "\n".join([self.headline, *rows, *reasons, *cut, *skipped, *self._next()])
 
     def _next(self) -> list[str]:
-        """Where to look now."""
+        """Where to look next."""
         embedded = connection.tracking_uri().startswith(connection.SQLITE)
-        where = artifacts.fetch(self.report) if self.report and embedded else self.report
-        lines = [f"report:   {where}", f"history:  precis history {self.name}"]
+        page = artifacts.fetch(self.report) if self.report and embedded else self.report
+        lines = [f"report:   {page}", f"history:  precis history {self.name}"]
         if embedded:
             lines.append(f"MLflow:   mlflow ui --backend-store-uri {connection.shown_uri()}")
         if self.version:
-            served = f"mlflow models serve -m models:/{self.name}@champion --env-manager local"
-            lines.append(f"serve it: MLFLOW_TRACKING_URI={connection.shown_uri()} {served}")
+            command = f"mlflow models serve -m models:/{self.name}@champion --env-manager local"
+            lines.append(f"serve it: MLFLOW_TRACKING_URI={connection.shown_uri()} {command}")
         return lines
 
     def with_report(
         self, uri: str, cuts: Sequence[Cut] = (), costs: Sequence[StepCost] = ()
     ) -> Outcome:
-        """The same, with the report's URI, what did not fit, and what each step cost."""
+        """The same, with the report's URI, truncated texts, and the cost of each step."""
         return replace(self, report=uri, cuts=tuple(cuts), costs=tuple(costs))
 
     def as_json(self) -> str:
         """The `--json` object; docs/cli.md lists its keys."""
-        found = self.decision
+        decision = self.decision
         values: dict[str, Any] = {
-            "verdict": found.verdict,
+            "verdict": decision.verdict,
             "name": self.name,
             "version": self.version,
-            "champion_version": found.opponent_version,
+            "champion_version": decision.opponent_version,
             "skipped": self.skipped,
-            "metrics": {name: asdict(result) for name, result in found.metrics.items()},
-            "reasons": found.reasons,
-            "notes": found.notes,
-            "looks": found.looks,
+            "metrics": {name: asdict(result) for name, result in decision.metrics.items()},
+            "reasons": decision.reasons,
+            "notes": decision.notes,
+            "looks": decision.looks,
             "cuts": [asdict(cut) for cut in self.cuts],
             "costs": [_cost_as_json(cost) for cost in self.costs],
             "mlflow_run_id": self.mlflow_run_id,
             "prefect_flow_run_id": self.prefect_flow_run_id,
-            "model_digest": found.challenger_digest,
-            "evaluation_digest": found.evaluation_digest,
+            "model_digest": decision.challenger_digest,
+            "evaluation_digest": decision.evaluation_digest,
             "report": self.report,
         }
         return json.dumps(values, indent=2)

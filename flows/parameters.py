@@ -1,6 +1,6 @@
 """The flows' parameters as the Prefect UI's form shows them.
 
-Prefect puts a parameter's own name over its Field's title, and spares json_schema_extra.
+Prefect replaces a Field's title by the parameter's name, but leaves json_schema_extra as it is.
 """
 
 from __future__ import annotations
@@ -12,29 +12,31 @@ from pydantic import Field
 from tasks.contracts.recipe import NAME, Recipe
 
 
-def _shown(title: str, description: str = "", **rules: Any) -> Any:
-    said: Any = {"title": title} | ({"description": description} if description else {})
-    return Field(json_schema_extra=said, **rules)
+def _form_field(title: str, description: str = "", **rules: Any) -> Any:
+    schema: Any = {"title": title} | ({"description": description} if description else {})
+    return Field(json_schema_extra=schema, **rules)
 
 
-OneRecipe = Annotated[Recipe, _shown("Recipe")]
+OneRecipe = Annotated[Recipe, _form_field("Recipe")]
 IfBusy = Annotated[
     Literal["wait", "end"],
-    _shown(
+    _form_field(
         "If this model is being retrained already",
         "wait: this run follows it. end: this run does nothing.",
     ),
 ]
 ModelName = Annotated[
-    str, _shown("Registered model", "Its name in the MLflow registry.", pattern=NAME)
+    str, _form_field("Registered model", "Its name in the MLflow registry.", pattern=NAME)
 ]
 FormerVersion = Annotated[
-    int | None, _shown("Version", "A former champion's; none: the one before the champion.")
+    int | None, _form_field("Version", "A former champion's; none: the champion before this one.")
 ]
 WithApproval = Annotated[
     bool,
-    _shown("Ask first", "Pause, once that version is loaded and checked, until someone agrees."),
+    _form_field(
+        "Ask first", "Pause, once that version is loaded and checked, until someone agrees."
+    ),
 ]
 RetrainDeployment = Annotated[
-    str | None, _shown("Deployment to start", "None: retrain/NAME, with the recipe's name.")
+    str | None, _form_field("Deployment to start", "None: retrain/NAME, with the recipe's name.")
 ]

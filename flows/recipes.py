@@ -1,4 +1,4 @@
-"""Reading recipes: YAML plus `--set key=value`, every problem at once, the nearest right key named."""
+"""Read recipes: YAML plus `--set key=value`; every problem at once, with the nearest right key."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from tasks.contracts.errors import RecipeError
 from tasks.contracts.recipe import Recipe
 
-# What TRL, PEFT, Axolotl, LLaMA-Factory and people at a keyboard call it, where no spelling is near.
+# Names in TRL, PEFT, Axolotl, LLaMA-Factory and daily speech that are not close to ours in spelling.
 OTHER_NAMES = {
     "lr": "training.learning_rate",
     "batch_size": "training.per_device_train_batch_size",
@@ -28,22 +28,22 @@ OTHER_NAMES = {
     "model_name_or_path": "base.model",
     "base_model": "base.model",
 }
-# pydantic's words for a wrong type, in a recipe's.
-WANTED = {
-    "model_type": "a group of settings is wanted, a line for each",
-    "string_type": "a text is wanted",
-    "int_parsing": "a whole number is wanted",
-    "int_from_float": "a whole number is wanted",
-    "int_type": "a whole number is wanted",
-    "float_parsing": "a number is wanted",
-    "float_type": "a number is wanted",
-    "bool_parsing": "true or false is wanted",
-    "bool_type": "true or false is wanted",
+# What to say for pydantic's wrong types.
+TYPE_MESSAGES = {
+    "model_type": "must be a group of settings, one per line",
+    "string_type": "must be a string",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "int_type": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
 }
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as PyYAML reads it; notes keys given twice, of which it would silently keep the last."""
+    """PyYAML's reader; it also notes keys given twice, of which PyYAML silently keeps the last."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
@@ -54,8 +54,8 @@ class _Loader(yaml.SafeLoader):
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             line = key.start_mark.line + 1
             if key.value in first:
-                said = f"{key.value} is given again (first in line {first[key.value]}); keep one"
-                self.twice.append(f"line {line}: {said}")
+                problem = f"{key.value} is given again (first in line {first[key.value]}); keep one"
+                self.twice.append(f"line {line}: {problem}")
             first.setdefault(key.value, line)
         return super().construct_mapping(node, deep)
 
@@ -63,7 +63,7 @@ class _Loader(yaml.SafeLoader):
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in a YAML file, with dotted `key=value` overrides.
 
-    Raises RecipeError naming every problem, where it is, and the mend.
+    Raises RecipeError naming every problem, where it is, and how to fix it.
     """
     values = _read(path)
     for override in overrides:
@@ -94,8 +94,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
-    key, found, text = override.partition("=")
-    if not found or not key.strip():
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
         raise RecipeError(f"--set {override}: write it as key=value, e.g. training.seed=1")
     *groups, last = key.strip().split(".")
     for group in groups:
@@ -110,14 +110,14 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def _explain(problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"] if not _is_union_branch(part))
+    setting = ".".join(str(part) for part in problem["loc"] if not _is_union_branch(part))
     if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown key{_nearest(problem['loc'])}"
+        return f"{setting}: unknown key{_nearest(problem['loc'])}"
     if problem["type"] == "missing":
-        return f"{where}: is needed; add it"
-    text = WANTED.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
-    whole = isinstance(problem["input"], dict)  # a group's own rule names the settings it means
-    return f"{where or 'recipe'}: {text}" + ("" if whole else f" (it is {problem['input']!r})")
+        return f"{setting}: is required; add it"
+    text = TYPE_MESSAGES.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
+    is_group = isinstance(problem["input"], dict)  # a group's rule names the settings it is about
+    return f"{setting or 'recipe'}: {text}" + ("" if is_group else f" (it is {problem['input']!r})")
 
 
 def _is_union_branch(part: Any) -> bool:
@@ -131,9 +131,9 @@ def _nearest(location: tuple[Any, ...]) -> str:
         if model is None:
             return ""
     names = list(model.model_fields) if model else []
-    if known := OTHER_NAMES.get(str(location[-1])):
-        return f"; did you mean {known}?"
-    near = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
+    if ours := OTHER_NAMES.get(str(location[-1])):
+        return f"; did you mean {ours}?"
+    close = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
     elsewhere = [
         f"{group}.{location[-1]}"
         for group, field in Recipe.model_fields.items()
@@ -141,7 +141,7 @@ def _nearest(location: tuple[Any, ...]) -> str:
     ]
     if elsewhere:
         return f"; did you mean {elsewhere[0]}?"
-    return f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(names)}"
+    return f"; did you mean {close[0]}?" if close else f"; known keys: {', '.join(names)}"
 
 
 def _group(model: type[BaseModel] | None, name: str) -> type[BaseModel] | None:

@@ -1,4 +1,4 @@
-"""Reading the registry: who is champion and why, and the history."""
+"""Read the registry: the champion and why it was promoted, and the history."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Champion:
         return asdict(self)
 
     def as_text(self) -> str:
-        """For a terminal."""
-        why = (
+        """All of it, for a terminal."""
+        reasons = (
             "\n".join(f"  {reason}" for reason in self.promoted_by.reasons)
             if self.promoted_by
             else ""
         )
         return (
-            f"{self.name} v{self.version}, champion since {self.since}\n  {self.description}\n{why}\n"
+            f"{self.name} v{self.version}, champion since {self.since}\n  {self.description}\n{reasons}\n"
             f"  model digest {self.model_digest}\n  MLflow run {self.mlflow_run_id}\n"
             f"  serve it: MLFLOW_TRACKING_URI={connection.shown_uri()} "
             f"mlflow models serve -m models:/{self.name}@champion --env-manager local"
@@ -46,17 +46,17 @@ def champion(name: str) -> Champion | None:
     if connection.nothing_yet():
         return None
     client = connection.connect()
-    found = standing(client, name)
-    if found is None:
+    version = standing(client, name)
+    if version is None:
         return None
-    records = [r for r in history_of(client, name) if r.version == found.number]
+    records = [r for r in history_of(client, name) if r.version == version.number]
     return Champion(
         name,
-        found.number,
-        found.digest,
-        found.run_id,
-        found.created.isoformat(timespec="seconds"),
-        found.description,
+        version.number,
+        version.digest,
+        version.run_id,
+        version.created.isoformat(timespec="seconds"),
+        version.description,
         records[-1] if records else None,
     )
 

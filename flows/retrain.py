@@ -1,4 +1,4 @@
-"""Retrain: raw data in, a registered champion out, or the numbers that say why not.
+"""Retrain: raw data in, a registered champion out, or the numbers that tell why not.
 
 ingest -> train -> merge -> evaluate -> gate -> register, in that order, below.
 """
@@ -47,7 +47,7 @@ def retrain(recipe: OneRecipe, if_busy: IfBusy = "wait") -> Any:
     except Busy:
         return Completed(
             name="BUSY",
-            message=f"another retrain of {recipe.name} is under way; this one did nothing",
+            message=f"another retrain of {recipe.name} is running; this one did nothing",
         )
     except PrecisError as error:
         return Failed(message=str(error), data=error)
@@ -57,7 +57,7 @@ def retrain(recipe: OneRecipe, if_busy: IfBusy = "wait") -> Any:
 def run_retrain(recipe: Recipe) -> Outcome:
     """The flow's body, in the order it happens."""
     with tracked_run(recipe) as run:
-        champion = current_champion(recipe.name)  # an unreachable registry is known now, not later
+        champion = current_champion(recipe.name)  # fails now if the registry does not answer
         base = find_base(recipe)
         require_comparable(champion, base.path, recipe)
         dataset = ingest(recipe, base)

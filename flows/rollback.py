@@ -22,7 +22,7 @@ APPROVAL_SECONDS = 24 * 3600
 
 
 class Approval(RunInput):
-    """What the UI asks of whoever resumes the run."""
+    """The form that the UI shows to whoever resumes the run."""
 
     approve: bool = Field(False, title="Put it back", description="Off: nothing is changed.")
     reason: str = Field("", title="Reason", description="Goes into the version's description.")
@@ -38,7 +38,7 @@ def rollback(name: ModelName, to: FormerVersion = None, approval: WithApproval =
     try:
         require_model(name)  # a mistyped name must not make an experiment of that name
         with bare_run(name):
-            target, over = former_champion(name, to)
+            target, current = former_champion(name, to)
             reason = ""
             if approval:
                 answer = _ask(
@@ -47,7 +47,7 @@ def rollback(name: ModelName, to: FormerVersion = None, approval: WithApproval =
                 if not answer.approve:
                     return Cancelled(message=f"not approved: the champion of {name} stays")
                 reason = answer.reason
-            version, message = restore(name, target, over, reason)
+            version, message = restore(name, target, current, reason)
     except FlowPauseTimeout:
         return Cancelled(message=f"nobody answered within a day: the champion of {name} stays")
     except PrecisError as error:
@@ -62,6 +62,6 @@ def _ask(question: str) -> Approval:
     answer: Approval = pause_flow_run(
         wait_for_input=Approval.with_initial_data(description=question),
         timeout=APPROVAL_SECONDS,
-        key=f"approval-{context.flow_run.run_count}",  # the server keeps the answers of earlier tries
+        key=f"approval-{context.flow_run.run_count}",  # the server keeps the answers of earlier attempts
     )
     return answer

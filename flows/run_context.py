@@ -19,12 +19,12 @@ from tasks.orchestration import concurrency
 from tasks.processes import workspace
 from tasks.tracking import mlflow_run
 
-OURS = "precis"  # the tag of our flow runs, by which automations know them
+OURS = "precis"  # the tag by which automations recognize our flow runs
 
 
 @contextlib.contextmanager
 def tracked_run(recipe: Recipe) -> Iterator[mlflow_run.Run]:
-    """The run of the flow under way, with recipe and manifest stored before any work."""
+    """The MLflow run of the current flow run, with recipe and manifest stored before any work."""
     with bare_run(recipe.name) as run:
         _store_recipe(run, recipe)
         yield run
@@ -32,9 +32,9 @@ def tracked_run(recipe: Recipe) -> Iterator[mlflow_run.Run]:
 
 @contextlib.contextmanager
 def one_retrain_at_a_time(name: str, if_busy: str) -> Iterator[None]:
-    """The model's one retrain slot on the Prefect server; Busy when taken and `if_busy` is end.
+    """Hold the model's one retrain slot on the Prefect server; Busy if it is taken and `if_busy` is end.
 
-    An embedded server knows only its own run, and forgets slots with it: there is nothing to hold.
+    An embedded server has only this run: no slot is needed.
     """
     if embedded.is_embedded():
         yield
@@ -45,7 +45,7 @@ def one_retrain_at_a_time(name: str, if_busy: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def bare_run(name: str) -> Iterator[mlflow_run.Run]:
-    """The run of the flow under way, for the registered model `name`."""
+    """The MLflow run of the current flow run, for the registered model `name`."""
     context = FlowRunContext.get()
     assert context is not None
     assert context.flow_run is not None
@@ -58,20 +58,20 @@ def bare_run(name: str) -> Iterator[mlflow_run.Run]:
     if (ui := PREFECT_UI_URL.value()) and not embedded.is_embedded():
         link = f"{ui}/runs/flow-run/{flow_run.id}"
         tags |= {"precis.prefect_url": link, "mlflow.note.content": f"[Prefect flow run]({link})"}
-    # A run that was suspended and goes on counts as one, but has run for a while.
+    # A suspended run that is resumed has run_count 1 too, but has run for a while.
     first_try = flow_run.run_count == 1 and not flow_run.total_run_time
     with _untagged_tasks(), mlflow_run.run_for(name, str(flow_run.id), tags, first_try) as run:
-        stale_runs.settle_dead(run.client, run.experiment_id, run.id)
+        stale_runs.close(run.client, run.experiment_id, run.id)
         if run_page := mlflow_run.run_url(run):
-            said = "Parameters, metrics, plots and files of this run."
-            create_link_artifact(run_page, "MLflow run", key="mlflow-run", description=said)
+            text = "Parameters, metrics, plots and files of this run."
+            create_link_artifact(run_page, "MLflow run", key="mlflow-run", description=text)
         yield run
 
 
 def _untagged_tasks() -> TagsContext:
-    """Without the tag that marks the flow run as ours, as in deployed runs.
+    """Take the tag that marks the flow run as ours from its tasks, as in deployed runs.
 
-    Prefect would pass it on to tasks, and ask the server for a limit on tasks of that tag.
+    Otherwise Prefect asks the server before each task for a concurrency limit of that tag.
     """
     return TagsContext(current_tags=TagsContext.get().current_tags - {OURS})
 
@@ -88,10 +88,10 @@ def _store_recipe(run: mlflow_run.Run, recipe: Recipe) -> None:
 
 
 def _flat(values: dict[str, object], prefix: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
+    flat: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
+            flat |= _flat(value, f"{prefix}{key}.")
         elif value is not None:
-            found[prefix + key] = str(value)
-    return found
+            flat[prefix + key] = str(value)
+    return flat

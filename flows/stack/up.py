@@ -2,7 +2,7 @@
 
     servers (PostgreSQL and S3 first, with --postgres) -> work pool -> deployments -> worker
 
-Each process is attached to this one: Ctrl-C, TERM or even kill -9 of it leaves nothing behind.
+All of them are supervised: Ctrl-C, TERM or even kill -9 of this process leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Plan:
-    """What `precis up` was asked for."""
+    """The options of `precis up`."""
 
     prefect_port: int
     mlflow_port: int
@@ -39,14 +39,14 @@ class Plan:
 
 @dataclass
 class Stack:
-    """The running stack: its addresses, and the environment that points others at it."""
+    """The running stack: its services, and the environment in which programs use it."""
 
     env: dict[str, str]
     services: list[Service] = field(default_factory=list)
 
     @property
     def lines(self) -> list[str]:
-        """For a terminal."""
+        """How to use it, for a terminal."""
         prefect = self.env["PREFECT_API_URL"].removesuffix("/api")
         settings = [f"  export {name}={self.env[name]}" for name in SHOWN if name in self.env]
         return [
@@ -67,7 +67,7 @@ class _Ended(BaseException):
     """Ctrl-C or TERM."""
 
 
-def up(plan: Plan, say: Callable[[str], None] = print) -> None:
+def up(plan: Plan, show: Callable[[str], None] = print) -> None:
     """Run the stack until a signal, or until one of its processes ends (ServiceError)."""
     _ports_are_free(plan)
     for number in SIGNALS:
@@ -75,45 +75,45 @@ def up(plan: Plan, say: Callable[[str], None] = print) -> None:
     try:
         with contextlib.ExitStack() as running:
             try:
-                _run(plan, workspace.EMBEDDED_STORE.absolute(), running, say)
+                _run(plan, workspace.EMBEDDED_STORE.absolute(), running, show)
             finally:
-                _deaf()
+                _ignore_signals()
     except _Ended:
-        say("all of it has ended")
+        show("all of it has ended")
 
 
 def _run(
-    plan: Plan, folder: Path, running: contextlib.ExitStack, say: Callable[[str], None]
+    plan: Plan, folder: Path, running: contextlib.ExitStack, show: Callable[[str], None]
 ) -> None:
-    stack = _servers(plan, folder, running, say)
-    words = services.worker(POOL, plan.runs_at_once)
-    one = running.enter_context(service("worker", words, folder / LOGS, stack.env))
-    stack.services.append(one)
-    one.wait(
+    stack = _servers(plan, folder, running, show)
+    command = services.worker(POOL, plan.runs_at_once)
+    worker = running.enter_context(service("worker", command, folder / LOGS, stack.env))
+    stack.services.append(worker)
+    worker.wait(
         lambda: services.answers(f"{stack.env['PREFECT_API_URL']}/work_pools/{POOL}", stack.env)
     )
-    say("deploying")
+    show("deploying")
     _deploy(stack)
-    say("\n".join(stack.lines))
+    show("\n".join(stack.lines))
     while True:
-        for one in stack.services:
-            one.check()
+        for each in stack.services:
+            each.check()
         time.sleep(POLL_SECONDS)
 
 
 def _end(*_: object) -> None:
-    _deaf()
+    _ignore_signals()
     raise _Ended
 
 
-def _deaf() -> None:
-    """A second Ctrl-C or TERM while everything is being ended must not leave half of it behind."""
+def _ignore_signals() -> None:
+    """A second Ctrl-C or TERM while the processes are being ended must not leave some of them behind."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def _servers(
-    plan: Plan, folder: Path, running: contextlib.ExitStack, say: Callable[[str], None]
+    plan: Plan, folder: Path, running: contextlib.ExitStack, show: Callable[[str], None]
 ) -> Stack:
     prefect = f"http://{HOST}:{plan.prefect_port}/api"
     mlflow = f"http://{HOST}:{plan.mlflow_port}"
@@ -127,21 +127,22 @@ def _servers(
     store, destination = f"sqlite:///{folder / 'mlflow.db'}", str(folder / "artifacts")
     folder.mkdir(parents=True, exist_ok=True)
     if plan.postgres:
-        say("starting PostgreSQL and the S3 server")
+        show("starting PostgreSQL and the S3 server")
         store, destination = _postgres_and_s3(plan, folder / "stack", running, stack)
-    say("starting the Prefect and MLflow servers")
+    show("starting the Prefect and MLflow servers")
     # Both at once: each takes seconds.
-    started = {
+    commands = {
         "prefect": services.prefect_server(plan.prefect_port),
         "mlflow": services.mlflow_server(plan.mlflow_port, store, destination),
     }
     with embedded.sole_start():
-        for name, words in started.items():
-            one = running.enter_context(service(name, words, folder / LOGS, stack.env))
-            stack.services.append(one)
-        first, second = stack.services[-2:]
-        first.wait(lambda: services.answers(f"{prefect}/health"))
-    second.wait(lambda: services.answers(f"{mlflow}/health"))
+        for name, command in commands.items():
+            stack.services.append(
+                running.enter_context(service(name, command, folder / LOGS, stack.env))
+            )
+        prefect_server, mlflow_server = stack.services[-2:]
+        prefect_server.wait(lambda: services.answers(f"{prefect}/health"))
+    mlflow_server.wait(lambda: services.answers(f"{mlflow}/health"))
     return stack
 
 
@@ -153,13 +154,13 @@ def _postgres_and_s3(
     (folder / "postgres").mkdir(exist_ok=True)
     (folder / "postgres" / postgres.URIS).unlink(missing_ok=True)
     keys = services.s3_keys(folder)
-    for name, words in {
+    for name, command in {
         "postgres": services.postgres_server(folder / "postgres"),
         "s3": services.s3_server(folder / "s3", plan.s3_port),
     }.items():
         env = stack.env | services.s3_environment(keys)
         stack.services.append(
-            running.enter_context(service(name, words, folder.parent / LOGS, env))
+            running.enter_context(service(name, command, folder.parent / LOGS, env))
         )
     database, s3 = stack.services
     database.wait(lambda: services.postgres_uris(folder / "postgres") is not None)
@@ -178,7 +179,7 @@ def _postgres_and_s3(
 
 
 def _deploy(stack: Stack) -> None:
-    words = [
+    command = [
         str(services.BIN / "prefect"),
         "--no-prompt",
         "deploy",
@@ -187,7 +188,7 @@ def _deploy(stack: Stack) -> None:
         str(FILE),
     ]
     done = subprocess.run(
-        words,
+        command,
         cwd=FILE.parents[1],
         env=os.environ | stack.env,
         capture_output=True,
@@ -195,14 +196,14 @@ def _deploy(stack: Stack) -> None:
         check=False,
     )
     if done.returncode:
-        raise ServiceError(f"`{' '.join(words[1:])}` failed:\n{done.stdout}\n{done.stderr}")
+        raise ServiceError(f"`{' '.join(command[1:])}` failed:\n{done.stdout}\n{done.stderr}")
 
 
 def _ports_are_free(plan: Plan) -> None:
-    wanted = {"--port": plan.prefect_port, "--mlflow-port": plan.mlflow_port}
+    ports = {"--port": plan.prefect_port, "--mlflow-port": plan.mlflow_port}
     if plan.postgres:
-        wanted["--s3-port"] = plan.s3_port
-    taken = [f"port {port} is taken; name another with {name}" for name, port in wanted.items()
+        ports["--s3-port"] = plan.s3_port
+    taken = [f"port {port} is taken; name another with {name}" for name, port in ports.items()
              if services.listens(port)]  # fmt: skip
     if taken:
         raise ServiceError.of(taken)

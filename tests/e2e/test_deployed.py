@@ -240,7 +240,7 @@ def test_two_retrains_of_one_model(servers: Servers, promoted: dict[str, Any]) -
     wait_for(servers.trainers, 120, "the first run does not train")
     ends = servers.wait(servers.run("retrain", if_busy="end"))
     assert (ends["type"], ends["name"]) == ("COMPLETED", "BUSY")
-    assert "another retrain of demo is under way" in ends["message"]
+    assert "another retrain of demo is running" in ends["message"]
     waits = servers.run("retrain")
     one, other = servers.wait(first), servers.wait(waits)
     assert {one["type"], other["type"]} == {"COMPLETED"}

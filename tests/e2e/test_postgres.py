@@ -25,7 +25,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with up(own, "--postgres", "--s3-port", str(free_port())):
         yield own
     assert not (database / postgres.URIS).exists()  # it ended in order
-    shutil.rmtree(postgres.place(database)[0])
+    shutil.rmtree(postgres.data_folder(database)[0])
 
 
 def test_everything_lies_in_postgresql_and_s3(stack: Stack, first: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ def test_of_a_hub_base_that_is_not_here_nothing_is_guessed(data: Path) -> None:
     found = checked(data, model="meta-llama/Llama-2-7b-hf", revision="0" * 40, rope=None)
     assert len(found.problems) == 1
     assert "meta-llama/Llama-2-7b-hf at revision 000" in found.problems[0]
-    assert [line.partition(":")[0] for line in found.found] == ["data", "registry"]
+    assert [line.partition(":")[0] for line in found.facts] == ["data", "registry"]
     unpinned = checked(data, model="meta-llama/Llama-2-7b-hf")
     assert "pin it with base.revision" in unpinned.problems[0]
 
@@ -47,7 +47,7 @@ def test_a_scaled_base_is_checked_as_it_will_run(data: Path, tmp_path: Path) -> 
     base = tiny.make_tiny_base(tmp_path / "base", context=512)
     found = checked(data, model=str(base), context_tokens=1024, rope="ntk")
     assert found.problems == []
-    assert any("documents of 1024 tokens at once" in line for line in found.found)
+    assert any("documents of 1024 tokens at once" in line for line in found.facts)
     assert not (tmp_path / "mlruns/work/scaled").exists()
     refused = checked(data, model=str(base), context_tokens=1024)
     assert "is past the 512 tokens" in refused.problems[0]

@@ -61,7 +61,7 @@ def test_every_problem_is_told_at_once_with_the_nearest_key(small: Path) -> None
     [
         ("name: [", "not valid YAML"),
         ("- a", "a recipe is a mapping"),
-        ("name: a\nbase: {model: b}", "data: is needed"),
+        ("name: a\nbase: {model: b}", "data: is required"),
         (SMALL + "prompt: {template: no document}", "exactly once"),
         (SMALL + "gate: {metric: bleu}", "gate.metric"),
         (SMALL + "prompt: {summarize: map_reduce, truncate: error}", "choose tail, head or middle"),
@@ -74,9 +74,9 @@ def test_every_problem_is_told_at_once_with_the_nearest_key(small: Path) -> None
             "name: a\ndata: {train: t}\nbase: {model: b, quantization: int4}",
             "'nf4', 'fp4', 'int8' or",
         ),
-        (SMALL + "training: 5", "training: a group of settings is wanted"),
-        (SMALL + "adapter: {r: x}", "adapter.r: a whole number is wanted .it is 'x'"),
-        (SMALL + "evaluation: {devices: 0.5}", "evaluation.devices: a whole number is wanted"),
+        (SMALL + "training: 5", "training: must be a group of settings"),
+        (SMALL + "adapter: {r: x}", "adapter.r: must be a whole number .it is 'x'"),
+        (SMALL + "evaluation: {devices: 0.5}", "evaluation.devices: must be a whole number"),
         (
             SMALL + "evaluation: {cluster: spark}",
             "evaluation.cluster: write dask or ray for a cluster",
