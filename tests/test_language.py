@@ -23,7 +23,7 @@ WORDS = {
     r"without a word": "without a message; killed",
     r"at rest|rests": "stored",
     r"for a person": "for a terminal; readable",
-    r"in words": "as a message",
+    r"(errors|refusals|problems|S3) in words": "as a message",
     r"whoever": "the process, run or person that",
     r"thereof|hitherto|nought": "plain English",
     r"anew": "again",

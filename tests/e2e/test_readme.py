@@ -50,7 +50,7 @@ def test_its_recipe_passes_the_check(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_its_own_recipe_runs_and_is_served(tmp_path: Path) -> None:
     """The block as typed promotes a model; README's Python, asked about it, prints what was judged."""
     folder = folder_of_a_clone(tmp_path)
@@ -109,7 +109,7 @@ def folder_of_a_clone(folder: Path) -> Path:
 
 
 def shell_environment(folder: Path) -> dict[str, str]:
-    environment = Stack(folder).environment()
+    environment = Stack(folder / "stack").environment()
     return environment | {"PATH": f"{VENV / 'bin'}:{environment['PATH']}"}
 
 
