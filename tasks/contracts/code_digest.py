@@ -2,8 +2,9 @@
 
 A step's result may be taken from an earlier run only if the same code would make it again. What
 counts is the syntax tree, without comments and docstrings, of the step's own modules and of every
-module of this project that they import, found from the import statements. Imports of the project
-itself and file names are left out of the digest, so that moving a module changes no key.
+module of this project that they import, found from the import statements, and of the packages that
+those are in. Imports of the project itself and file names are left out of the digest, so that moving a
+module changes no key.
 """
 
 from __future__ import annotations
@@ -48,8 +49,6 @@ PLUMBING = {
     "tasks.ingest.s3": "brings files, which are digested",
     "tasks.ingest.hub": "brings files, which are digested",
 }
-# Code that a module loads by its path, so that no import statement names it.
-LOADED_BY_PATH = {"tasks.serving.summarizer": ("tasks.serving.continuous",)}
 POLICY_MODULE = "task"  # task.py of a step: names, retries, logs, artifacts
 
 
@@ -61,7 +60,8 @@ def of_step(step: str, root: Path = ROOT) -> str:
     """
     own = [_module_name(path, root) for path in (root / PACKAGE / step).rglob("*.py")]
     deciding = _with_imports((name for name in own if not _is_plumbing(name)), root)
-    return digest.of_value(sorted(_tree(root, name).digest for name in deciding))
+    # A set: packages whose __init__.py holds a docstring alone all count as one.
+    return digest.of_value(sorted({_tree(root, name).digest for name in deciding}))
 
 
 def of_folder(folder: Path) -> str:
@@ -79,7 +79,7 @@ class _Module:
         package = name if is_package else name.rpartition(".")[0]
         self.imports = {
             found for module in _imported(tree, package) if (found := _resolve(module, root))
-        } | set(LOADED_BY_PATH.get(name, ()))
+        } | _packages_of(name)
         self.digest = _digest(tree)
 
 
@@ -108,6 +108,12 @@ def _is_plumbing(name: str) -> bool:
     if parts[-1] == POLICY_MODULE:
         return True
     return any(".".join(parts[: n + 1]) in PLUMBING for n in range(1, len(parts)))
+
+
+def _packages_of(name: str) -> set[str]:
+    """The packages that a module is in: importing it runs their `__init__.py`, and what that imports."""
+    parts = name.split(".")
+    return {".".join(parts[:n]) for n in range(1, len(parts))}
 
 
 def _module_name(path: Path, root: Path) -> str:

@@ -60,7 +60,7 @@ class Drift:
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A package: weights, tokenizer, `summarizer.json` and `summarizer.py` in one folder."""
+    """A package: weights, tokenizer, `summarizer.json` and the code in `summarizer/`."""
 
     path: str
     digest: str

@@ -22,12 +22,9 @@ from tasks.costs.model_sizes import ModelSizes
 from tasks.costs.training_memory import KEPT_BYTES, LOGIT_BYTES
 from tasks.models.prepared_base import BaseFolder, PreparedBase
 from tasks.processes import workspace
-from tasks.serving.summarizer import SLOTS
+from tasks.serving.summarizer import AUTO_SLOTS, CONTINUOUS_MODEL_TYPES, RESERVED_BYTES
 
 Forecast = dict[str, Cost]  # by step, as tasks.costs.step_costs.STEPS
-# tasks/serving/continuous.py's own, which imports torch: a test holds them equal.
-CONTINUOUS = {"llama", "mistral", "qwen2", "qwen3", "phi", "phi3"}
-RESERVED_BYTES = 2 * GIB  # that it sets aside
 WITHOUT_BF16 = {"T4", "V100"}
 
 
@@ -129,7 +126,7 @@ class RunForecast:
         row_bytes = max(1, preflight.cached_token_bytes(config, 2) * layers * tokens)
         slots = evaluation.batch_size
         if evaluation.decoding == "auto":
-            slots = max(SLOTS, slots)
+            slots = max(AUTO_SLOTS, slots)
         free = estimate.memory_bytes - estimate.weights_bytes - RESERVED_BYTES
         return max(1, min(slots, free // row_bytes, rows_per_device)), float(row_bytes)
 
@@ -137,7 +134,7 @@ class RunForecast:
         """How summaries are written: `continuous`, or by `generate` on the device that it names."""
         evaluation, config = self.recipe.evaluation, self.base.config
         slides = config.get("sliding_window") and config.get("use_sliding_window", True)
-        supported = config.get("model_type") in CONTINUOUS and not slides
+        supported = config.get("model_type") in CONTINUOUS_MODEL_TYPES and not slides
         supported = supported and evaluation.kv_cache == "device"
         supported = supported and self.recipe.base.rope != "dynamic"
         supported = supported and not WITHOUT_BF16 & set(self.speed.name.replace("-", " ").split())

@@ -22,7 +22,7 @@ from tasks.models.compatibility import Layers, why_not_sharded
 from tasks.models.prepared_base import BaseFolder
 from tasks.models.weight_bytes import element_bytes
 from tasks.processes import device
-from tasks.serving.summarizer import FILLED
+from tasks.serving.summarizer import WEIGHTS_SHARE
 
 CARD = 15 * GIB  # what a card sold with 16 GB has for a process (a T4: 15,360 MiB)
 
@@ -124,9 +124,9 @@ class Estimate:
 
 
 def gpus_for(need: int) -> int:
-    """How many GPUs a model of `need` bytes is loaded on: one, or all of them (summarizer.spread)."""
+    """GPUs that a model of `need` bytes is loaded on: one, or all (summarizer.needs_several_gpus)."""
     count = device.count()
-    return count if count > 1 and need > FILLED * device.memory_bytes() else 1
+    return count if count > 1 and need > WEIGHTS_SHARE * device.memory_bytes() else 1
 
 
 def estimate(recipe: Recipe, base: BaseFolder, work: Path) -> Estimate:

@@ -16,7 +16,7 @@ from tasks.contracts.metrics import NO_LOSS
 from tasks.contracts.records import Output, Row, read_rows
 from tasks.evaluate import data_parallel
 from tasks.evaluate.scores import lead3_predictions, measures, score_texts, scores_of
-from tasks.models.package import load_code
+from tasks.models.package_code import load_code
 from tasks.processes.step_process import report
 from tasks.tracking.predictions_table import write_table
 

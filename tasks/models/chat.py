@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.contracts.errors import EvaluationError, PrecisError
-from tasks.models import package
+from tasks.models import package_code
 from tasks.serving.summarizer import SETTINGS_FILE, Document
 
 
@@ -72,7 +72,7 @@ def _loaded(folder: Path, device: str | None) -> Any:
         raise PrecisError("--device cuda: no GPU can be used here; say cpu, or leave it out")
     logging.disable_progress_bar()
     with _explained(f"{folder} could not be loaded"):
-        return package.load_code(folder).Generator(folder, device)
+        return package_code.load_code(folder).Generator(folder, device)
 
 
 @contextlib.contextmanager

@@ -9,12 +9,13 @@ from typing import Any
 from tasks.contracts.recipe import Recipe
 from tasks.models.prepared_base import BaseFolder
 from tasks.models.safetensors_headers import Shapes
+from tasks.serving.summarizer import CONTINUOUS_MODEL_TYPES
 
 HEADS = {"lm_head", "embed_out", "output"}
 EMBEDDINGS = {"wte", "wpe"}  # those whose name does not say so
 # transformers' model types whose own attention tasks.train.attention is known to compute: a test
 # (tests/train/test_train_shapes.py) shows it of each. Others are left their own.
-KNOWN = {"llama", "mistral", "qwen2", "qwen3", "phi", "phi3", "gemma", "gemma2", "gemma3_text"}
+KNOWN = CONTINUOUS_MODEL_TYPES | {"gemma", "gemma2", "gemma3_text"}
 TRANSPOSED = {"gpt2", "openai-gpt"}  # model types whose linear layers are Conv1D
 
 

@@ -69,7 +69,7 @@ def load_base(base: Path, quantization: str, dtype: Any, attention: str | None =
 
     from tasks.models.quantization import config, settle
 
-    wide = summarizer.spread(loaded_bytes(base, quantization))
+    wide = summarizer.needs_several_gpus(loaded_bytes(base, quantization))
     model = AutoModelForCausalLM.from_pretrained(
         base,
         quantization_config=config(quantization, dtype),
@@ -81,5 +81,5 @@ def load_base(base: Path, quantization: str, dtype: Any, attention: str | None =
     if wide:
         summarizer.refuse_offloaded(model)
     settle(model, dtype)
-    summarizer.forget_lengths(model)
+    summarizer.reset_dynamic_rope(model)
     return model

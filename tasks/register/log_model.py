@@ -22,10 +22,11 @@ from tasks.contracts.errors import RegistryError, ServedModelDiffers
 from tasks.contracts.records import ModelRef, Prediction
 from tasks.processes import step_process
 from tasks.register import upload
-from tasks.serving.summarizer import CODE_FILE
+from tasks.serving.summarizer import pyfunc
 
 ARTIFACT = "package"
-# What the served file imports; the versions the judgement was made with.
+PYFUNC_FILE = Path(pyfunc.CODE_FOLDER) / "pyfunc.py"  # of a package; MLflow runs a copy of it
+# What the served code imports; the versions the model was judged with.
 REQUIREMENTS = ("mlflow", "torch", "transformers", "accelerate")  # the last to spread over GPUs
 DIGEST_TAG = "precis.model_digest"
 
@@ -76,14 +77,14 @@ def lay_out(
     described = mlflow.models.Model(model_id=model_id, run_id=run_id)
     mlflow.pyfunc.save_model(
         path=str(folder),
-        python_model=str(package / CODE_FILE),
+        python_model=str(package / PYFUNC_FILE),
         pip_requirements=requirements(),
         mlflow_model=described,
     )
     # What save_model(artifacts=...) would have written, without its copies.
     described.flavors["python_function"] |= {
         "artifacts": {ARTIFACT: {"path": f"artifacts/{ARTIFACT}", "uri": f"artifacts/{ARTIFACT}"}},
-        "model_code_path": CODE_FILE,  # not where it lay on this machine
+        "model_code_path": PYFUNC_FILE.name,  # not where it was on this machine
     }
     described.save(str(folder / "MLmodel"))
     for source in digest.visible_files(package):
@@ -95,7 +96,7 @@ def lay_out(
 
 
 def requirements() -> list[str]:
-    """Pinned requirements of the served file, local version parts (+cpu) left out."""
+    """Pinned requirements of the served code, local version parts (+cpu) left out."""
     return [f"{name}=={metadata.version(name).split('+')[0]}" for name in REQUIREMENTS]
 
 

@@ -80,7 +80,7 @@ def loaded(folder: Path, decoding: str, size: int) -> Any:
     settings = SummarizerSettings(template, 3000, "tail", NEW, size, decoding=decoding)
     package.add_summarizer(folder, settings)
     generator = Generator(folder)
-    generator.ends = []
+    generator.end_ids = []
     generator.model.generation_config.eos_token_id = None
     return generator
 
@@ -151,20 +151,20 @@ def continuous(folder: Path, rows: Path, size: int, more: str) -> dict[str, Any]
     if decoder is None:
         raise RuntimeError(generator.refusal)
     if more == "flash":
-        decoder.attend.__func__.__globals__["by_kernel"] = by_flash
+        decoder.steps.attend.__func__.__globals__["decode_attention"] = by_flash
     first, _ = seconds_of(lambda: generator.summarize(documents))
     seconds, found = seconds_of(lambda: generator.summarize(documents))
     result = measured(seconds, first, sum(s.output_tokens for s in found))
-    watch = Watch(decoder, profiled=more == "profile")
-    decoder._run, kept = watch, decoder._run
+    watch = Watch(decoder.steps, profiled=more == "profile")
+    decoder.steps._run, kept = watch, decoder.steps._run
     again = generator.summarize(documents)
-    decoder._run = kept
+    decoder.steps._run = kept
     result |= watch.read()
     part = documents[100:160] or documents[3:7]
     alone = generator.summarize(part)
     whole = found[100:160] or found[3:7]
     same = sum(a.text == b.text for a, b in zip(alone, whole, strict=True))
-    notes = f"{decoder.usable} of {size} slots; again equal {again == found}; "
+    notes = f"{decoder.usable_slots} of {size} slots; again equal {again == found}; "
     notes += f"{same} of {len(part)} alone as among all"
     if torch.cuda.is_available():
         notes += f"; reserved {torch.cuda.max_memory_reserved() / 2**30:.1f} GiB"
@@ -174,11 +174,11 @@ def continuous(folder: Path, rows: Path, size: int, more: str) -> dict[str, Any]
 class Watch:
     """Stands before a decoder's steps: how long each kind takes; and some decode steps' kernels."""
 
-    def __init__(self, decoder: Any, profiled: bool) -> None:
+    def __init__(self, steps: Any, profiled: bool) -> None:
         import torch
 
-        self.torch, self.run, self.gpu = torch, decoder._run, torch.cuda.is_available()
-        self.times: dict[str, list[Any]] = {"read": [], "decode": []}
+        self.torch, self.run, self.gpu = torch, steps._run, torch.cuda.is_available()
+        self.times: dict[str, list[Any]] = {"prefill": [], "decode": []}
         self.profiler: Any = None
         self.wanted = profiled
 
@@ -202,7 +202,10 @@ class Watch:
     def read(self) -> dict[str, Any]:
         self._wait()
         found: dict[str, Any] = {}
-        for name, (step, steps) in {"decode": ("step", "steps"), "read": ("pack", "packs")}.items():
+        for name, (step, steps) in {
+            "decode": ("step", "steps"),
+            "prefill": ("pack", "packs"),
+        }.items():
             spans = [self._ms(*span) for span in self.times[name]]
             found |= {step: sum(spans) / len(spans), steps: len(spans)}
         return found | ({"profile": self._profile()} if self.profiler else {})
@@ -260,7 +263,7 @@ def kernels(folder: Path, rows: Path, size: int, more: str) -> dict[str, Any]:
     """Our decode attention with other block sizes and warps, and FlashAttention-2: share of 4.8 TB/s."""
     import torch
 
-    from tasks.serving import continuous as code
+    from tasks.serving.summarizer import kernels as code
 
     heads, width, length = 32, 128, 294
     make = lambda *n: torch.randn(*n, device="cuda", dtype=torch.bfloat16)  # noqa: E731
@@ -268,7 +271,7 @@ def kernels(folder: Path, rows: Path, size: int, more: str) -> dict[str, Any]:
     query = make(size, heads, width)
     starts = torch.arange(size, device="cuda") * 430
     lengths = length + (torch.arange(size, device="cuda") % 101) - 50
-    wanted = code.one_by_one(query, keys, values, starts, lengths, 0.09).float()
+    wanted = code.decode_attention_reference(query, keys, values, starts, lengths, 0.09).float()
     moved = 4 * heads * width * int(lengths.sum())
     lines = []
 
@@ -292,7 +295,7 @@ def kernels(folder: Path, rows: Path, size: int, more: str) -> dict[str, Any]:
     for block in (32, 64, 128):
         for warps in (2, 4, 8):
             code.BLOCK_TOKENS, code.WARPS = block, warps
-            measure(f"ours, {block} tokens, {warps} warps", code.by_kernel)
+            measure(f"ours, {block} tokens, {warps} warps", code.decode_attention)
     measure("FlashAttention-2 with seqused_k", by_flash)
     return {"profile": lines}
 
@@ -306,9 +309,9 @@ def check(folder: Path, rows: Path, size: int, more: str) -> dict[str, Any]:
     import tiny
 
     from tasks.models import package
-    from tasks.serving.summarizer import Generator, SummarizerSettings
+    from tasks.serving.summarizer import Generator, SummarizerSettings, load_model
 
-    Generator._dtype = lambda self: torch.float32  # type: ignore[method-assign]
+    load_model._dtype = lambda device: torch.float32
     documents = [row.document for row in tiny.make_rows(4 if TINY else 30)]
     documents = [text * (1 + i % 4) for i, text in enumerate(documents)]
     lines, same = [], True

@@ -85,7 +85,7 @@ class Store:
         with mlflow.start_run():
             mlflow.pyfunc.log_model(
                 name=NAME,
-                python_model=str(Path(self.model.path) / package.summarizer.CODE_FILE),
+                python_model=str(Path(self.model.path) / logging.PYFUNC_FILE),
                 artifacts={"package": self.model.path},
                 pip_requirements=logging.requirements(),
                 registered_model_name=f"{NAME}-pyfunc",

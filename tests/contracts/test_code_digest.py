@@ -56,8 +56,9 @@ def test_comments_docstrings_and_layout_change_no_key(copy: Path) -> None:
         ("ingest/overlap.py", {"ingest"}),
         ("models/quantization.py", {"train", "merge"}),
         ("contracts/metrics.py", {"evaluate", "gate"}),
-        ("serving/summarizer.py", {"ingest", "train", "merge", "evaluate"}),
-        ("serving/continuous.py", {"ingest", "train", "merge", "evaluate"}),
+        ("serving/summarizer/prompt.py", {"ingest", "train", "merge", "evaluate"}),
+        ("serving/summarizer/kernels.py", {"ingest", "train", "merge", "evaluate"}),
+        ("serving/summarizer/pyfunc.py", {"train", "merge", "evaluate"}),
         ("contracts/records.py", set(STEPS)),
         ("train/launch.py", set()),
         ("train/task.py", set()),
@@ -70,6 +71,40 @@ def test_a_constant_changes_the_keys_of_the_steps_that_import_it(
 ) -> None:
     """A changed constant changes the keys of exactly the steps that import its module."""
     assert changed(copy, module, "\nADDED = 1\n") == steps
+
+
+def test_all_code_that_a_package_carries_counts() -> None:
+    """Whichever of its modules a step imports: its `__init__.py` imports the others, some of them late."""
+    folder = code_digest.ROOT / "tasks/serving/summarizer"
+    modules = {f"tasks.serving.summarizer.{path.stem}" for path in folder.glob("*.py")}
+    modules -= {"tasks.serving.summarizer.__init__", "tasks.serving.summarizer.pyfunc"}
+    assert len(modules) > 10
+    for name in ("prompt", "kernels", "cache"):
+        reached = code_digest._with_imports({f"tasks.serving.summarizer.{name}"}, code_digest.ROOT)
+        assert modules <= reached
+
+
+def test_a_package_s_init_counts_with_each_of_its_modules(tmp_path: Path) -> None:
+    """Python runs it before any of them, and what it imports."""
+    for name, text in {
+        "__init__.py": "",
+        "gate/__init__.py": "",
+        "gate/decide.py": "from tasks.shared.inner import x\n",
+        "shared/__init__.py": "from .other import y\n",
+        "shared/inner.py": "x = 1\n",
+        "shared/other.py": "y = 1\n",
+    }.items():
+        (tmp_path / "tasks" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tasks" / name).write_text(text)
+    before = code_digest.of_step("gate", tmp_path)
+    for name in ("shared/__init__.py", "shared/other.py"):
+        code_digest.of_step.cache_clear()
+        code_digest._tree.cache_clear()
+        with (tmp_path / "tasks" / name).open("a") as file:
+            file.write("z = 2\n")
+        after = code_digest.of_step("gate", tmp_path)
+        assert after != before
+        before = after
 
 
 def test_a_moved_module_changes_no_key(copy: Path) -> None:

@@ -11,11 +11,17 @@ import shapes
 import tiny
 import torch
 
-from tasks.costs import forecast
 from tasks.models import find_base, package
+from tasks.models.package_code import load_code
 from tasks.processes import step_process
-from tasks.serving import continuous
-from tasks.serving.summarizer import DECODER_FILE, Generator, SummarizerSettings, Summary, encode
+from tasks.serving.summarizer import (
+    CONTINUOUS_MODEL_TYPES,
+    Generator,
+    SummarizerSettings,
+    Summary,
+    cache,
+    encode,
+)
 
 SETTINGS = SummarizerSettings(
     "Summarize:\n{document}\nSummary: ", 200, "tail", 24, 3, decoding="continuous"
@@ -67,7 +73,7 @@ def test_every_token_is_that_of_unbatched_generate(model_type: str, tmp_path: Pa
 
 
 def test_the_types_that_are_known_are_those_tested() -> None:
-    assert set(WHOLE) == continuous.TESTED
+    assert set(WHOLE) == CONTINUOUS_MODEL_TYPES
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +89,12 @@ def generator(llama: Path, tmp_path: Path) -> Generator:
 
 def test_steps_of_one_shape_write_the_same(generator: Generator) -> None:
     """As on a GPU: packed steps filled up, slots that have ended kept along, a look every few tokens."""
-    decoder = generator.decoder()
-    decoder.static, decoder.chunk = True, 256
+    steps = generator.decoder().steps
+    steps.static, steps.prefill_tokens = True, 256
     assert continuously(generator) == unbatched(generator, DOCUMENTS)
-    shape = decoder.inputs["ids"].shape
+    shape = steps.inputs["ids"].shape
     assert continuously(generator, ["y", LONG]) == unbatched(generator, ["y", LONG])
-    assert decoder.inputs["ids"].shape == shape == (256,)
+    assert steps.inputs["ids"].shape == shape == (256,)
 
 
 def test_stop_strings_end_a_summary(generator: Generator) -> None:
@@ -107,7 +113,7 @@ def test_any_of_several_end_tokens_ends_a_summary(generator: Generator) -> None:
     """One of them comes first and leaves it empty; others are written up to the token limit."""
     prompts = [encode(generator.tokenizer, text, SETTINGS) for text in DOCUMENTS]
     ids = dict(generator.decoder().write(prompts))
-    generator.ends = [2, ids[1][0], ids[2][5]]
+    generator.end_ids = [2, ids[1][0], ids[2][5]]
     generator._decoder = None
     found = continuously(generator)
     assert found == unbatched(generator, DOCUMENTS)
@@ -159,16 +165,14 @@ def test_a_base_that_penalizes_repetition_is_left_to_generate(generator: Generat
     assert "RepetitionPenalty" in str(generator.refusal)
 
 
-def test_the_decoder_travels_where_it_is_used(llama: Path, tmp_path: Path) -> None:
-    """A package holds its own copy, and that copy runs; other packages hold none."""
-    plain = packaged(llama, tmp_path / "plain", replace(SETTINGS, decoding="generate"))
-    assert not (plain / DECODER_FILE).exists()
-    assert Generator(plain, "cpu").decoder() is None
+def test_the_package_s_own_decoder_runs(llama: Path, tmp_path: Path) -> None:
+    """What is edited in the package, and nowhere else, decides; with generate it is not even imported."""
     made = packaged(llama, tmp_path / "package")
-    code = (made / DECODER_FILE).read_text()
-    (made / DECODER_FILE).write_text(code.replace('NAME = "precis_slots"', "NAME = 1 / 0"))
+    tiny.edit_package(made, "PREFILL_SHARE = 0.75", "PREFILL_SHARE = 1 / 0")
     with pytest.raises(ZeroDivisionError):
-        Generator(made, "cpu").summarize(["x"])
+        load_code(made).Generator(made, "cpu").summarize(["x"])
+    replace(SETTINGS, decoding="generate").save(made)
+    assert load_code(made).Generator(made, "cpu").decoder() is None
 
 
 def test_auto_is_continuous_where_there_is_a_gpu(llama: Path, tmp_path: Path) -> None:
@@ -179,7 +183,7 @@ def test_auto_is_continuous_where_there_is_a_gpu(llama: Path, tmp_path: Path) ->
     assert generator.refusal is None
     expected = unbatched(generator, DOCUMENTS)
     generator.device = "cuda"  # where its model is said to be: no GPU here
-    assert generator.decoder().slots == 256
+    assert generator.decoder().steps.slots == 256
     assert continuously(generator) == expected
 
 
@@ -201,18 +205,12 @@ def test_room_is_what_memory_leaves_beside_the_work(
     """A prompt fits with its summary's keys and values, to the token; 2 GiB are the packed steps'."""
     decoder, config = generator.decoder(), generator.model.config
     token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
-    known = type(decoder).fits.__globals__
-    monkeypatch.setitem(known, "reachable_bytes", lambda device: (2 << 30) + 100 * token + 7)
+    monkeypatch.setattr(cache, "reachable_bytes", lambda device: (2 << 30) + 100 * token + 7)
     monkeypatch.setattr("torch.cuda.memory_allocated", lambda device: 7)
-    decoder.device = torch.device("cuda")  # the arithmetic is a GPU's
+    decoder.cache.device = torch.device("cuda")  # the arithmetic is a GPU's
     room = 100 - SETTINGS.max_new_tokens
     assert decoder.fits(room)
     assert not decoder.fits(room + 1)
-
-
-def test_the_forecast_knows_the_same_models() -> None:
-    """It must not import torch, so it has a list of its own."""
-    assert forecast.CONTINUOUS == continuous.TESTED
 
 
 def test_a_call_given_up_leaves_the_decoder_whole(generator: Generator) -> None:
@@ -231,9 +229,8 @@ def test_the_served_model_writes_continuously_too(llama: Path, tmp_path: Path) -
 
     made = packaged(llama, tmp_path / "package")
     expected = [summary.text for summary in Generator(made, "cpu").summarize(DOCUMENTS[:4])]
-    code, before = (made / "summarizer.py").read_text(), "        prompts = [encode("
-    assert before in code
-    (made / "summarizer.py").write_text(code.replace(before, f"        raise OSError\n{before}"))
+    before = "        prompts = [encode("
+    tiny.edit_package(made, before, f"        raise OSError\n{before}")
     log_model.lay_out(made, tmp_path / "served")
     call = {"uri": str(tmp_path / "served"), "documents": DOCUMENTS[:4]}
     assert (

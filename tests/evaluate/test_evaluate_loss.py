@@ -108,7 +108,7 @@ def test_an_architecture_that_gives_all_logits_is_read_rightly(model: Path) -> N
     from tasks.evaluate.predict import load_code
 
     wanted = Generator(model, "cpu").losses(DOCUMENTS, REFERENCES)
-    edit(model, "logits_to_keep=", "logits_to_forget=")
+    tiny.edit_package(model, "logits_to_keep=", "logits_to_forget=")
     found = load_code(model).Generator(model, "cpu").losses(DOCUMENTS, REFERENCES)
     assert [one.value for one in found] == pytest.approx([one.value for one in wanted], rel=LOSS)
 
@@ -167,19 +167,12 @@ def test_the_table_has_it_only_where_it_is_asked_for(
     assert [p.scores["loss"] for p in table] == wanted
     assert answer["means"]["loss"] == pytest.approx(sum(wanted) / len(wanted))
     assert answer["loss_cut_rows"] == 0
-    edit(model, "    def losses(", "    def no_losses(")
+    tiny.edit_package(model, "    def losses(", "    def no_losses(")
     assert "loss" not in predict(str(model), str(rows), str(without), "cpu")["means"]
     assert json.loads(without.read_text())["columns"] == [*COLUMNS, "cut_tokens", "parts"]
     assert [p.scores | {"loss": p.scores["loss"]} for p in table] == [
         p.scores | {"loss": loss} for p, loss in zip(read_table(without), wanted, strict=True)
     ]
-
-
-def edit(model: Path, old: str, new: str) -> None:
-    """Change the package's own summarizer.py."""
-    path = model / "summarizer.py"
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new))
 
 
 @pytest.mark.parametrize(
@@ -192,19 +185,23 @@ def edit(model: Path, old: str, new: str) -> None:
         ),
         ("nats a completion token with", "bits a token with", "computes no such loss"),
         (
-            "found.append(-float(",
-            "found.append(float('inf') * float(",
+            "nats.append(-float(",
+            "nats.append(float('inf') * float(",
             "loss of 7 .* no finite number",
         ),
-        ("found.append(-float(", "found.append(float('nan') * float(", "such as row 'row-0-0'"),
-        ("use_cache=False,", "labels='none',", "the loss of rows 1 to 7 failed"),
+        ("nats.append(-float(", "nats.append(float('nan') * float(", "such as row 'row-0-0'"),
+        (
+            "use_cache=False,\n            ).logits",
+            "labels='none',\n            ).logits",
+            "the loss of rows 1 to 7 failed",
+        ),
     ],
 )
 def test_a_loss_that_cannot_be_taken_stops_the_evaluation(
     model: Path, rows: Path, tmp_path: Path, old: str, new: str, says: str
 ) -> None:
     """An older package, another definition, a number that is none, a failure: no table is written."""
-    edit(model, old, new)
+    tiny.edit_package(model, old, new)
     with pytest.raises(EvaluationError, match=says):
         predict(str(model), str(rows), str(tmp_path / "table.json"), "cpu", loss=True)
     assert not (tmp_path / "table.json").exists()
@@ -212,7 +209,7 @@ def test_a_loss_that_cannot_be_taken_stops_the_evaluation(
 
 def test_a_lost_loss_stops_the_evaluation(model: Path, rows: Path, tmp_path: Path) -> None:
     """Fewer losses than rows is a failure, not a shift by one."""
-    edit(model, "for several in made\n        ]", "for several in made[1:]\n        ]")
+    tiny.edit_package(model, "for several in made\n        ]", "for several in made[1:]\n        ]")
     with pytest.raises(EvaluationError, match="the loss of rows 1 to 7 failed"):
         predict(str(model), str(rows), str(tmp_path / "table.json"), "cpu", loss=True)
 

@@ -17,14 +17,14 @@ from tasks.evaluate.predict import predict
 from tasks.evaluate.scores import batch_plan
 from tasks.register import log_model
 from tasks.serving.summarizer import (
-    SHRINK,
+    MAX_SHRINK,
     Generator,
     SummarizerSettings,
     Summary,
     encode,
     fit,
+    full_length,
     split,
-    whole_length,
 )
 from tasks.tracking.predictions_table import read_table
 
@@ -64,7 +64,7 @@ def test_parts_hold_all_of_a_document_and_each_fits(
     wanted = replace(SETTINGS, max_source_tokens=most)
     parts = split(tokenizer, document, wanted)
     assert joined(parts) == joined([document])
-    assert all(whole_length(tokenizer, part, wanted) <= most for part in parts)
+    assert all(full_length(tokenizer, part, wanted) <= most for part in parts)
     assert all(part == part.strip() != "" for part in parts)
 
 
@@ -105,12 +105,12 @@ def test_a_long_document_is_summarized_from_its_parts(model: Path) -> None:
     """The last prompt holds the parts' summaries; the record says how long the whole would have been."""
     generator = Generator(model, "cpu")
     document = " ".join(["zzzz."] * 20)
-    whole = whole_length(generator.tokenizer, document, SETTINGS)
+    whole = full_length(generator.tokenizer, document, SETTINGS)
     parts = split(generator.tokenizer, document, SETTINGS)
     assert len(parts) > 2
     said = [one.text for one in generator.summarize(parts)]
     together = "\n\n".join(text for text in said if text)
-    assert whole_length(generator.tokenizer, together, SETTINGS) <= 60  # one round is enough
+    assert full_length(generator.tokenizer, together, SETTINGS) <= 60  # one round is enough
     found = generator.summarize([document])[0]
     last = generator.summarize([together])[0]
     assert (found.text, found.finished, found.output_tokens) == (
@@ -124,7 +124,7 @@ class Parrot(Generator):
 
     rounds = 0
 
-    def _write(self, documents: list[str], batch: int) -> list[Summary]:
+    def _write_batch(self, documents: list[str], batch: int) -> list[Summary]:
         Parrot.rounds += 1
         return [Summary(text, True, 1, 1, batch) for text in documents]
 
@@ -134,7 +134,7 @@ class Shortener(Generator):
 
     rounds = 0
 
-    def _write(self, documents: list[str], batch: int) -> list[Summary]:
+    def _write_batch(self, documents: list[str], batch: int) -> list[Summary]:
         Shortener.rounds += 1
         keep = [int(len(text) * 0.86) for text in documents]
         return [
@@ -145,7 +145,7 @@ class Shortener(Generator):
 class Silent(Generator):
     """A model that has nothing to say, but to a prompt without a document."""
 
-    def _write(self, documents: list[str], batch: int) -> list[Summary]:
+    def _write_batch(self, documents: list[str], batch: int) -> list[Summary]:
         return [Summary("" if text else "made up", False, 1, 9, batch) for text in documents]
 
 
@@ -165,14 +165,14 @@ def test_it_ends_though_the_model_shortens_nothing(model: Path) -> None:
 
 
 def test_it_ends_in_few_rounds_though_the_model_shortens_little(model: Path) -> None:
-    """log(tokens / room) / log(1 / SHRINK) rounds and one more, at most."""
+    """log(tokens / room) / log(1 / MAX_SHRINK) rounds and one more, at most."""
     import math
 
     generator = Shortener(model, "cpu")
     generator.settings = replace(SETTINGS, batch_size=1000)
     Shortener.rounds, document = 0, "z" * 3000
     generator.summarize([document])
-    most = math.log(3000 / 40) / math.log(1 / SHRINK) + 2
+    most = math.log(3000 / 40) / math.log(1 / MAX_SHRINK) + 2
     assert 3 < Shortener.rounds <= most
 
 

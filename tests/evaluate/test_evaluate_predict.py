@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -46,14 +47,6 @@ def rows(tmp_path: Path) -> Path:
     return tiny.write_rows(tmp_path / "rows.jsonl", ROWS)
 
 
-def edit(model: Path, old: str, new: str) -> None:
-    """Change the package's own summarizer.py."""
-    path = model / "summarizer.py"
-    code = path.read_text()
-    assert old in code
-    path.write_text(code.replace(old, new))
-
-
 def test_every_row_gets_a_prediction_in_its_order(model: Path, rows: Path, tmp_path: Path) -> None:
     """The child reports progress, and answers with what its table holds."""
     lines: list[dict[str, Any]] = []
@@ -76,14 +69,16 @@ def test_every_row_gets_a_prediction_in_its_order(model: Path, rows: Path, tmp_p
 
 def test_the_package_own_code_runs(model: Path, rows: Path, tmp_path: Path) -> None:
     """What is edited in the package, and nowhere else, shows in the outputs."""
-    edit(model, "return Summary(text.strip(),", "return Summary('EDITED ' + text.strip(),")
+    tiny.edit_package(
+        model, "return Summary(text.strip(),", "return Summary('EDITED ' + text.strip(),"
+    )
     predict(str(model), str(rows), str(tmp_path / "table.json"), "cpu")
     assert all(p.text.startswith("EDITED ") for p in read_table(tmp_path / "table.json"))
 
 
 def test_loading_the_code_registers_nothing(model: Path) -> None:
     """Only MLflow, which loads the file by itself, sets the model to serve."""
-    edit(model, "mlflow.models.set_model(Summarizer())", "raise AssertionError")
+    tiny.edit_package(model, "mlflow.models.set_model(Summarizer())", "raise AssertionError")
     assert load_code(model).Generator is not Generator
 
 
@@ -110,8 +105,8 @@ FAILURES = [
 def test_a_failed_batch_stops_the_evaluation(
     model: Path, rows: Path, tmp_path: Path, problem: str, says: str
 ) -> None:
-    """Out of memory, or anything else: an error with its mend, and no table."""
-    edit(
+    """Out of memory, or anything else: an error that says how to fix it, and no table."""
+    tiny.edit_package(
         model,
         "        prompts = [encode(",
         f"        raise RuntimeError({problem!r})\n        x = [(",
@@ -123,7 +118,9 @@ def test_a_failed_batch_stops_the_evaluation(
 
 def test_a_lost_output_stops_the_evaluation(model: Path, rows: Path, tmp_path: Path) -> None:
     """A batch that gives back fewer summaries than documents is a failure, not a shift by one."""
-    edit(model, "in zip(out, prompts, strict=True)", "in list(zip(out, prompts, strict=True))[1:]")
+    tiny.edit_package(
+        model, "in zip(rows, prompts, strict=True)", "in list(zip(rows, prompts, strict=True))[1:]"
+    )
     with pytest.raises(EvaluationError, match="batch 1 of 3 failed"):
         predict(str(model), str(rows), str(tmp_path / "table.json"), "cpu")
 
@@ -142,7 +139,7 @@ def test_rows_must_be_there(model: Path, tmp_path: Path, text: str | None, says:
 
 
 def test_a_package_must_hold_code_and_weights(model: Path, rows: Path, tmp_path: Path) -> None:
-    (model / "summarizer.py").unlink()
+    shutil.rmtree(model / "summarizer")
     with pytest.raises(EvaluationError, match="could not be loaded"):
         predict(str(model), str(rows), str(tmp_path / "table.json"), "cpu")
 

@@ -165,7 +165,7 @@ def test_it_is_a_package_with_the_base_s_files(nf4: Case, result: dict[str, Any]
     """The same shards and index; tokenizer and generation config; nothing of quantization; our code."""
     folder = Path(result["path"])
     names = {path.name for path in folder.iterdir()}
-    ours = {"summarizer.json", "summarizer.py", "continuous.py"}
+    ours = {"summarizer.json", "summarizer"}
     assert names == {p.name for p in nf4.base.iterdir()} | ours
     assert len(list(folder.glob("*.safetensors"))) == SHARDS
     for name in ("tokenizer.json", "generation_config.json", "model.safetensors.index.json"):

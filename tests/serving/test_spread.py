@@ -48,7 +48,7 @@ def test_what_the_first_gpu_does_not_hold_is_spread(
 ) -> None:
     """With a tenth of room for keys and values; loading and the GPU slots held for it agree."""
     given(monkeypatch, count, gib)
-    assert summarizer.spread(int(need * GIB)) is several
+    assert summarizer.needs_several_gpus(int(need * GIB)) is several
     assert preflight.gpus_for(int(need * GIB)) == (count if several else 1)
 
 
@@ -71,7 +71,7 @@ def test_a_drift_check_without_room_says_so_once(
         model.hf_device_map = {"": "cpu"}
         look(model)
 
-    monkeypatch.setattr(summarizer, "spread", lambda need: True)
+    monkeypatch.setattr(summarizer, "needs_several_gpus", lambda need: True)
     monkeypatch.setattr(summarizer, "refuse_offloaded", landed)
     with pytest.raises(MergeError, match=r"cannot load .*all GPUs together does not hold"):
         drift._merged_model(base)
@@ -90,7 +90,7 @@ def test_under_accelerate_s_hooks_a_model_gives_what_it_gives_without(tmp_path: 
     rows = tiny.make_rows(5)
     documents = [row.document for row in rows]
     references = [row.references for row in rows]
-    assert not generator.spread
+    assert not generator.is_spread
     expected = generator.summarize(documents), generator.losses(documents, references)
     model = generator.model
     attach_align_device_hook_on_blocks(model, {name: "cpu" for name, _ in model.named_modules()})
@@ -101,7 +101,6 @@ def test_under_accelerate_s_hooks_a_model_gives_what_it_gives_without(tmp_path: 
     head.remove()
     model.hf_device_map = {"model.layers.0": 0, "model.layers.1": 1}
     generator.settings = replace(settings, decoding="continuous")
-    generator.package = Path(summarizer.__file__).parent  # where its second code file is
     assert generator.decoder() is None
     assert generator.refusal == "the model is spread over several GPUs"
 

@@ -92,7 +92,9 @@ def test_nothing_of_a_stop_string_is_shown(generator: Generator) -> None:
 def piece_by_piece(generator: Generator, text: str) -> Iterator[str]:
     """What is certain after each token of a text."""
     ids = generator.tokenizer(text, add_special_tokens=False)["input_ids"]
-    yield from (generator._certain(ids[:count]) for count in range(1, len(ids) + 1))
+    yield from (
+        generator._output_rules().certain_text(ids[:count]) for count in range(1, len(ids) + 1)
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,7 @@ def test_what_was_said_is_never_taken_back(text: str, generator: Generator) -> N
     stopping = limited(generator, stop=("END", "ENOUGH", "r\u00e9"))
     parts = list(piece_by_piece(stopping, text))
     ids = generator.tokenizer(text, add_special_tokens=False)["input_ids"]
-    final = stopping._summary(ids, 0, 0).text
+    final = stopping._output_rules().summary(ids, 0, 0).text
     for before, after in zip(parts, [*parts[1:], final], strict=True):
         assert after.startswith(before), (before, after)
         assert not before.endswith(" ")
@@ -124,7 +126,8 @@ def test_an_end_token_ends_it(generator: Generator) -> None:
     """Nothing after it is decoded."""
     ids = generator.tokenizer("Yes.", add_special_tokens=False)["input_ids"]
     more = [*ids, generator.tokenizer.eos_token_id, *ids]
-    assert generator._certain(more) == "Yes." == generator._summary(more, 0, 0).text
+    rules = generator._output_rules()
+    assert rules.certain_text(more) == "Yes." == rules.summary(more, 0, 0).text
 
 
 def generating() -> int:
@@ -134,7 +137,7 @@ def generating() -> int:
 def test_closing_ends_the_generation(generator: Generator) -> None:
     """A reader that leaves stops the model within a token, and no thread stays."""
     long = limited(generator, max_new_tokens=250)
-    long.ends = []  # never by itself
+    long.end_ids = []  # never by itself
     document = tiny.make_rows(1)[0].document
     started = time.monotonic()
     whole = "".join(long.stream(document))
@@ -163,8 +166,7 @@ def test_a_failure_reaches_the_reader(generator: Generator) -> None:
 def test_the_package_s_own_code_answers(base: Path, tmp_path: Path) -> None:
     """Edited in the package, and nowhere else."""
     folder = packaged(base, tmp_path)
-    code = folder / "summarizer.py"
-    code.write_text(code.read_text().replace("return Summary(text.strip(),", "return Summary('X',"))
+    tiny.edit_package(folder, "return Summary(text.strip(),", "return Summary('X',")
     assert Asked(folder, "cpu").generator.summarize(["Ann: hello"])[0].text == "X"
 
 
@@ -172,8 +174,7 @@ def test_a_package_of_before_streaming_answers_at_once(base: Path, tmp_path: Pat
     """It has no `stream`, no `format`: the whole answer in one piece."""
     folder = packaged(base, tmp_path)
     expected = Generator(folder, "cpu").summarize(["Ann: hello"])[0].text
-    code = folder / "summarizer.py"
-    code.write_text(code.read_text().replace("def stream(", "def _not_yet("))
+    tiny.edit_package(folder, "def stream(", "def _not_yet(")
     values = json.loads((folder / "summarizer.json").read_text())
     old = {k: v for k, v in values.items() if k not in {"format", "system", "chat_template"}}
     (folder / "summarizer.json").write_text(json.dumps(old))
@@ -198,7 +199,7 @@ def test_a_broken_package_is_explained(base: Path, tmp_path: Path) -> None:
     with pytest.raises(PrecisError, match=r"is no package: it has no summarizer\.json"):
         Asked(tmp_path, "cpu")
     folder = packaged(base, tmp_path / "package")
-    (folder / "summarizer.py").write_text("raise RuntimeError('torn')")
+    (folder / "summarizer/output.py").write_text("raise RuntimeError('torn')")
     with pytest.raises(EvaluationError, match=r"could not be loaded \(RuntimeError: torn\)"):
         Asked(folder, "cpu")
 

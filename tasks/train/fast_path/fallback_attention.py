@@ -13,19 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-CAUSAL = 1  # the efficient kernel's mask: causal from the top left of each row
-
-
-def _same_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each key's and value's head once for every query head that it serves."""
-    groups = query.shape[1] // key.shape[1]
-    if groups == 1:
-        return query, key, value
-    return query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+from tasks.serving.summarizer.kernels import CAUSAL, repeat_heads
 
 
 def _fewer_heads(grad: Tensor, heads: int) -> Tensor:
-    """What `_same_heads` does to a key, backwards."""
+    """What `repeat_heads` does to a key, backwards."""
     if grad.shape[1] == heads:
         return grad
     return grad.unflatten(1, (heads, -1)).sum(2)
@@ -35,7 +27,7 @@ def efficient_out(
     query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, size: int, scale: float
 ) -> Tensor:
     """The memory-efficient kernel; `size` is the longest row's length."""
-    found: Tensor = _efficient(*_same_heads(query, key, value), bounds, size, scale, False)[0][0]
+    found: Tensor = _efficient(*repeat_heads(query, key, value), bounds, size, scale, False)[0][0]
     return found
 
 
@@ -57,7 +49,7 @@ def efficient_back(
     scale: float,
 ) -> list[Tensor]:
     """Its gradients of query, key and value."""
-    q, k, v = _same_heads(query, key, value)
+    q, k, v = repeat_heads(query, key, value)
     # Its sums have a shape that depends on the batch, so they are not kept but computed again.
     out, sums, seed, offset, *_ = _efficient(q, k, v, bounds, size, scale, True)
     found = torch.ops.aten._efficient_attention_backward(
@@ -92,7 +84,7 @@ def rows_out(
     query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scale: float, behind: int
 ) -> Tensor:
     """Row by row; a token sees at most `behind` before it (-1: all)."""
-    q, k, v = _same_heads(query, key, value)
+    q, k, v = repeat_heads(query, key, value)
     rows = []
     for start, end in _rows(bounds):
         a, b, c = (x[start:end].transpose(0, 1)[None] for x in (q, k, v))
@@ -112,7 +104,7 @@ def rows_back(
     behind: int,
 ) -> list[Tensor]:
     """By the formulas: below autograd, where a custom operation runs, nothing is recorded."""
-    q, k, v = _same_heads(query, key, value)
+    q, k, v = repeat_heads(query, key, value)
     found = [torch.empty_like(x) for x in (q, k, v)]
     for start, end in _rows(bounds):
         a, b, c, d = (x[start:end].transpose(0, 1).float() for x in (q, k, v, grad))

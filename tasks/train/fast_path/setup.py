@@ -20,7 +20,7 @@ from tasks.contracts.units import GIB
 from tasks.costs import memory_plan
 from tasks.models import loading
 from tasks.models.encoding import IGNORED
-from tasks.serving.continuous import reachable_bytes
+from tasks.serving.summarizer.cache import reachable_bytes
 from tasks.train import collectives
 from tasks.train.fast_path import (
     chunked_loss,

@@ -24,7 +24,7 @@ from torch import distributed as dist
 from tasks.contracts.recipe import Recipe
 from tasks.costs import training_memory
 from tasks.models.prepared_base import PreparedBase
-from tasks.serving.continuous import reachable_bytes
+from tasks.serving.summarizer.cache import reachable_bytes
 from tasks.train import collectives
 from tasks.train.fast_path import model_call
 

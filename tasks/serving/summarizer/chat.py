@@ -1,0 +1,82 @@
+"""Documents as conversations, written by the model's own chat template."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+from .settings import Document, Message, SummarizerSettings
+
+OPEN, CLOSE = "[INST]", "[/INST]"
+SYSTEM = re.compile(r"\s*<<SYS>>(.*?)<</SYS>>", re.DOTALL)
+END_MARKS = re.compile(r"(\s*</?s>)*\s*$")
+
+
+def messages_of(document: Document, system: str | None = None) -> list[Message]:
+    """The conversation that a document is, up to a question without its answer.
+
+    A text in Llama 2's chat format (`[INST] question [/INST] answer </s><s>[INST] question [/INST]`,
+    perhaps with a `<<SYS>>` part) is parsed into messages; any other text is one question. Messages
+    have no white space around them. A conversation with no system message gets `system`. Raises
+    ValueError for a conversation in which something is missing.
+    """
+    messages = _parse_llama2(document) if isinstance(document, str) else list(document)
+    if not messages or messages[-1]["role"] != "user":
+        raise ValueError("the conversation ends without a question; add one")
+    if system and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
+    return messages
+
+
+def _parse_llama2(text: str) -> list[Message]:
+    inner = text.strip().removeprefix("<s>").strip()
+    if not (inner.startswith(OPEN) and inner.endswith(CLOSE)):
+        return [{"role": "user", "content": text.strip()}]
+    messages: list[Message] = []
+    turns = inner.split(OPEN)[1:]
+    for number, turn in enumerate(turns, 1):
+        question, mark, answer = turn.partition(CLOSE)
+        answer = END_MARKS.sub("", answer).strip()
+        if number == 1 and (system := SYSTEM.match(question)):
+            messages.append({"role": "system", "content": system.group(1).strip()})
+            question = question[system.end() :]
+        if not question.strip():
+            raise ValueError(f"turn {number} has a blank question; write it, or remove the turn")
+        if number < len(turns) and not answer:
+            raise ValueError(f"turn {number} has no answer; write it, or remove the turn")
+        if not mark or CLOSE in answer or "</s>" in answer:
+            raise ValueError(f"turn {number} is not {OPEN} question {CLOSE} answer; fix its marks")
+        messages.append({"role": "user", "content": question.strip()})
+        if answer:
+            messages.append({"role": "assistant", "content": answer})
+    return messages
+
+
+def render(tokenizer: Any, messages: list[Message], settings: SummarizerSettings) -> str:
+    """The conversation as the chat template writes it; after a question, ready for an answer."""
+    text: str = tokenizer.apply_chat_template(
+        messages,
+        chat_template=settings.chat_template,
+        tokenize=False,
+        add_generation_prompt=messages[-1]["role"] == "user",
+    )
+    return text
+
+
+def token_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a rendered conversation: the template has written all special tokens."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+@functools.lru_cache(maxsize=8)
+def turn_end(tokenizer: Any, settings: SummarizerSettings) -> int | None:
+    """The special token that the chat template writes after an answer; None: it writes none."""
+    if settings.format != "chat":
+        return None
+    question = {"role": "user", "content": "Well?"}
+    text = render(tokenizer, [question, {"role": "assistant", "content": "Yes."}], settings)
+    special = set(tokenizer.all_special_ids)
+    special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return next((i for i in token_ids(tokenizer, text.rpartition("Yes.")[2]) if i in special), None)

@@ -1,0 +1,102 @@
+"""How a model is loaded so that it computes its own function, on one GPU, several, or a CPU."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from .settings import WEIGHTS_SHARE
+
+
+def load_model(package: Path, device: str, spread: bool) -> Any:
+    """The package's model, ready to generate, on `device`; `spread`: over all GPUs.
+
+    Raises ValueError when it was to be spread and the GPUs together do not hold it.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        package,
+        dtype=_dtype(device),
+        attn_implementation=served_attention(package),
+        device_map="auto" if spread else None,
+    )
+    if spread:
+        refuse_offloaded(model)
+    model = (model if spread else model.to(device)).eval()
+    reset_dynamic_rope(model)
+    return model
+
+
+def _dtype(device: str) -> Any:
+    import torch
+
+    if device == "cpu":
+        # In float32 a document's summary does not depend on its batch; in bf16 it does.
+        return torch.float32
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.float16
+
+
+def served_attention(package: Path) -> str | None:
+    """The `attn_implementation` that computes this model's own function; None: transformers' choice.
+
+    That is sdpa, which silently leaves out the cap that Gemma 2 puts on attention scores.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(package).get_text_config()
+    return "eager" if getattr(config, "attn_logit_softcapping", None) else None
+
+
+def needs_several_gpus(need_bytes: int) -> bool:
+    """Whether a model of `need_bytes` is too large for the first GPU, and there are others.
+
+    The GPU's whole memory counts, whatever other processes use of it at the moment. The model's
+    layers are then spread over all GPUs, one after the other (accelerate's device_map auto).
+    """
+    import torch
+
+    if torch.cuda.device_count() < 2:  # 0 without any
+        return False
+    _, total = torch.cuda.mem_get_info(0)
+    share = float(torch.cuda.get_per_process_memory_fraction(0))
+    return need_bytes > WEIGHTS_SHARE * share * int(total)
+
+
+def parameter_count(package: Path) -> int:
+    """How many numbers a package's weights are, from the safetensors headers; imports no torch."""
+    from safetensors import safe_open
+
+    count = 0
+    for path in package.glob("*.safetensors"):
+        with safe_open(path, framework="np") as file:
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+        count += sum(map(prod, shapes))
+    return count
+
+
+def refuse_offloaded(model: Any) -> None:
+    """Raise ValueError where a model that was to be spread did not fit on the GPUs."""
+    if {"cpu", "disk"} & set(map(str, getattr(model, "hf_device_map", {}).values())):
+        raise ValueError(
+            "the memory of all GPUs together does not hold the model; free some, or use more of them"
+        )
+
+
+def reset_dynamic_rope(model: Any) -> None:
+    """Under dynamic RoPE, let angles depend on the current text alone, not on the longest one so far.
+
+    transformers keeps the angles of the longest text a process has seen until one comes that needs no
+    scaling: what a model writes, or learns, would depend on what it read before.
+    """
+
+    def reset(rotary: Any, *_: Any) -> None:
+        rotary.inv_freq = rotary.original_inv_freq
+        rotary.max_seq_len_cached = rotary.original_max_seq_len
+
+    for module in model.modules():
+        if getattr(module, "rope_type", None) == "dynamic":
+            module.register_forward_pre_hook(reset)

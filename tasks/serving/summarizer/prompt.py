@@ -1,0 +1,172 @@
+"""From a document to the token ids of its prompt, cut so that it fits."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from dataclasses import replace
+from typing import Any
+
+from .chat import messages_of, render, token_ids, turn_end
+from .settings import Document, Message, SummarizerSettings
+
+
+def fit(tokenizer: Any, document: Document, settings: SummarizerSettings) -> tuple[str, int]:
+    """The prompt text for a document, cut to `max_source_tokens`, and how many tokens were cut.
+
+    Cuts fall between tokens of the document, and the *text* is cut: any server that is sent this
+    text sees the same tokens. Raises ValueError when not even an empty document fits.
+    """
+    if settings.format == "chat":
+        messages, cut_tokens = fit_chat(tokenizer, document, settings)
+        return render(tokenizer, messages, settings), cut_tokens
+    assert isinstance(document, str)  # a template has one place, for one text
+    before, after = settings.template.split("{document}")
+    prompt = before + document + after
+    excess = len(tokenizer(prompt)["input_ids"]) - settings.max_source_tokens
+    if excess <= 0:
+        return prompt, 0
+    ends = token_ends(tokenizer, document)
+    keep = len(ends) - excess
+    while keep >= 0:  # tokens may join differently at a cut: drop a few more until it fits
+        prompt = before + _truncate(document, ends, keep, settings.truncate) + after
+        length = len(tokenizer(prompt)["input_ids"])
+        if length <= settings.max_source_tokens:
+            return prompt, len(ends) - keep
+        keep -= max(1, length - settings.max_source_tokens)
+    raise ValueError(
+        f"the prompt template alone is longer than {settings.max_source_tokens} tokens; shorten "
+        "prompt.template, or raise prompt.max_source_tokens or lower evaluation.max_new_tokens"
+    )
+
+
+def token_ends(tokenizer: Any, text: str) -> list[int]:
+    """Where each token of a text ends, in characters."""
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return [end for _, end in encoding["offset_mapping"]]
+
+
+def _truncate(document: str, ends: list[int], keep: int, truncate: str) -> str:
+    """The document with only `keep` of its tokens; `ends` are its tokens' end offsets."""
+    starts = [0, *ends]  # a token starts where the one before ends, so no character is lost
+    head = {"tail": keep, "head": 0, "middle": (keep + 1) // 2}[truncate]
+    tail = keep - head
+    return document[: starts[head]] + (document[starts[len(ends) - tail] :] if tail else "")
+
+
+def fit_chat(
+    tokenizer: Any, document: Document, settings: SummarizerSettings
+) -> tuple[list[Message], int]:
+    """A document's conversation, cut to a prompt of `max_source_tokens`; how many tokens were cut.
+
+    The oldest turns are dropped first, each question with its answer; the system message stays. Only
+    a last question that is too long by itself is cut, as `settings.truncate` says. Raises ValueError
+    when not even an empty one fits.
+    """
+    messages, limit = messages_of(document, settings.system), settings.max_source_tokens
+    full = length = len(token_ids(tokenizer, render(tokenizer, messages, settings)))
+    first = int(messages[0]["role"] == "system")
+    while length > limit and len(messages) > first + 1:
+        messages = messages[:first] + messages[first + 2 :]
+        length = len(token_ids(tokenizer, render(tokenizer, messages, settings)))
+    if length > limit:
+        messages, length = _cut_question(tokenizer, messages, length - limit, settings)
+    return messages, full - length
+
+
+def _cut_question(
+    tokenizer: Any, messages: list[Message], excess: int, settings: SummarizerSettings
+) -> tuple[list[Message], int]:
+    """The messages with the last one's text cut, and the prompt's length then."""
+    *before, question = messages
+    text = question["content"]
+    ends = token_ends(tokenizer, text)
+    keep = len(ends) - excess
+    while keep >= 0:  # as in `fit`
+        cut = [*before, question | {"content": _truncate(text, ends, keep, settings.truncate)}]
+        length = len(token_ids(tokenizer, render(tokenizer, cut, settings)))
+        if length <= settings.max_source_tokens:
+            return cut, length
+        keep -= max(1, length - settings.max_source_tokens)
+    raise ValueError(
+        f"the chat template alone is longer than {settings.max_source_tokens} tokens; shorten "
+        "prompt.system, or raise prompt.max_source_tokens or lower evaluation.max_new_tokens"
+    )
+
+
+def encode(tokenizer: Any, document: Document, settings: SummarizerSettings) -> list[int]:
+    """Token ids of the prompt, with the special tokens that the tokenizer adds by itself.
+
+    A chat template writes all special tokens that it wants; there the tokenizer adds none.
+    """
+    return _encode(tokenizer, fit(tokenizer, document, settings)[0], settings)
+
+
+def _encode(tokenizer: Any, prompt: str, settings: SummarizerSettings) -> list[int]:
+    if settings.format == "chat":
+        return token_ids(tokenizer, prompt)
+    ids: list[int] = tokenizer(prompt)["input_ids"]
+    return ids
+
+
+def encode_and_count(
+    tokenizer: Any, document: Document, settings: SummarizerSettings
+) -> tuple[list[int], int]:
+    """Token ids of the prompt, and how many of the document's tokens were cut."""
+    if isinstance(document, str):
+        return _encode_text(tokenizer, document, settings)
+    prompt, cut_tokens = fit(tokenizer, document, settings)
+    return _encode(tokenizer, prompt, settings), cut_tokens
+
+
+@functools.lru_cache(maxsize=2048)
+def _encode_text(
+    tokenizer: Any, document: str, settings: SummarizerSettings
+) -> tuple[list[int], int]:
+    # Asked for three times a document: without the cache a tenth of the time on a GPU.
+    prompt, cut_tokens = fit(tokenizer, document, settings)
+    return _encode(tokenizer, prompt, settings), cut_tokens
+
+
+def encode_completion(tokenizer: Any, summary: str) -> list[int]:
+    """Token ids of a reference as the model shall write it, end-of-text included."""
+    ids = tokenizer(summary.strip(), add_special_tokens=False)["input_ids"]
+    return [*ids, tokenizer.eos_token_id]
+
+
+def encode_answer(
+    tokenizer: Any, document: Document, answer: str, settings: SummarizerSettings
+) -> tuple[list[int], list[int], list[int]]:
+    """Prompt ids, the answer's ids with the end that the model shall write, and what follows that.
+
+    The prompt ids are those of `encode`: the text before an answer is tokenized by itself, as a
+    server does it. Where question and answer tokenized together begin otherwise (a token across the
+    border), the answer is tokenized by itself too. What follows the end is what the chat template
+    writes there (ChatML: a line break); it belongs to the next turn's prompt. Raises ValueError when
+    the template's prompt is not how it begins an answered question.
+    """
+    if settings.format != "chat":
+        return encode(tokenizer, document, settings), encode_completion(tokenizer, answer), []
+    messages, _ = fit_chat(tokenizer, document, settings)
+    before = render(tokenizer, messages, settings)
+    answered = [*messages, {"role": "assistant", "content": answer.strip()}]
+    text = render(tokenizer, answered, settings)
+    if not text.startswith(before):
+        raise ValueError(
+            "the chat template begins an answer otherwise than it asks for one; name another in "
+            "prompt.chat_template"
+        )
+    prompt, ids = token_ids(tokenizer, before), token_ids(tokenizer, text)
+    after = ids[len(prompt) :]
+    if ids[: len(prompt)] != prompt:
+        after = token_ids(tokenizer, text[len(before) :])
+    end = turn_end(tokenizer, settings)
+    if end not in after:
+        return prompt, [*after, tokenizer.eos_token_id], []
+    length = after.index(end) + 1
+    return prompt, after[:length], after[length:]
+
+
+def full_length(tokenizer: Any, document: str, settings: SummarizerSettings) -> int:
+    """Tokens of the prompt with nothing cut from the document."""
+    return len(encode(tokenizer, document, replace(settings, max_source_tokens=sys.maxsize)))

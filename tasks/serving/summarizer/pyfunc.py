@@ -1,0 +1,60 @@
+"""The file that MLflow runs to serve a package (models from code), and the loader of a package's code.
+
+MLflow copies this one file beside MLmodel; the package, this folder in it, is the model's artifact
+`package`. Imported as part of that folder or of the project, this file only defines the loader and does
+without MLflow, whose import takes two seconds.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import uuid
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+CODE_FOLDER = "summarizer"  # of a package
+
+
+def load_code(package: Path) -> ModuleType:
+    """A package's own code (its folder `summarizer/`), under a module name that nothing else has.
+
+    So versions loaded in one process share no code. The name stays in sys.modules: submodules that are
+    imported late, in any thread, are looked up by it. Raises ImportError where the package has no code.
+    """
+    folder = (package / CODE_FOLDER).absolute()  # late imports must find it from any folder
+    if not (folder / "__init__.py").is_file():
+        raise ImportError(f"{package} has no {CODE_FOLDER}/__init__.py, the code it is served with")
+    name = f"precis_package_{uuid.uuid4().hex}"
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None  # its name ends in .py
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        for loaded in [key for key in list(sys.modules) if key.partition(".")[0] == name]:
+            del sys.modules[loaded]
+        raise
+    return module
+
+
+if not __package__:  # run by MLflow, under a name of MLflow's own
+    import mlflow
+
+    class Summarizer(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+        """`mlflow.pyfunc` around a Generator: a list of documents in, a list of summaries out."""
+
+        def load_context(self, context: Any) -> None:
+            """Load the package from the model's artifacts, with its own code."""
+            package = Path(context.artifacts["package"])
+            self.generator = load_code(package).Generator(package)
+
+        def predict(self, context: Any, model_input: list[str], params: Any = None) -> list[str]:
+            """Summaries of the documents, in their order."""
+            return [summary.text for summary in self.generator.summarize(list(model_input))]
+
+    mlflow.models.set_model(Summarizer())
