@@ -118,9 +118,8 @@ def test_a_failed_batch_stops_the_evaluation(
 
 def test_a_lost_output_stops_the_evaluation(model: Path, rows: Path, tmp_path: Path) -> None:
     """A batch that gives back fewer summaries than documents is a failure, not a shift by one."""
-    tiny.edit_package(
-        model, "in zip(rows, prompts, strict=True)", "in list(zip(rows, prompts, strict=True))[1:]"
-    )
+    pairs = "zip(rows, prompts, strict=True)"
+    tiny.edit_package(model, f"in {pairs}", f"in list({pairs})[1:]")
     with pytest.raises(EvaluationError, match="batch 1 of 3 failed"):
         predict(str(model), str(rows), str(tmp_path / "table.json"), "cpu")
 

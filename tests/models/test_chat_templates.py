@@ -255,7 +255,7 @@ def test_the_package_carries_the_template(base: Path, tmp_path: Path) -> None:
     made = package.package_base(prepared, prepared.settings, tmp_path / "package")
     generator = Generator(Path(made.path), "cpu")
     assert generator.settings.chat_template == chat_templates.LLAMA_2
-    assert generator.ends == [generator.tokenizer.eos_token_id]
+    assert generator.end_ids == [generator.tokenizer.eos_token_id]
     text = fit(generator.tokenizer, "Where?", generator.settings)[0]
     plain = AutoTokenizer.from_pretrained(made.path)
     said = messages([("system", SYSTEM), ("user", "Where?")])

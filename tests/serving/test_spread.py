@@ -125,7 +125,7 @@ def test_a_check_names_the_one_process_that_can_hold_it(
 
 
 @pytest.mark.parametrize(("quantization", "gib"), [("none", 12.55), ("nf4", 3.60), ("int8", 6.52)])
-def test_weights_at_rest_are_counted_from_headers(
+def test_stored_weights_are_counted_from_headers(
     monkeypatch: pytest.MonkeyPatch, quantization: str, gib: float
 ) -> None:
     """Llama-2-7B: 16 bits a weight, or those of linear layers as quantized."""
@@ -143,7 +143,7 @@ def test_weights_are_counted_without_torch(tmp_path: Path) -> None:
         "from tasks.serving import summarizer\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "assert preflight.gpus_for(2 * parameter_count(folder)) == 1\n"
-        "assert summarizer.weights(folder) == parameter_count(folder) > 0\n"
+        "assert summarizer.parameter_count(folder) == parameter_count(folder) > 0\n"
         "assert 'torch' not in sys.modules"
     )
     done = subprocess.run(
