@@ -22,7 +22,7 @@ APPROVAL_SECONDS = 24 * 3600
 
 
 class Approval(RunInput):
-    """The form that the UI shows to whoever resumes the run."""
+    """The form that the UI shows to the person who resumes the run."""
 
     approve: bool = Field(False, title="Put it back", description="Off: nothing is changed.")
     reason: str = Field("", title="Reason", description="Goes into the version's description.")

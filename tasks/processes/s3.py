@@ -27,7 +27,7 @@ def client(**config: Any) -> Any:
 
 @contextlib.contextmanager
 def refusals(where: str, kind: type[PrecisError], fix: str) -> Iterator[None]:
-    """Turn boto3's errors into `kind`: where, what the store said, and how to fix it."""
+    """Turn boto3's errors into `kind`: where, the message of the store, and how to fix it."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 

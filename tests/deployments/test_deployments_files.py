@@ -69,8 +69,8 @@ def test_modules_named_as_settings_exist() -> None:
     services = yaml.safe_load(COMPOSE.read_text())["services"]
     name = "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"
     assert find_spec(services["prefect"]["environment"][name])
-    (said,) = set(re.findall(rf"{name}=(\S+)", PAGE.read_text()))
-    assert said == services["prefect"]["environment"][name]
+    (name_on_page,) = set(re.findall(rf"{name}=(\S+)", PAGE.read_text()))
+    assert name_on_page == services["prefect"]["environment"][name]
 
 
 @pytest.mark.parametrize("path", [PAGE, DOCKERFILE, COMPOSE], ids=named)
@@ -158,6 +158,6 @@ def helps() -> dict[str, str]:
         text=True,
         check=True,
     ).stdout
-    said = out.split("\0")[1:]
-    assert len(said) == len(COMMANDS)
-    return dict(zip(COMMANDS, said, strict=True))
+    helps = out.split("\0")[1:]
+    assert len(helps) == len(COMMANDS)
+    return dict(zip(COMMANDS, helps, strict=True))

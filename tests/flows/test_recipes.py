@@ -1,4 +1,4 @@
-"""Reading recipes: overrides, and errors that name every problem and the mend."""
+"""Reading recipes: overrides, and errors that name every problem and how to fix it."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def test_set_takes_any_dotted_key_and_yaml_values(small: Path) -> None:
 def test_every_problem_is_told_at_once_with_the_nearest_key(small: Path) -> None:
     """A misspelt key, a negative epoch count and a foreign key, in one error."""
     small.write_text(SMALL + "training: {num_epochs: 2, num_train_epochs: -1}\nlearning_rate: 3\n")
-    with pytest.raises(RecipeError) as told:
+    with pytest.raises(RecipeError) as raised:
         recipes.load(small, ["gate.alfa=0.1"])
-    text = str(told.value)
+    text = str(raised.value)
     assert "training.num_epochs: unknown key; did you mean num_train_epochs?" in text
     assert "training.num_train_epochs: Input should be greater than 0 (it is -1)" in text
     assert "learning_rate: unknown key; did you mean training.learning_rate?" in text
@@ -57,7 +57,7 @@ def test_every_problem_is_told_at_once_with_the_nearest_key(small: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("name: [", "not valid YAML"),
         ("- a", "a recipe is a mapping"),
@@ -100,10 +100,10 @@ def test_every_problem_is_told_at_once_with_the_nearest_key(small: Path) -> None
         ),
     ],
 )
-def test_an_invalid_recipe_says_what_and_where(small: Path, text: str, said: str) -> None:
+def test_an_invalid_recipe_says_what_and_where(small: Path, text: str, message: str) -> None:
     """Broken YAML, a list, a missing part, a prompt without its document, an unknown metric."""
     small.write_text(text)
-    with pytest.raises(RecipeError, match=said):
+    with pytest.raises(RecipeError, match=message):
         recipes.load(small)
 
 
@@ -113,10 +113,10 @@ def test_keys_given_twice_are_refused_all_at_once(small: Path) -> None:
         "name: a\nbase: {model: b, model: c}\ndata:\n  train: t\n"
         "gate: {alpha: 0.1}\nname: d\ndata: {train: u}\n"
     )
-    with pytest.raises(RecipeError) as told:
+    with pytest.raises(RecipeError) as raised:
         recipes.load(small)
-    said = [line.removeprefix(f"{small}: ") for line in str(told.value).splitlines()]
-    assert said == [
+    problems = [line.removeprefix(f"{small}: ") for line in str(raised.value).splitlines()]
+    assert problems == [
         "line 6: name is given again (first in line 1); keep one",
         "line 7: data is given again (first in line 3); keep one",
         "line 2: model is given again (first in line 2); keep one",

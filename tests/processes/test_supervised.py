@@ -1,4 +1,4 @@
-"""A command bound to whoever started it: it, and all below it, end with that process."""
+"""A command that ends with the process that started it, and all of its descendants too."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def test_what_an_ended_command_leaves_in_its_group_ends_too(tmp_path: Path) -> N
 @pytest.mark.parametrize("code", [0, 3])
 def test_the_exit_status_is_the_commands(tmp_path: Path, code: int) -> None:
     """And its output is in the log."""
-    words = [sys.executable, "-c", f"print('said'); raise SystemExit({code})"]
+    words = [sys.executable, "-c", f"print('output'); raise SystemExit({code})"]
     process = supervised.start(words, tmp_path / "log")
     assert process.wait(30) == code
     supervised.stop(process)
-    assert (tmp_path / "log").read_text() == "said\n"
+    assert (tmp_path / "log").read_text() == "output\n"
