@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tasks.contracts.errors import PrecisError
 from tasks.processes import supervised, workspace
-from tasks.processes.file_lock import held
+from tasks.processes.file_lock import hold_lock
 
 EMBEDDED = "PRECIS_EMBEDDED"  # set while the server is the embedded one, which has no UI to link to
 STARTUP_SECONDS = 120.0  # a few on an idle machine; a busy one is slow
@@ -85,7 +85,9 @@ def sole_start() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(_StillStarting, OSError):
             home.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(held(home / "precis-start.lock", STARTUP_SECONDS, _StillStarting()))
+            stack.enter_context(
+                hold_lock(home / "precis-start.lock", STARTUP_SECONDS, _StillStarting())
+            )
         yield
         with contextlib.suppress(OSError):  # also if the database is not that file: a PostgreSQL
             marker.write_text(_inode(database))

@@ -17,7 +17,7 @@ POLL_SECONDS = 0.1
 
 
 @contextlib.contextmanager
-def held(path: Path, wait_seconds: float, busy: PrecisError) -> Iterator[int]:
+def hold_lock(path: Path, wait_seconds: float, busy: PrecisError) -> Iterator[int]:
     """Hold the lock on `path`, which need not exist; raises `busy` if others hold it for `wait_seconds`.
 
     Yields the file's descriptor. A child process that inherits it holds the lock too, so a retry cannot

@@ -28,7 +28,7 @@ from typing import Any
 
 from tasks.contracts import errors
 from tasks.processes import resource_usage, supervised
-from tasks.processes.file_lock import held
+from tasks.processes.file_lock import hold_lock
 
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.1
@@ -57,7 +57,7 @@ def run(
     busy = errors.TrainingError(
         f"{folder} is in use by another run of the same step; wait for it, or end it"
     )
-    with held(folder / "lock", wait_seconds, busy) as lock:
+    with hold_lock(folder / "lock", wait_seconds, busy) as lock:
         for name in ("answer.json", "progress.jsonl", resource_usage.FILE):
             (folder / name).unlink(missing_ok=True)
         (folder / "call.json").write_text(json.dumps({"target": target, "payload": payload}))

@@ -27,7 +27,7 @@ from tasks.contracts import errors
 from tasks.contracts.errors import ChildFailed, PrecisError, TrainingError
 from tasks.contracts.recipe import Training
 from tasks.processes import device
-from tasks.processes.file_lock import held
+from tasks.processes.file_lock import hold_lock
 from tasks.train.checkpoints import local
 
 MEETING = ("PET_RDZV_ENDPOINT", "PET_MASTER_ADDR")  # torchrun's arguments as variables
@@ -160,7 +160,7 @@ def _cores() -> int:
 def _wait_for_former(ranks: Path) -> None:
     """Until no rank of a run that was killed is left: it may still be writing a checkpoint."""
     left = f"ranks of an earlier run are still at work in {ranks}; wait for them, or end them"
-    with held(ranks / "lock", LEFT_SECONDS, TrainingError(left)):
+    with hold_lock(ranks / "lock", LEFT_SECONDS, TrainingError(left)):
         return
 
 
