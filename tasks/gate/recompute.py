@@ -1,27 +1,42 @@
-"""A decision kept with everything it was made of, so that anyone can make it again.
+"""Make a stored decision again from all that it was made of, and compare.
 
     python -m tasks.gate.recompute FOLDER
 
-FOLDER holds `decision.json`, `gate_inputs.json` and the predictions tables `challenger.json`,
-`opponent.json` and, where there were any, `base.json` and `lead3.json`.
+Every retrain stores such a folder as the artifact `gate` of its MLflow run.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
+
+from pydantic import ValidationError
 
 from tasks.contracts import digest
-from tasks.contracts.errors import EvaluationError
+from tasks.contracts.errors import EvaluationError, PrecisError
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import Decision, Scores, from_json
 from tasks.gate.decide import decide
 from tasks.gate.measure import Table
 from tasks.tracking.predictions_table import read_table
 
+T = TypeVar("T")
+DECISION, INPUTS = "decision.json", "gate_inputs.json"
 TABLES = ("challenger", "opponent", "base", "lead3")
+REQUIRED = (DECISION, INPUTS, "challenger.json", "opponent.json")
+HELP = """\
+FOLDER is the artifact `gate` of a retrain's MLflow run. On the embedded store that is
+mlruns/artifacts/NAME/RUN/artifacts/gate; from a server, fetch it with
+`mlflow artifacts download -u runs:/RUN/gate`. It holds decision.json, gate_inputs.json, and the
+predictions tables challenger.json, opponent.json, base.json and lead3.json.
+
+Exit status: 0 when the recomputed decision equals the stored one, 1 when it differs or FOLDER
+cannot be read, 2 for wrong usage."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +53,11 @@ class GateInputs:
 def recompute(folder: Path) -> Decision:
     """The decision made again from the stored tables and settings.
 
-    Raises what `decide` raises, and EvaluationError for a table that is not the one scored.
+    Raises what `decide` raises, and EvaluationError for a folder that is not a gate's, or a table that
+    is not the one that was scored.
     """
-    inputs = from_json(GateInputs, (folder / "gate_inputs.json").read_bytes())
+    _check_complete(folder)
+    inputs = _read(GateInputs, folder / INPUTS)
     tables = {name: _table(folder / f"{name}.json", inputs.scores.get(name)) for name in TABLES}
     return decide(
         tables["challenger"] or (),
@@ -56,25 +73,59 @@ def recompute(folder: Path) -> Decision:
     )
 
 
+def _check_complete(folder: Path) -> None:
+    if not folder.is_dir():
+        raise EvaluationError(
+            f"{folder} is not a folder; name the artifact folder `gate` of a retrain's MLflow run"
+        )
+    if missing := [name for name in REQUIRED if not (folder / name).is_file()]:
+        raise EvaluationError(
+            f"{folder} has no {', no '.join(missing)}, so it is not the artifact folder `gate` of a "
+            "retrain's MLflow run; name that folder (see --help)"
+        )
+
+
+def _read(kind: type[T], path: Path) -> T:
+    try:
+        return from_json(kind, path.read_bytes())
+    except ValidationError as error:
+        raise EvaluationError(
+            f"{path} cannot be read as {kind.__name__}; fetch it again: {error.errors()[0]['msg']}"
+        ) from error
+
+
 def _table(path: Path, scores: Scores | None) -> Table | None:
     if not path.exists():
         return None
     if scores and scores.table_digest and digest.of_file(path) != scores.table_digest:
-        raise EvaluationError(f"{path} was changed after it was scored; fetch it anew")
-    return read_table(path)
+        raise EvaluationError(f"{path} was changed after it was scored; fetch it again")
+    try:
+        return read_table(path)
+    except (KeyError, TypeError, json.JSONDecodeError, ValueError) as error:
+        raise EvaluationError(f"{path} is not a predictions table; fetch it again") from error
 
 
-def main(arguments: list[str]) -> int:
-    """Recompute and compare; exit status 0 if equal, 1 if not, 2 for bad usage."""
-    if len(arguments) != 1:
-        print("usage: python -m tasks.gate.recompute FOLDER", file=sys.stderr)
-        return 2
-    folder = Path(arguments[0])
-    stored = from_json(Decision, (folder / "decision.json").read_bytes())
-    again = recompute(folder)
-    print(f"stored {stored.verdict}, recomputed {again.verdict}: ", end="")
-    print("equal to the last digit" if stored == again else "they differ")
-    return 0 if stored == again else 1
+def main(arguments: Sequence[str]) -> int:
+    """Recompute and compare; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.gate.recompute",
+        description="Recompute a stored decision of the gate, and compare.",
+        epilog=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="a stored decision")
+    folder: Path = parser.parse_args(arguments).folder
+    try:
+        _check_complete(folder)
+        stored = _read(Decision, folder / DECISION)
+        recomputed = recompute(folder)
+    except (PrecisError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    equal = stored == recomputed
+    print(f"stored {stored.verdict}, recomputed {recomputed.verdict}: ", end="")
+    print("equal to the last digit" if equal else "they differ")
+    return 0 if equal else 1
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
+"""Stored decisions: recomputed from what lies beside them, those of the version before too."""
+
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gate.gate_tables import record, two_models
@@ -10,10 +14,14 @@ from gate.gate_tables import record, two_models
 from tasks.contracts.digest import of_file
 from tasks.contracts.errors import EvaluationError
 from tasks.contracts.recipe import Gate
-from tasks.contracts.records import Decision, to_json
+from tasks.contracts.records import Decision, from_json, to_json
 from tasks.gate.decide import decide
 from tasks.gate.recompute import GateInputs, main, recompute
 from tasks.tracking.predictions_table import write_table
+
+# Written by the code of 2026-11-28 before its packages were made (commit b98b9c9): `promoted` and
+# `rejected` are 40 rows of two runs of the demo, their texts shortened; the others are made-up scores.
+PREVIOUS = Path(__file__).parent / "previous_decision"
 
 
 def _stored(folder: Path, seed: int, kind: str = "champion") -> Decision:
@@ -64,10 +72,9 @@ def test_a_doctored_decision_is_found_out(tmp_path: Path) -> None:
     """A stored verdict that its scores do not give is seen by recomputing."""
     _stored(tmp_path, 1)
     path = tmp_path / "decision.json"
-    told = json.loads(path.read_text())
-    path.write_text(json.dumps(told | {"verdict": "PROMOTE", "rows": told["rows"] + 1}))
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"verdict": "PROMOTE", "rows": stored["rows"] + 1}))
     assert main([str(tmp_path)]) == 1
-    assert main([]) == 2
 
 
 def test_a_doctored_table_is_found_out(tmp_path: Path) -> None:
@@ -76,3 +83,66 @@ def test_a_doctored_table_is_found_out(tmp_path: Path) -> None:
     write_table(tmp_path / "challenger.json", two_models(1, gain=0.2)[0])
     with pytest.raises(EvaluationError, match="changed after it was scored"):
         recompute(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["promoted", "rejected", "inconclusive", "by_loss"])
+def test_a_decision_of_the_version_before_is_recomputed_exactly(name: str) -> None:
+    """Numbers to the last bit, reasons and notes to the letter."""
+    stored = from_json(Decision, (PREVIOUS / name / "decision.json").read_bytes())
+    assert recompute(PREVIOUS / name) == stored
+    assert main([str(PREVIOUS / name)]) == 0
+
+
+def _without_tables(folder: Path) -> None:
+    _stored(folder, 1)
+    (folder / "opponent.json").unlink()
+
+
+def _garbled_inputs(folder: Path) -> None:
+    _stored(folder, 1)
+    (folder / "gate_inputs.json").write_text('{"gate": {}}')
+
+
+def _garbled_table(folder: Path) -> None:
+    _stored(folder, 1)
+    inputs = json.loads((folder / "gate_inputs.json").read_text())
+    inputs["scores"]["opponent"]["table_digest"] = ""
+    (folder / "gate_inputs.json").write_text(json.dumps(inputs))
+    (folder / "opponent.json").write_text("[]")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Path.rmdir, "is not a folder; name the artifact folder `gate`"),
+        (lambda folder: None, "has no decision.json, no gate_inputs.json"),
+        (_without_tables, "has no opponent.json, so it is not the artifact folder `gate`"),
+        (_garbled_inputs, "gate_inputs.json cannot be read as GateInputs; fetch it again"),
+        (_garbled_table, "opponent.json is not a predictions table; fetch it again"),
+    ],
+)
+def test_a_wrong_folder_is_a_sentence(
+    make: Callable[[Path], Any],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Exit status 1 and what is wrong; no traceback."""
+    make(tmp_path)
+    assert main([str(tmp_path)]) == 1
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert str(tmp_path) in printed
+
+
+def test_help_explains_the_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where it is, on the embedded store and on a server; wrong usage is exit status 2."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert "mlruns/artifacts/NAME/RUN/artifacts/gate" in printed
+    assert "mlflow artifacts download -u runs:/RUN/gate" in printed
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
