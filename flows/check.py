@@ -16,7 +16,7 @@ from tasks.ingest.task import preflight
 from tasks.models import compatibility, find_base
 from tasks.models.prepared_base import PreparedBase
 from tasks.processes import workspace
-from tasks.register.task import require_comparable, standing
+from tasks.register.task import find_champion, require_comparable
 from tasks.tracking import connection
 from tasks.train import task as training
 
@@ -74,7 +74,7 @@ def _registry(recipe: Recipe, base: PreparedBase | None, result: Checked) -> boo
     """Whether there is a champion."""
     try:
         client = connection.connect()
-        champion = standing(client, recipe.name)
+        champion = find_champion(client, recipe.name)
         if base:
             require_comparable(champion, base.path, recipe)
     except PrecisError as error:

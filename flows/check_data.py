@@ -15,7 +15,7 @@ from tasks.contracts.errors import PrecisError, ServerError
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import DatasetRef
 from tasks.ingest.task import dataset_of, new_rows
-from tasks.register.task import standing, trained_by
+from tasks.register.task import find_champion, trained_by
 from tasks.tracking import artifacts, connection
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def seen(name: str) -> tuple[DatasetRef, ...]:
     if connection.nothing_yet():
         return ()
     client = connection.connect()
-    champion = standing(client, name)
+    champion = find_champion(client, name)
     return (dataset_of(client, trained_by(client, name, champion)),) if champion else ()
 
 

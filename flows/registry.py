@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tasks.register.task import history_of, standing
+from tasks.register.task import find_champion, history_of
 from tasks.tracking import connection
 from tasks.tracking.history import HistoryRecord
 
@@ -41,12 +41,12 @@ class Champion:
         )
 
 
-def champion(name: str) -> Champion | None:
-    """The champion of a registered model; None when there is none yet."""
+def describe_champion(name: str) -> Champion | None:
+    """The champion and the record of its promotion; None when there is none yet."""
     if connection.nothing_yet():
         return None
     client = connection.connect()
-    version = standing(client, name)
+    version = find_champion(client, name)
     if version is None:
         return None
     records = [r for r in history_of(client, name) if r.version == version.number]

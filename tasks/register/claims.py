@@ -1,12 +1,12 @@
 """Who is champion: succession by claims, safe against crashes and against two at once.
 
-MLflow's alias is last-writer-wins, so it only shows the champion; the version itself decides. A
-challenger that beat version C is created as a version with the tag `precis.succeeds: C`. Version
-numbers are handed out atomically, so of all that claim to succeed C the lowest number is the one
-successor; a later one is withdrawn, and its run is gated again, against the new champion. A claim
-is finished when the alias points at it and it bears `precis.finished`; whoever finds an unfinished
-one finishes it. As a claim is made after C was finished, numbers rise along the succession: the
-champion is the highest finished version.
+In MLflow the last writer of an alias wins, so the alias only shows the champion; the versions decide.
+A challenger that beat version C is created as a version with the tag `precis.succeeds: C`. MLflow
+hands out version numbers atomically, so of all versions that claim to succeed C the lowest number is
+the successor; a later one is withdrawn, and its run is gated again, against the new champion. A claim
+is finished when the alias points at it and it has the tag `precis.finished`; any process that finds an
+unfinished claim finishes it. A claim is made after C was finished, so numbers rise along the
+succession: the champion is the highest finished version.
 """
 
 from __future__ import annotations
@@ -48,13 +48,14 @@ class Version:
     tokenizer: str = ""  # its digest; versions before gate.metric: loss have none on record
 
 
-def champion(client: Any, name: str) -> Version | None:
-    """The champion, after finishing what a dead or slower process left unfinished.
+def find_champion(client: Any, name: str) -> Version | None:
+    """The champion now, None when there is none: the one function that answers this.
 
-    Raises ChampionMoved when the alias was moved by other hands, RegistryError when MLflow fails.
+    First finishes a claim that a dead or slower process left unfinished. Raises ChampionMoved when
+    someone else moved the alias, RegistryError when MLflow fails.
     """
     try:
-        return _settle(client, name)
+        return _finish_claims(client, name)
     except MlflowException as error:
         raise RegistryError(f"MLflow registry, model {name!r}: {error}") from error
 
@@ -69,13 +70,13 @@ def succeed(
     Calling it again after a crash finds the run's own claim instead of making a second one.
     """
     try:
-        now = _settle(client, name)
-        if now is not None and now.run_id == tags[RUN_ID]:
-            return now
-        if (now.number if now else NOBODY) != expected:
+        champion = _finish_claims(client, name)
+        if champion is not None and champion.run_id == tags[RUN_ID]:
+            return champion
+        if (champion.number if champion else NOBODY) != expected:
             return None
         _ensure_model(client, name)
-        made = client.create_model_version(
+        created = client.create_model_version(
             name,
             source,
             run_id=tags[RUN_ID],
@@ -83,49 +84,50 @@ def succeed(
             description=description,
             model_id=source.removeprefix("models:/"),
         )
-        _settle(client, name)
-        mine = [v for v in versions(client, name) if v.number == int(made.version)]
-        return mine[0] if mine and mine[0].finished else None
+        _finish_claims(client, name)
+        own = [v for v in versions(client, name) if v.number == int(created.version)]
+        return own[0] if own and own[0].finished else None
     except MlflowException as error:
         raise RegistryError(f"MLflow registry, model {name!r}: {error}") from error
 
 
 def versions(client: Any, name: str) -> list[Version]:
     """All versions of a model that precis made, in number order."""
-    found: list[Version] = []
+    listed: list[Version] = []
     token = None
     while True:
         page = client.search_model_versions(f"name = '{name}'", page_token=token)
-        found += [_version(entry) for entry in page if SUCCEEDS in entry.tags]
+        listed += [_version(entry) for entry in page if SUCCEEDS in entry.tags]
         token = page.token
         if not token:
-            return sorted(found, key=lambda version: version.number)
+            return sorted(listed, key=lambda version: version.number)
 
 
-def realign(client: Any, name: str) -> Version | None:
-    """Put the alias back on the last promotion, after other hands moved it."""
+def reset_alias(client: Any, name: str) -> Version | None:
+    """Put the alias back on the last finished version, after someone else moved it."""
     last = _last_finished(versions(client, name))
     if last:
         client.set_registered_model_alias(name, ALIAS, str(last.number))
     return last
 
 
-def _settle(client: Any, name: str) -> Version | None:
+def _finish_claims(client: Any, name: str) -> Version | None:
+    """Finish the open claim if there is one, withdraw those that lost; the champion then."""
     for attempt in range(ALIAS_READS):
         while True:
-            known = versions(client, name)
-            last = _last_finished(known)
+            existing = versions(client, name)
+            last = _last_finished(existing)
             position = last.number if last else NOBODY
-            open_claims = [v for v in known if not v.finished and v.succeeds == position]
+            open_claims = [v for v in existing if not v.finished and v.succeeds == position]
             if not open_claims:
                 break
             _finish(client, name, open_claims[0].number)
-        for lost in (v for v in known if not v.finished and v.succeeds != position):
+        for lost in (v for v in existing if not v.finished and v.succeeds != position):
             _withdraw(client, name, lost.number)
         alias = _alias(client, name)
         if alias == (last.number if last else None):
             return last
-        # Another process may be between two writes; only a difference that stays is a fault.
+        # Another process may be between two writes; only a lasting difference is an error.
         if attempt < ALIAS_READS - 1:
             time.sleep(ALIAS_PAUSE_SECONDS)
     raise _moved(name, last, alias)
@@ -134,16 +136,16 @@ def _settle(client: Any, name: str) -> Version | None:
 def _finish(client: Any, name: str, number: int) -> None:
     """Move the alias to a claim, then mark it finished; crash-safe in that order."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    _insist(lambda: client.set_registered_model_alias(name, ALIAS, str(number)))
-    _insist(lambda: client.set_model_version_tag(name, str(number), FINISHED, now))
-    # If this process slept between reading and writing, others may have gone on: give way to them.
+    _retry(lambda: client.set_registered_model_alias(name, ALIAS, str(number)))
+    _retry(lambda: client.set_model_version_tag(name, str(number), FINISHED, now))
+    # If this process slept between reading and writing, others may have promoted since: theirs counts.
     while (last := _last_finished(versions(client, name))) and last.number > number:
         number = last.number
         client.set_registered_model_alias(name, ALIAS, str(number))
 
 
-def _insist(write: Callable[[], Any]) -> None:
-    """Two processes writing the same row at once: MLflow lets one fail. Both writes say the same."""
+def _retry(write: Callable[[], Any]) -> None:
+    """Write again when MLflow refused one of two writes to the same row; both write the same value."""
     for attempt in range(WRITE_TRIES):
         try:
             write()
@@ -158,22 +160,27 @@ def _withdraw(client: Any, name: str, number: int) -> None:
     try:
         client.delete_model_version(name, str(number))
     except MlflowException as error:
-        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):  # else: another was faster
+        if not does_not_exist(error):  # else another process withdrew it
             raise
 
 
-def _last_finished(known: list[Version]) -> Version | None:
-    return max((v for v in known if v.finished), key=lambda v: v.number, default=None)
+def _last_finished(existing: list[Version]) -> Version | None:
+    return max((v for v in existing if v.finished), key=lambda v: v.number, default=None)
 
 
 def _alias(client: Any, name: str) -> int | None:
     try:
         aliases = client.get_registered_model(name).aliases
     except MlflowException as error:
-        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+        if does_not_exist(error):
             return None
         raise
     return int(aliases[ALIAS]) if ALIAS in aliases else None
+
+
+def does_not_exist(error: MlflowException) -> bool:
+    """Whether MLflow says that what was asked for does not exist."""
+    return bool(error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST))
 
 
 def _ensure_model(client: Any, name: str) -> None:
@@ -185,14 +192,14 @@ def _ensure_model(client: Any, name: str) -> None:
 
 
 def _moved(name: str, last: Version | None, alias: int | None) -> ChampionMoved:
-    found = f"points at version {alias}" if alias else "is not set"
+    state = f"points at version {alias}" if alias else "is not set"
     if last is None:
         return ChampionMoved(
-            f"model {name!r}: alias {ALIAS!r} {found}, a version that precis did not promote; "
+            f"model {name!r}: alias {ALIAS!r} {state}, a version that precis did not promote; "
             "give the recipe another name, or remove the alias"
         )
     return ChampionMoved(
-        f"model {name!r}: alias {ALIAS!r} {found}, but the last promotion is version {last.number}. "
+        f"model {name!r}: alias {ALIAS!r} {state}, but the last promotion is version {last.number}. "
         f"If someone moved it by hand, make that official with `precis rollback {name} --to "
         f"{alias or last.number}`; to undo it, `precis rollback {name} --to {last.number}`"
     )

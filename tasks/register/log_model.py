@@ -1,7 +1,7 @@
 """The package as a standard MLflow model: logged by path, checked in a clean process.
 
-No second copy of the weights is made on the way: MLflow's own `log_model(artifacts=...)` copies
-several times, so the model folder is laid out here with links and stored by tasks.register.upload.
+MLflow's own `log_model(artifacts=...)` copies the weights several times. Here the model folder is made
+of links, and tasks.register.upload stores it without a second copy.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def log_model(
     package's file system (hard links). Raises RegistryError.
     """
     try:
-        found = client.search_logged_models(
+        logged_models = client.search_logged_models(
             [experiment_id],
             filter_string=f"source_run_id = '{run_id}' AND tags.`{DIGEST_TAG}` = '{model.digest}'",
         )
-        ready = [m for m in found if m.status == "READY"]
+        ready = [m for m in logged_models if m.status == "READY"]
         if ready:
             return f"models:/{ready[0].model_id}"
         logged = client.create_logged_model(
@@ -52,11 +52,11 @@ def log_model(
         )
         folder = scratch / logged.model_id
         lay_out(Path(model.path), folder, model_id=logged.model_id, run_id=run_id)
-        with ThreadPoolExecutor(1) as aside:  # what is read once feeds both: the page cache
-            found_digest = aside.submit(digest.of_folder, folder / "artifacts" / ARTIFACT)
-            upload.put(folder, logged.artifact_location)
-        if found_digest.result() != model.digest:
-            # Never READY: nobody finds it, and a retry logs another.
+        with ThreadPoolExecutor(1) as executor:  # at the same time: both read from the page cache
+            logged_digest = executor.submit(digest.of_folder, folder / "artifacts" / ARTIFACT)
+            upload.upload_folder(folder, logged.artifact_location)
+        if logged_digest.result() != model.digest:
+            # Never READY, so it is never found; a retry logs another.
             client.finalize_logged_model(logged.model_id, "FAILED")
             raise RegistryError(
                 f"{model.path} is not what was judged (its digest is not {model.digest[:16]}...); "
@@ -74,19 +74,19 @@ def lay_out(
 ) -> None:
     """Write `folder` as an MLflow pyfunc model around a package, linking its files."""
     shutil.rmtree(folder, ignore_errors=True)
-    described = mlflow.models.Model(model_id=model_id, run_id=run_id)
+    mlflow_model = mlflow.models.Model(model_id=model_id, run_id=run_id)
     mlflow.pyfunc.save_model(
         path=str(folder),
         python_model=str(package / PYFUNC_FILE),
         pip_requirements=requirements(),
-        mlflow_model=described,
+        mlflow_model=mlflow_model,
     )
     # What save_model(artifacts=...) would have written, without its copies.
-    described.flavors["python_function"] |= {
+    mlflow_model.flavors["python_function"] |= {
         "artifacts": {ARTIFACT: {"path": f"artifacts/{ARTIFACT}", "uri": f"artifacts/{ARTIFACT}"}},
         "model_code_path": PYFUNC_FILE.name,  # not where it was on this machine
     }
-    described.save(str(folder / "MLmodel"))
+    mlflow_model.save(str(folder / "MLmodel"))
     for source in digest.visible_files(package):
         target = folder / "artifacts" / ARTIFACT / source.relative_to(package)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ def reproduce(uri: str, predictions: list[Prediction], folder: Path) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    if source.is_symlink():  # stays one: what it points at is not the package's own
+    if source.is_symlink():  # stays one: its target is not the package's own file
         target.symlink_to(source.resolve())
         return
     try:

@@ -1,4 +1,4 @@
-"""Which logged model a name stands for, as `precis ask` and MLflow write them; changes nothing."""
+"""Which logged model a reference names, as `precis ask` and MLflow write references; changes nothing."""
 
 from __future__ import annotations
 
@@ -7,41 +7,40 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from tasks.contracts.errors import RegistryError
-from tasks.register.claims import ALIAS, DIGEST
+from tasks.register.claims import ALIAS, DIGEST, does_not_exist
 
 PREFIX = "models:/"
-LISTED = 10
+MAX_LISTED = 10
 
 
 @dataclass(frozen=True)
-class Logged:
-    """A logged model: its URI `models:/m-...`, its package's digest, and how people call it."""
+class LoggedModel:
+    """A logged model: its URI `models:/m-...`, its package's digest, and its name in messages."""
 
     uri: str
     digest: str
-    shown: str
+    title: str
 
 
-def look_up(client: Any, reference: str) -> Logged:
-    """The model that NAME (its champion), NAME@ALIAS, NAME/VERSION or a `models:/` URI of one means.
+def resolve(client: Any, reference: str) -> LoggedModel:
+    """The model of NAME (its champion), NAME@ALIAS, NAME/VERSION, or their `models:/` URIs.
 
-    Raises RegistryError when there is none, with those there are, or when precis did not make it.
+    Raises RegistryError when there is none, naming those that exist, or when precis did not make it.
     """
-    wanted = reference.removeprefix(PREFIX)
+    path = reference.removeprefix(PREFIX)
     try:
-        if reference.startswith(PREFIX) and "/" not in wanted and "@" not in wanted:
-            found = client.get_logged_model(wanted)
-            return _made_here(f"{PREFIX}{wanted}", found.tags, reference)
-        name, mark, rest = wanted.partition("@" if "@" in wanted else "/")
+        if reference.startswith(PREFIX) and "/" not in path and "@" not in path:
+            tags = client.get_logged_model(path).tags
+            return _made_by_precis(f"{PREFIX}{path}", tags, reference)
+        name, separator, rest = path.partition("@" if "@" in path else "/")
         model = _model(client, name)
-        number = _numbered(name, rest) if mark == "/" else _aliased(model, rest or ALIAS)
+        number = _number(name, rest) if separator == "/" else _aliased(model, rest or ALIAS)
         version = _version(client, name, number)
-        return _made_here(version.source, version.tags, f"{name} v{number}")
+        return _made_by_precis(version.source, version.tags, f"{name} v{number}")
     except MlflowException as error:
-        if _absent(error):
+        if does_not_exist(error):
             raise RegistryError(
                 f"{reference}: there is no such model; see the MLflow UI"
             ) from error
@@ -52,14 +51,14 @@ def _model(client: Any, name: str) -> Any:
     try:
         return client.get_registered_model(name)
     except MlflowException as error:
-        if not _absent(error):
+        if not does_not_exist(error):
             raise
-    there = [model.name for model in client.search_registered_models()]
-    near = difflib.get_close_matches(name, there, n=1)
-    some = ", ".join(there[:LISTED]) + ("..." if len(there) > LISTED else "")
+    names = [model.name for model in client.search_registered_models()]
+    similar = difflib.get_close_matches(name, names, n=1)
+    listed = ", ".join(names[:MAX_LISTED]) + ("..." if len(names) > MAX_LISTED else "")
     raise RegistryError(
-        f"no model {name!r} is registered{f'; nearest: {near[0]!r}' if near else ''} "
-        f"(there {'are' if some else 'is'}: {some or 'none'}); correct the name, or set "
+        f"no model {name!r} is registered{f'; nearest: {similar[0]!r}' if similar else ''} "
+        f"(there {'are' if listed else 'is'}: {listed or 'none'}); correct the name, or set "
         "MLFLOW_TRACKING_URI to the store that has it"
     )
 
@@ -67,14 +66,14 @@ def _model(client: Any, name: str) -> Any:
 def _aliased(model: Any, alias: str) -> int:
     if alias in model.aliases:
         return int(model.aliases[alias])
-    there = ", ".join(f"{name} (v{number})" for name, number in model.aliases.items()) or "none"
+    aliases = ", ".join(f"{name} (v{number})" for name, number in model.aliases.items()) or "none"
     raise RegistryError(
-        f"model {model.name!r} has no alias {alias!r} (it has: {there}); name one of these, or a "
+        f"model {model.name!r} has no alias {alias!r} (it has: {aliases}); name one of these, or a "
         f"version: {model.name}/1"
     )
 
 
-def _numbered(name: str, text: str) -> int:
+def _number(name: str, text: str) -> int:
     if not text.isdecimal():
         raise RegistryError(
             f"{name}/{text}: a version is a number ({name}/1); an alias is written {name}@{ALIAS}"
@@ -86,22 +85,18 @@ def _version(client: Any, name: str, number: int) -> Any:
     try:
         return client.get_model_version(name, str(number))
     except MlflowException as error:
-        if not _absent(error):
+        if not does_not_exist(error):
             raise
-    there = sorted(int(v.version) for v in client.search_model_versions(f"name = '{name}'"))
+    numbers = sorted(int(v.version) for v in client.search_model_versions(f"name = '{name}'"))
     raise RegistryError(
-        f"model {name!r} has no version {number}; it has: {', '.join(map(str, there)) or 'none'}"
+        f"model {name!r} has no version {number}; it has: {', '.join(map(str, numbers)) or 'none'}"
     )
 
 
-def _made_here(uri: str, tags: dict[str, str], shown: str) -> Logged:
+def _made_by_precis(uri: str, tags: dict[str, str], title: str) -> LoggedModel:
     if DIGEST not in tags:
         raise RegistryError(
-            f"{shown} was not made by precis (it lacks the tag {DIGEST}), so how it is asked is not "
+            f"{title} was not made by precis (it lacks the tag {DIGEST}), so its prompt is not "
             "known; use MLflow itself, or name another version"
         )
-    return Logged(uri, tags[DIGEST], shown)
-
-
-def _absent(error: MlflowException) -> bool:
-    return bool(error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST))
+    return LoggedModel(uri, tags[DIGEST], title)

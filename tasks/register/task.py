@@ -1,4 +1,4 @@
-"""Prefect tasks: who is champion, and the succession."""
+"""Prefect tasks: the champion, promotion and rollback; and reading the registry without a flow."""
 
 from __future__ import annotations
 
@@ -17,14 +17,30 @@ from tasks.models.tokenizer_digest import tokenizer_digest
 from tasks.orchestration.task_options import STEP
 from tasks.processes import workspace
 from tasks.register import claims, log_model, lookup, rollback
+from tasks.register.claims import find_champion
 from tasks.tracking import artifacts, connection, history, mlflow_run
 from tasks.tracking.predictions_table import read_table
+
+__all__ = [
+    "as_model",
+    "current_champion",
+    "find_champion",
+    "former_champion",
+    "history_of",
+    "package_of",
+    "promoted_before",
+    "register",
+    "require_comparable",
+    "require_model",
+    "restore",
+    "trained_by",
+]
 
 
 @task(name="champion", **STEP)
 def current_champion(name: str) -> claims.Version | None:
-    """The champion now, after finishing whatever a dead run left unfinished."""
-    return claims.champion(mlflow_run.current().client, name)
+    """The champion of the running flow's model; see `find_champion`."""
+    return find_champion(mlflow_run.current().client, name)
 
 
 @task(name="register", **STEP)
@@ -55,7 +71,7 @@ def register(
     }
     if challenger.tokenizer_digest:
         tags[claims.TOKENIZER] = challenger.tokenizer_digest
-    won = claims.succeed(
+    version = claims.succeed(
         run.client,
         recipe.name,
         decision.opponent_version or claims.NOBODY,
@@ -63,26 +79,26 @@ def register(
         tags=tags,
         description=headline,
     )
-    if won is None:
+    if version is None:
         get_run_logger().info("another challenger was promoted meanwhile; gating again, against it")
         return None
-    return VersionRef(recipe.name, won.number, model.digest)
+    return VersionRef(recipe.name, version.number, model.digest)
 
 
 def promoted_before(name: str) -> tuple[Decision, VersionRef] | None:
-    """This very run's promotion, when it crashed after it and is now taken up again.
+    """This run's own promotion, when it crashed after it and is now retried; None otherwise.
 
-    The champion may be another by now: a promotion is not judged twice.
+    It is not judged again: the champion may be another one by now.
     """
     run = mlflow_run.current()
     if not run.resumed:
         return None
-    mine = [v for v in claims.versions(run.client, name) if v.finished and v.run_id == run.id]
-    if not mine:
+    promoted = [v for v in claims.versions(run.client, name) if v.finished and v.run_id == run.id]
+    if not promoted:
         return None
     path = artifacts.fetch(f"runs:/{run.id}/gate/decision.json")
     decision = from_json(Decision, path.read_bytes())
-    return decision, VersionRef(name, mine[0].number, mine[0].digest)
+    return decision, VersionRef(name, promoted[0].number, promoted[0].digest)
 
 
 def require_comparable(champion: claims.Version | None, base: Path, recipe: Recipe) -> None:
@@ -93,30 +109,30 @@ def require_comparable(champion: claims.Version | None, base: Path, recipe: Reci
     """
     if champion is None or recipe.gate.metric != LOSS:
         return
-    who, found = f"champion v{champion.number}", tokenizer_digest(base)
+    title, base_tokenizer = f"champion v{champion.number}", tokenizer_digest(base)
     if not champion.tokenizer:
-        raise EvaluationError(NO_LOSS.format(who))
-    if found != champion.tokenizer:
-        raise SealBroken(other_tokenizer(found, champion.tokenizer, who))
+        raise EvaluationError(NO_LOSS.format(title))
+    if base_tokenizer != champion.tokenizer:
+        raise SealBroken(other_tokenizer(base_tokenizer, champion.tokenizer, title))
 
 
 def as_model(version: claims.Version) -> ModelRef:
-    """The champion's package, by reference; evaluation fetches it only when it must."""
+    """The champion's package, by reference: evaluation fetches it only if it has no stored scores."""
     return ModelRef(version.source, version.digest, base_digest="")
 
 
 def require_model(name: str) -> None:
-    """Raises NoSuchChampion, naming the models there are, for a name that has none; makes nothing."""
+    """Raises NoSuchChampion, naming the models that exist, for a name without one; creates nothing."""
     if not connection.nothing_yet():
         client = connection.connect()
         if claims.versions(client, name):
             return
-        known = sorted(model.name for model in client.search_registered_models())
+        names = sorted(model.name for model in client.search_registered_models())
     else:
-        known = []
+        names = []
     raise NoSuchChampion(
         f"no model {name!r} is registered in MLflow at {connection.shown_uri()}; "
-        f"it has: {', '.join(known) or 'none'}"
+        f"it has: {', '.join(names) or 'none'}"
     )
 
 
@@ -124,52 +140,50 @@ def require_model(name: str) -> None:
 def former_champion(name: str, to: int | None) -> tuple[claims.Version, int | None]:
     """The version to go back to, loaded and checked, and the champion's number now; changes nothing."""
     run = mlflow_run.current()
-    known = claims.versions(run.client, name)
-    mine = [v for v in known if v.run_id == run.id]  # of an earlier try
-    target = rollback.choose(run.client, name, mine[0].rollback_to if mine else to)
+    versions = claims.versions(run.client, name)
+    of_this_run = [v for v in versions if v.run_id == run.id]  # from an earlier try
+    target_number = of_this_run[0].rollback_to if of_this_run else to
+    target = rollback.choose_target(run.client, name, target_number)
     folder = artifacts.fetch(target.source) / "artifacts" / "package"
     if digest.of_folder(folder) != target.digest:
         raise RegistryError(
             f"model {name!r}: the files of v{target.number} are not those that were judged (digest "
             f"{target.digest[:16]}...); restore {folder} from a backup, or name another version"
         )
-    rollback.check(target, workspace.work_folder() / "register" / run.id)
-    return target, max((v.number for v in known if v.finished), default=None)
+    rollback.check_loads(target, workspace.work_folder() / "register" / run.id)
+    return target, max((v.number for v in versions if v.finished), default=None)
 
 
 @task(name="restore", **STEP)
 def restore(
-    name: str, target: claims.Version, over: int | None, reason: str = ""
+    name: str, target: claims.Version, expected: int | None, reason: str = ""
 ) -> tuple[VersionRef, str]:
-    """Make an earlier version champion again, over the champion that was asked about; once a run."""
+    """Make an earlier version champion again, if the champion is still `expected`; once a run."""
     run = mlflow_run.current()
     # Before the claim, as for promotions: the registry then says whether it took effect.
-    history.write(run, rollback.record(name, target, None, run.id, reason))
-    won = rollback.put_back(run.client, name, target, run.id, reason, over)
-    message = f"ROLLED BACK {name} v{won.number}: the model of v{target.number} is champion again"
-    history.write(run, rollback.record(name, target, won, run.id, reason))
-    return VersionRef(name, won.number, won.digest), message
+    history.write(run, rollback.history_record(name, target, None, run.id, reason))
+    version = rollback.restore(run.client, name, target, run.id, reason, expected)
+    message = (
+        f"ROLLED BACK {name} v{version.number}: the model of v{target.number} is champion again"
+    )
+    history.write(run, rollback.history_record(name, target, version, run.id, reason))
+    return VersionRef(name, version.number, version.digest), message
 
 
 def trained_by(client: Any, name: str, version: claims.Version) -> str:
-    """The id of the MLflow run that trained a version's model, rollbacks to it seen through."""
-    same = [v for v in claims.versions(client, name) if v.digest == version.digest]
-    return next((v.run_id for v in same if v.rollback_to is None), version.run_id)
-
-
-def standing(client: Any, name: str) -> claims.Version | None:
-    """The champion now, for readers outside a flow run."""
-    return claims.champion(client, name)
+    """The id of the MLflow run that trained a version's model, also of a version that a rollback made."""
+    same_model = [v for v in claims.versions(client, name) if v.digest == version.digest]
+    return next((v.run_id for v in same_model if v.rollback_to is None), version.run_id)
 
 
 def package_of(client: Any, reference: str) -> tuple[Path, str]:
-    """The package of a registered or logged model on this machine, checked, and how it is called.
+    """The package of a registered or logged model on this machine, checked, and its name in messages.
 
     `reference`: NAME (its champion), NAME@ALIAS, NAME/VERSION, or a `models:/` URI. Raises
     RegistryError when there is no such model, or when its files are not those that were judged.
     """
-    found = lookup.look_up(client, reference)
-    return artifacts.package(found.uri, found.digest), found.shown
+    model = lookup.resolve(client, reference)
+    return artifacts.package(model.uri, model.digest), model.title
 
 
 def history_of(client: Any, name: str) -> list[history.HistoryRecord]:

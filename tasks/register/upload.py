@@ -1,9 +1,9 @@
-"""A laid-out model into MLflow's artifact store, in one pass over its bytes at most.
+"""Upload a model folder to MLflow's artifact store, reading its bytes at most once.
 
-On this disk weights are linked: the store then holds the very file that was judged. That is safe
-since nothing writes into a package once it was merged: a merge over it makes new files, and what is
-linked loses its write permission. Small files, which people edit in place, are copied, and so is what
-a package only points at: it is someone else's.
+A store on the same disk gets hard links to the weights: it then holds the very file that was judged.
+That is safe since nothing writes into a package once it was merged: another merge makes new files, and
+linked files lose their write permission. Small files, which people edit in place, are copied, and so
+are the targets of symbolic links: they are not the package's own.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-LARGE_BYTES = 2**20
-AT_ONCE = 4  # as many processes as `mlflow server` has by default
+LINKED_BYTES = 2**20
+PARALLEL_UPLOADS = 4  # as many processes as `mlflow server` has by default
 READ_ONLY = 0o444
 
 
-def put(folder: Path, location: str) -> None:
+def upload_folder(folder: Path, location: str) -> None:
     """Store the files of `folder` at `location`, the artifact location of a logged model.
 
     Raises MlflowException or OSError.
@@ -32,41 +32,41 @@ def put(folder: Path, location: str) -> None:
     if is_local_uri(location, is_tracking_or_registry_uri=False):
         root = Path(local_file_uri_to_path(location))
         for file in files:
-            _place(file, root / file.relative_to(folder))
+            _store_file(file, root / file.relative_to(folder))
         return
     _send(get_artifact_repository(location), folder, files)
 
 
-def _place(file: Path, target: Path) -> None:
+def _store_file(file: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    ours = not file.is_symlink() and file.stat().st_size >= LARGE_BYTES
-    if ours and _linked(file, target):
+    own_weights = not file.is_symlink() and file.stat().st_size >= LINKED_BYTES
+    if own_weights and _link(file, target):
         return
     shutil.copyfile(file, target)
 
 
-def _linked(file: Path, target: Path) -> bool:
+def _link(file: Path, target: Path) -> bool:
     try:
-        # First: what may not be protected is not shared either.
+        # First: a file that cannot be made read-only is not linked.
         file.chmod(file.stat().st_mode & READ_ONLY)
         os.link(file, target)
-    except OSError:  # someone else's file, another file system, or one without links
+    except OSError:  # another user's file, another file system, or one without hard links
         return False
     return True
 
 
 def _send(repository: Any, folder: Path, files: list[Path]) -> None:
-    """Several files at once: one stream of HTTP keeps one core busy here, and one there."""
+    """Several files at once: an HTTP upload keeps one core busy on each side."""
 
     def send(file: Path) -> None:
-        place = file.parent.relative_to(folder).as_posix()
-        repository.log_artifact(str(file), None if place == "." else place)
+        subfolder = file.parent.relative_to(folder).as_posix()
+        repository.log_artifact(str(file), None if subfolder == "." else subfolder)
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        sending = [pool.submit(send, file) for file in files]
+    with ThreadPoolExecutor(PARALLEL_UPLOADS) as pool:
+        uploads = [pool.submit(send, file) for file in files]
         try:
-            for sent in sending:
-                sent.result()
+            for upload in uploads:
+                upload.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

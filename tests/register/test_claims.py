@@ -91,14 +91,14 @@ def alias(client: Any) -> int | None:
 
 def test_the_first_claim_becomes_champion_and_the_next_succeeds_it(store: Any) -> None:
     """Promotion moves the alias, and each champion names the one it succeeded."""
-    assert claims.champion(store, NAME) is None
+    assert claims.find_champion(store, NAME) is None
     first = promote(store, claims.NOBODY)
     assert first is not None
     second = promote(store, first.number)
     assert second is not None
     assert (first.number, second.number, second.succeeds) == (1, 2, 1)
     assert alias(store) == 2
-    assert claims.champion(store, NAME) == second
+    assert claims.find_champion(store, NAME) == second
 
 
 def test_a_challenger_of_an_old_champion_is_sent_back(store: Any) -> None:
@@ -125,7 +125,7 @@ def test_a_crash_at_any_write_leaves_the_alias_where_it_was_or_fully_moved(
     known = claims.versions(store, NAME) if store.search_registered_models() else []
     stands = alias(store) if store.search_registered_models() else None
     assert stands in {expected or None, expected + 1}  # never nowhere, never elsewhere
-    now = claims.champion(store, NAME)  # whoever comes next finishes an unfinished claim
+    now = claims.find_champion(store, NAME)  # whoever comes next finishes an unfinished claim
     claimed = any(v.number == expected + 1 for v in known)
     assert (now.number if now else 0) == (expected + 1 if claimed else expected)
     again = claim(
@@ -150,7 +150,7 @@ def test_a_slow_winner_never_takes_the_alias_back(store: Any) -> None:
     won = claim(PausingClient(store, others_go_on), 1, run, source)
     assert won is not None  # it was promoted, and has been succeeded since
     assert won.number == 2
-    current = claims.champion(store, NAME)
+    current = claims.find_champion(store, NAME)
     assert current is not None
     assert current.number == 3
     assert alias(store) == 3
@@ -193,11 +193,11 @@ def test_an_alias_moved_by_other_hands_is_not_taken_for_a_champion(store: Any) -
     promote(store, 1)
     store.set_registered_model_alias(NAME, claims.ALIAS, "1")
     with pytest.raises(ChampionMoved, match=r"points at version 1.*rollback summ --to 1"):
-        claims.champion(store, NAME)
-    target = rollback.choose(store, NAME, 1)
-    now = rollback.put_back(store, NAME, target, logged(store)[0])
+        claims.find_champion(store, NAME)
+    target = rollback.choose_target(store, NAME, 1)
+    now = rollback.restore(store, NAME, target, logged(store)[0])
     assert (now.number, now.rollback_to, alias(store)) == (3, 1, 3)
-    assert claims.champion(store, NAME) == now
+    assert claims.find_champion(store, NAME) == now
 
 
 def test_rollback_goes_back_one_champion_at_a_time(store: Any) -> None:
@@ -206,25 +206,31 @@ def test_rollback_goes_back_one_champion_at_a_time(store: Any) -> None:
         promote(store, expected)
     runs = [logged(store)[0] for _ in range(3)]
     assert (
-        rollback.put_back(store, NAME, rollback.choose(store, NAME, None), runs[0]).rollback_to == 2
+        rollback.restore(
+            store, NAME, rollback.choose_target(store, NAME, None), runs[0]
+        ).rollback_to
+        == 2
     )
     assert (
-        rollback.put_back(store, NAME, rollback.choose(store, NAME, None), runs[1]).rollback_to == 1
+        rollback.restore(
+            store, NAME, rollback.choose_target(store, NAME, None), runs[1]
+        ).rollback_to
+        == 1
     )
     with pytest.raises(RegistryError, match="no earlier champion"):
-        rollback.choose(store, NAME, None)
+        rollback.choose_target(store, NAME, None)
     with pytest.raises(RegistryError, match="never champion; those were: 1, 2, 3"):
-        rollback.choose(store, NAME, 77)
+        rollback.choose_target(store, NAME, 77)
 
 
 def test_a_rollback_is_only_over_the_champion_that_was_asked_about(store: Any) -> None:
     """Someone promoted between the question and the approval: nothing is replaced unasked."""
     promote(store, claims.NOBODY)
     promote(store, 1)
-    target = rollback.choose(store, NAME, 1)
+    target = rollback.choose_target(store, NAME, 1)
     promote(store, 2)
     with pytest.raises(Overtaken, match="new champion during the rollback"):
-        rollback.put_back(store, NAME, target, logged(store)[0], over=2)
+        rollback.restore(store, NAME, target, logged(store)[0], expected=2)
     assert alias(store) == 3
 
 
@@ -233,12 +239,12 @@ def test_a_rollback_tried_again_is_not_carried_out_twice(store: Any) -> None:
     promote(store, claims.NOBODY)
     promote(store, 1)
     run_id = logged(store)[0]
-    target = rollback.choose(store, NAME, 1)
-    first = rollback.put_back(store, NAME, target, run_id, over=2)
-    assert rollback.put_back(store, NAME, target, run_id, over=2) == first
+    target = rollback.choose_target(store, NAME, 1)
+    first = rollback.restore(store, NAME, target, run_id, expected=2)
+    assert rollback.restore(store, NAME, target, run_id, expected=2) == first
     assert alias(store) == first.number == 3
     promote(store, 3)
-    assert rollback.put_back(store, NAME, target, run_id, over=2) == first
+    assert rollback.restore(store, NAME, target, run_id, expected=2) == first
     assert alias(store) == 4
 
 
@@ -247,7 +253,7 @@ def test_versions_of_other_tools_are_left_alone(store: Any) -> None:
     _, source = logged(store)
     store.create_registered_model(NAME)
     store.create_model_version(NAME, source)
-    assert claims.champion(store, NAME) is None
+    assert claims.find_champion(store, NAME) is None
     won = promote(store, claims.NOBODY)
     assert won is not None
     assert won.number == 2

@@ -94,7 +94,7 @@ def test_the_registry_keeps_it_through_a_rollback(store: Any) -> None:
     assert first.tokenizer == "tokens"
     tags = {claims.DIGEST: "e", claims.RUN_ID: "another"}
     claims.succeed(store, "qa", 1, source=first.source, tags=tags, description="d")
-    back = rollback.put_back(store, "qa", first, "third")
+    back = rollback.restore(store, "qa", first, "third")
     assert (back.number, back.tokenizer) == (3, "tokens")
 
 

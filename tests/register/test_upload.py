@@ -24,7 +24,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A package whose weights are large enough to be linked."""
     folder = tiny.make_tiny_base(tmp_path_factory.mktemp("base") / "base", hidden=256)
     package.add_summarizer(folder, tiny.prepared(folder).settings)
-    assert (folder / "model.safetensors").stat().st_size > upload.LARGE_BYTES
+    assert (folder / "model.safetensors").stat().st_size > upload.LINKED_BYTES
     return folder
 
 

@@ -20,7 +20,7 @@ def champion(name: ModelName, as_json: Json = False) -> None:
     """Who is champion, and why."""
     from flows import registry
 
-    current = registry.champion(name)
+    current = registry.describe_champion(name)
     if as_json:
         print(json.dumps(current.as_dict() if current else None, indent=2))
     else:
