@@ -1,10 +1,14 @@
 """A paired cluster bootstrap: how far each metric's gain could be off by the choice of documents.
 
 Documents are drawn with replacement, each with all its rows, and the mean gain over rows is taken
-anew; all metrics share the draws (Efron & Tibshirani 1993, chapters 6 and 8; Koehn 2004 for
+again; all metrics share the draws (Efron & Tibshirani 1993, chapters 6 and 8; Koehn 2004 for
 comparing two systems on one test set).
 
-Of the bounds one can read off such draws this uses the expanded percentile (Hesterberg 2015, "What
+Considered: scipy.stats.bootstrap (percentile, basic and BCa; no clusters) and arch.bootstrap (adds
+block bootstraps of time series and studentized intervals; none of clusters of several rows). Neither has
+the expanded percentile below, and neither promises the same bits on every machine.
+
+Of the bounds that can be read from such draws this uses the expanded percentile (Hesterberg 2015, "What
 Teachers Should Know About the Bootstrap", arXiv:1411.5279). The plain percentile is too narrow on
 few documents, by sqrt((n-1)/n) and by a normal's tail in place of Student's t; the expanded one is
 read at level Phi(-sqrt(n/(n-1)) t(alpha, n-1)) instead. Chosen by trial (2,500 sets of two equal
@@ -18,8 +22,8 @@ models a line; the share promoted, which should be alpha):
     200 documents, alpha 0.05    0.068       0.051     0.086  0.083
     200 documents, alpha 0.0025  0.006       0.001     0.012  0.008
 
-What no resampling can know is a loss the set does not hold: where one document in twenty loses 0.4
-and the others gain a little, a set of 20 shows no loss in one case of three. Large sets, and the
+No resampling shows a loss that the set does not contain: where one document in twenty loses 0.4 and
+the others gain a little, a set of 20 contains no loss in one case of three. Large sets, and the
 guardrails on empty and unfinished outputs, are the answer to that.
 """
 
@@ -40,14 +44,14 @@ MAX_DRAWS = 2_000_000_000  # about half a minute
 # At 20 documents the trial above still holds its level at alpha 0.0025; at 10 it is missed
 # four times as often.
 MIN_EVIDENCE = 20
-TAIL = 20  # resamples beyond the bound, at least: fewer leave it to the luck of the draw
+TAIL = 20  # resamples beyond the bound, at least: with fewer the bound depends on the seed
 
 
 @dataclass(frozen=True)
 class Resampled:
     """Mean gains of all resamples: float64, samples by metrics, each metric sorted.
 
-    `evidence`: effective number of documents for each metric, see `effective`.
+    `evidence`: effective number of documents for each metric, see `effective_documents`.
     """
 
     means: NDArray[np.float64]
@@ -56,12 +60,12 @@ class Resampled:
     def bounds(self, metric: int, alpha: float) -> tuple[float, float]:
         """One-sided lower and upper bound of the gain, each missed with probability alpha."""
         beyond = self.beyond(metric, alpha)
-        ordered = self.means[:, metric]
-        return float(ordered[beyond]), float(ordered[-1 - beyond])
+        means = self.means[:, metric]
+        return float(means[beyond]), float(means[-1 - beyond])
 
     def beyond(self, metric: int, alpha: float) -> int:
         """Resamples below the lower bound; under TAIL it is too rough to decide by."""
-        level = expanded(alpha, self.evidence[metric])
+        level = expanded_level(alpha, self.evidence[metric])
         return max(math.floor(level * (len(self.means) + 1)) - 1, 0)
 
 
@@ -71,46 +75,46 @@ def resample(pairs: Pairs, samples: int, alpha: float, seed: int) -> Resampled:
     The same arguments give the same bits on any machine with this numpy: the draws are seeded and
     the sums exact (see pairs.RESOLUTION). Memory: 32 MB, and 32 bytes a resample.
     """
-    evidence = tuple(effective(pairs, metric) for metric in range(pairs.gains.shape[1]))
+    evidence = tuple(effective_documents(pairs, metric) for metric in range(pairs.gains.shape[1]))
     totals = _cluster_totals(pairs)
-    tail = expanded(alpha, max(MIN_EVIDENCE, min(evidence)))
-    means = draw(totals, enough(samples, tail, len(totals)), np.random.PCG64(seed))
+    tail = expanded_level(alpha, max(MIN_EVIDENCE, min(evidence)))
+    means = draw_means(totals, resamples_needed(samples, tail, len(totals)), np.random.PCG64(seed))
     return Resampled(means=np.sort(means, axis=0), evidence=evidence)
 
 
-def effective(pairs: Pairs, metric: int) -> float:
-    """How many equal documents this set is worth for telling the two models apart (Kish 1965).
+def effective_documents(pairs: Pairs, metric: int) -> float:
+    """Effective number of documents by which this set tells the two models apart (Kish 1965).
 
-    Documents on which both score the same tell nothing, however many there are; of the others one
-    with most of the rows counts for little more than one: (sum of sizes)^2 / sum of sizes^2.
+    Documents on which both score the same do not count. A document with most of the rows counts for
+    little more than one: (sum of sizes)^2 / sum of sizes^2.
     """
     differs = np.zeros(pairs.clusters, dtype=bool)
     differs[pairs.cluster[pairs.gains[:, metric] != 0]] = True
-    return equal_clusters(np.bincount(pairs.cluster)[differs])
+    return effective_clusters(np.bincount(pairs.cluster)[differs])
 
 
-def equal_clusters(sizes: NDArray[np.int64]) -> float:
-    """How many clusters of one size clusters of these sizes are worth (Kish 1965)."""
+def effective_clusters(sizes: NDArray[np.int64]) -> float:
+    """How many clusters of equal size carry as much information as these sizes (Kish 1965)."""
     return float(sizes.sum() ** 2 / (sizes**2).sum()) if len(sizes) else 0.0
 
 
-def expanded(alpha: float, evidence: float) -> float:
+def expanded_level(alpha: float, evidence: float) -> float:
     """The level at which to read the percentile so that the bound is missed with alpha."""
     n = max(evidence, 2.0)
-    return NormalDist().cdf(-math.sqrt(n / (n - 1)) * student(1 - alpha, n - 1))
+    return NormalDist().cdf(-math.sqrt(n / (n - 1)) * student_t_quantile(1 - alpha, n - 1))
 
 
-def student(probability: float, degrees: float) -> float:
+def student_t_quantile(probability: float, degrees: float) -> float:
     """Quantile of Student's t."""
     from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy ships no types
 
     return float(stdtrit(degrees, probability))
 
 
-def enough(samples: int, level: float, clusters: int) -> int:
+def resamples_needed(samples: int, level: float, clusters: int) -> int:
     """Resamples to draw: `samples`, or as many as leave TAIL beyond `level`, within the limits."""
-    wanted = math.ceil((TAIL + 1) / max(level, 1e-12))
-    return max(samples, min(wanted, MAX_SAMPLES, MAX_DRAWS // clusters))
+    for_tail = math.ceil((TAIL + 1) / max(level, 1e-12))
+    return max(samples, min(for_tail, MAX_SAMPLES, MAX_DRAWS // clusters))
 
 
 def _cluster_totals(pairs: Pairs) -> NDArray[np.float64]:
@@ -119,7 +123,7 @@ def _cluster_totals(pairs: Pairs) -> NDArray[np.float64]:
     return np.column_stack([*columns, np.bincount(pairs.cluster)])
 
 
-def draw(
+def draw_means(
     totals: NDArray[np.float64], count: int, bits: np.random.BitGenerator
 ) -> NDArray[np.float64]:
     """Means of `count` resamples of clusters: float64, count by metrics, in the order drawn.
@@ -129,11 +133,11 @@ def draw(
     generator = np.random.Generator(bits)
     step = max(1, CHUNK_CELLS // len(totals))
     return np.concatenate(
-        [_draw(generator, totals, min(step, count - done)) for done in range(0, count, step)]
+        [_draw_chunk(generator, totals, min(step, count - done)) for done in range(0, count, step)]
     )
 
 
-def _draw(
+def _draw_chunk(
     generator: np.random.Generator, totals: NDArray[np.float64], count: int
 ) -> NDArray[np.float64]:
     """Mean gains of `count` resamples: float64, count by metrics."""

@@ -10,8 +10,8 @@ from tasks.contracts.records import Prediction
 def clusters(rows: Sequence[Prediction]) -> list[int]:
     """A cluster number for each row, counted from 0 in the order of first appearance.
 
-    Rows of one `source` are one cluster, and so are rows whose documents are the same but for
-    white space: copies of a row under new names must not make an interval narrower.
+    Rows of one `source` are one cluster, and so are rows whose documents differ only in white space:
+    copies of a row under new names must not make an interval narrower.
     """
     parent: dict[str, str] = {}
 

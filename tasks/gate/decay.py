@@ -1,16 +1,16 @@
 """Has the champion decayed? Its scores on fresh rows against those on the sealed evaluation set.
 
-A pure function of two stored tables. They are of other rows, so their seals differ: on purpose, and
-only here. What must be the same is everything else under the seal: prompt, decoding and metric. The
-first two lie in the model's own package, so one model digest is asked for (and so one tokenizer, by
-which losses are comparable); the metric is the same because both tables are scored, or recalled by
-keys that hold the metric's code, in one run.
+A pure function of two stored tables. They hold different rows, so their seals differ: on purpose, and
+only here. Everything else under the seal must be the same: prompt, decoding and metric. The first two
+are in the model's own package, so both tables must name one model digest (and so one tokenizer, by
+which losses are comparable); the metric is the same because both tables are scored in one run, or
+recalled by keys that hold the metric's code.
 
 The two samples are independent: documents of each are drawn with replacement, each with all its
-rows, and the difference of the two means over rows is taken anew (Efron & Tibshirani 1993, chapter
-8). Bounds are expanded percentiles (bootstrap.py), widened for the smaller sample, which is on the
-safe side. They are not corrected for repeated looks: a false alarm starts a retrain, and that has
-to pass the gate.
+rows, and the difference of the two means over rows is taken again (Efron & Tibshirani 1993, chapter
+8). Bounds are expanded percentiles (bootstrap.py), at the level for the smaller sample, which
+makes them wider. They are not corrected for repeated looks: a false alarm starts a retrain, which
+still has to pass the gate.
 """
 
 from __future__ import annotations
@@ -28,7 +28,13 @@ from tasks.contracts.formatting import changed, confidence, short_gain, short_sc
 from tasks.contracts.metrics import direction, measured, sign
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import Prediction, Scores
-from tasks.gate.bootstrap import MIN_EVIDENCE, draw, enough, equal_clusters, expanded
+from tasks.gate.bootstrap import (
+    MIN_EVIDENCE,
+    draw_means,
+    effective_clusters,
+    expanded_level,
+    resamples_needed,
+)
 from tasks.gate.clusters import clusters
 from tasks.gate.measure import Table
 from tasks.gate.pairs import RESOLUTION, check_table, mean
@@ -50,7 +56,7 @@ class Sample:
 class Decay:
     """The answer: `drop` is the sealed set's mean minus the fresh rows', so positive is worse.
 
-    Of a loss it is the other way round, the rise: positive is worse there too.
+    Of a loss it is the rise, the fresh rows' minus the sealed set's: positive is worse there too.
     """
 
     verdict: DecayVerdict
@@ -117,58 +123,58 @@ def judge(
     max_decay: float,
     evidence: tuple[float, float],
 ) -> tuple[DecayVerdict, list[str]]:
-    """The verdict and its reasons. `evidence`: documents' worth of the sealed and fresh rows."""
+    """The verdict and its reasons. `evidence`: effective documents of the sealed and the fresh rows."""
     sides = zip(("evaluation set is", "fresh rows are"), evidence, strict=True)
     few = [
-        f"the {who} worth only {count:.3g} documents; under {MIN_EVIDENCE} no bound can be trusted"
-        for who, count in sides
+        f"the {side} worth only {count:.3g} documents; under {MIN_EVIDENCE} no bound can be trusted"
+        for side, count in sides
         if count < MIN_EVIDENCE
     ]
-    sure, worse = confidence(gate.alpha), _worse(gate.metric)
-    said, its = f"{gate.metric} dropped by {short_gain(drop)}", "its"
+    level, worse = confidence(gate.alpha), _worse(gate.metric)
+    measured_drop, its = f"{gate.metric} dropped by {short_gain(drop)}", "its"
     if worse == "rise":
-        said, its = changed(gate.metric, -drop), "the rise's"
+        measured_drop, its = changed(gate.metric, -drop), "the rise's"
     if few:
         return "INCONCLUSIVE", few
     if low - max_decay > RESOLUTION:
         return "DECAYED", [
-            f"{said}; {its} {sure} lower bound {short_score(low)} is over {max_decay:g}"
+            f"{measured_drop}; {its} {level} lower bound {short_score(low)} is over {max_decay:g}"
         ]
     if high - max_decay <= RESOLUTION:
         return "STEADY", [
-            f"{said}; {its} {sure} upper bound {short_score(high)} is not over {max_decay:g}"
+            f"{measured_drop}; {its} {level} upper bound {short_score(high)} is not over {max_decay:g}"
         ]
     return "INCONCLUSIVE", [
-        f"{said}: a {worse} over {max_decay:g} is neither shown ({sure} lower bound {short_score(low)}) nor "
-        f"excluded (upper bound {short_score(high)}); more fresh rows would tell"
+        f"{measured_drop}: a {worse} over {max_decay:g} is neither shown ({level} lower bound "
+        f"{short_score(low)}) nor excluded (upper bound {short_score(high)}); more fresh rows would tell"
     ]
 
 
 def bounds(sealed: Table, fresh: Table, gate: Gate) -> tuple[float, float, tuple[float, float]]:
-    """Lower and upper bound of the drop at gate.alpha, and what each side is worth in documents.
+    """Lower and upper bound of the drop at gate.alpha, and the effective documents of each side.
 
     The same tables, in whatever order of rows, give the same bits: scores are rounded to
     pairs.RESOLUTION, so that sums are exact, and the draws are seeded.
     """
     totals = _totals(sealed, gate.metric), _totals(fresh, gate.metric)
-    evidence = tuple(equal_clusters(one[:, 1].astype(np.int64)) for one in totals)
-    count = enough(
+    evidence = tuple(effective_clusters(side[:, 1].astype(np.int64)) for side in totals)
+    count = resamples_needed(
         gate.bootstrap_samples,
-        expanded(gate.alpha, max(MIN_EVIDENCE, min(evidence))),
+        expanded_level(gate.alpha, max(MIN_EVIDENCE, min(evidence))),
         sum(map(len, totals)),
     )
     seeds = np.random.SeedSequence(gate.seed).spawn(2)
-    before, now = (
-        draw(one, count, np.random.PCG64(seed))[:, 0]
-        for one, seed in zip(totals, seeds, strict=True)
+    sealed_means, fresh_means = (
+        draw_means(side, count, np.random.PCG64(seed))[:, 0]
+        for side, seed in zip(totals, seeds, strict=True)
     )
-    drops = np.sort(before - now)
-    beyond = max(math.floor(expanded(gate.alpha, min(evidence)) * (count + 1)) - 1, 0)
+    drops = np.sort(sealed_means - fresh_means)
+    beyond = max(math.floor(expanded_level(gate.alpha, min(evidence)) * (count + 1)) - 1, 0)
     return float(drops[beyond]), float(drops[-1 - beyond]), (evidence[0], evidence[1])
 
 
 def _totals(rows: Sequence[Prediction], metric: str) -> NDArray[np.float64]:
-    """Float64, clusters by (sum of scores, number of rows), in an order of their own."""
+    """Float64, clusters by (sum of scores, number of rows), whatever the order of `rows`."""
     ordered = sorted(rows, key=lambda row: row.id)
     cluster = np.array(clusters(ordered), dtype=np.int64)
     scores = np.array([row.scores[metric] for row in ordered], dtype=np.float64)

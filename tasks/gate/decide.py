@@ -1,8 +1,11 @@
 """The gate: may this challenger succeed its opponent? A pure function of stored scores.
 
-The burden of proof is the challenger's. PROMOTE needs a gain over min_delta that noise cannot
-explain, and every guardrail; REJECT is a measured failure (no gain, a guardrail broken); all that
+The challenger has to prove that it is better. PROMOTE needs a gain over min_delta that noise cannot
+explain, and every guardrail; REJECT is a measured failure (no gain, a guardrail broken); a result that
 noise could explain, in the gain or in a guardrail, is INCONCLUSIVE.
+
+Stored decisions are recomputed and compared with their reasons (recompute.py), so the texts of reasons
+stay as they are.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from tasks.contracts.metrics import LOSS
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import ROUGE_NAMES, Decision, Scores, Verdict
 from tasks.gate.bootstrap import MIN_EVIDENCE
-from tasks.gate.guardrails import Found, guardrails
+from tasks.gate.guardrails import Finding, guardrails
 from tasks.gate.measure import Measured, Table, measure
 from tasks.gate.notes import notes
 from tasks.gate.pairs import RESOLUTION, check_same_rows, check_seal, check_table, check_tokenizer
@@ -69,14 +72,14 @@ def decide(
     check_table(opponent_kind, opponent, opponent_scores, names)
     _check_shown(challenger, base, lead3, names)
     measured = measure(challenger, opponent, baselines, gate, looks)
-    found = guardrails(challenger, opponent, challenger_scores, measured.metrics, gate)
-    same = challenger_scores.model_digest == opponent_scores.model_digest
-    verdict, reasons = judge(measured, found, gate, looks, same)
+    findings = guardrails(challenger, opponent, challenger_scores, measured.metrics, gate)
+    same_model = challenger_scores.model_digest == opponent_scores.model_digest
+    verdict, reasons = judge(measured, findings, gate, looks, same_model)
     return Decision(
         verdict=verdict,
         reasons=tuple(reasons),
         metrics=measured.metrics,
-        guardrails=tuple(one.guardrail for one in found),
+        guardrails=tuple(finding.guardrail for finding in findings),
         opponent=opponent_kind,
         opponent_version=opponent_version,
         challenger_digest=challenger_scores.model_digest,
@@ -93,15 +96,15 @@ def decide(
 
 
 def judge(
-    measured: Measured, found: Sequence[Found], gate: Gate, looks: int, same: bool
+    measured: Measured, findings: Sequence[Finding], gate: Gate, looks: int, same_model: bool
 ) -> tuple[Verdict, list[str]]:
-    """The verdict and its reasons, with numbers. `same`: both are one model, by digest."""
-    if same:
+    """The verdict and its reasons, with numbers. `same_model`: by digest."""
+    if same_model:
         return "REJECT", [SAME_MODEL]
-    broken = [one.why for one in found if not one.guardrail.held and not one.noise]
-    if against := [*_no_gain(measured, gate), *broken]:
-        return "REJECT", against
-    unproven = [one.why for one in found if not one.guardrail.held]
+    broken = [f.why for f in findings if not f.guardrail.held and not f.noise]
+    if failures := [*_no_gain(measured, gate), *broken]:
+        return "REJECT", failures
+    unproven = [f.why for f in findings if not f.guardrail.held]
     if doubts := [*_doubts(measured, gate, looks), *unproven]:
         return "INCONCLUSIVE", [*doubts, *_would_show(measured, gate.metric)]
     return "PROMOTE", [_proof(measured, gate)]
@@ -110,10 +113,10 @@ def judge(
 def _check_shown(
     challenger: Table, base: Table | None, lead3: Table | None, names: Sequence[str]
 ) -> None:
-    for who, rows, needed in (("base", base, names), ("lead3", lead3, ROUGE_NAMES)):
+    for title, rows, needed in (("base", base, names), ("lead3", lead3, ROUGE_NAMES)):
         if rows is not None:
-            check_table(who, rows, names=needed)
-            check_same_rows(who, challenger, rows)
+            check_table(title, rows, names=needed)
+            check_same_rows(title, challenger, rows)
 
 
 def _no_gain(measured: Measured, gate: Gate) -> list[str]:
@@ -126,21 +129,19 @@ def _no_gain(measured: Measured, gate: Gate) -> list[str]:
 
 
 def _doubts(measured: Measured, gate: Gate, looks: int) -> list[str]:
-    """Why a measured gain is no proof."""
+    """Why a measured gain is not enough."""
     metric, doubts = measured.metrics[gate.metric], []
-    gained = changed(gate.metric, metric.gain)
+    gain = changed(gate.metric, metric.gain)
     if metric.low - gate.min_delta <= RESOLUTION:
         bound = f"{lower_bound_title(gate.metric, measured.alpha)} {short_score(metric.low)}"
-        doubts.append(
-            f"{gained}, but noise could explain it: {bound} is not over {gate.min_delta:g}"
-        )
+        doubts.append(f"{gain}, but noise could explain it: {bound} is not over {gate.min_delta:g}")
     if measured.evidence < MIN_EVIDENCE:
         doubts.append(
             f"only {measured.evidence:.3g} documents tell the two models apart; under "
             f"{MIN_EVIDENCE} no bound can be trusted"
         )
     elif measured.error == 0:
-        doubts.append(f"{gained} on every row alike, which no two models do: look at the tables")
+        doubts.append(f"{gain} on every row alike, which no two models do: look at the tables")
     elif measured.rough:
         doubts.append(
             f"{looks} challengers were judged on this evaluation set, too many to tell luck from "

@@ -1,7 +1,7 @@
-"""The conditions beside the primary metric: what a better mean must not be bought with.
+"""The conditions besides the primary metric that a promotion must not break.
 
-Shares and the length ratio are compared as they were counted. They are not estimates of a small
-difference but alarms for a model that broke (rambles, stops at once, writes nothing).
+Shares of rows and the length ratio are compared as counted, without bounds: they do not estimate a
+small difference, they find a model that is broken (rambles, stops at once, writes nothing).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tasks.gate.pairs import RESOLUTION
 
 
 @dataclass(frozen=True)
-class Found:
+class Finding:
     """A guardrail; if it does not hold, why, and whether noise alone could be the reason."""
 
     guardrail: Guardrail
@@ -31,19 +31,19 @@ def guardrails(
     challenger_scores: Scores,
     metrics: dict[str, MetricResult],
     gate: Gate,
-) -> list[Found]:
+) -> list[Finding]:
     """All guardrails, those that hold too, in a fixed order."""
     others = [name for name in metrics if name != gate.metric]
-    judged = _rouge_beside_loss if gate.metric == LOSS else _other_rouge
+    check_rouge = _rouge_beside_loss if gate.metric == LOSS else _other_rouge
     return [
-        *(judged(name, metrics[name], gate) for name in others),
+        *(check_rouge(name, metrics[name], gate) for name in others),
         _unfinished(challenger, opponent, gate),
         _empty(challenger, gate),
         _length(challenger_scores.length_ratio, gate),
     ]
 
 
-def _other_rouge(name: str, metric: MetricResult, gate: Gate) -> Found:
+def _other_rouge(name: str, metric: MetricResult, gate: Gate) -> Finding:
     """Held when the loss is shown to be within the margin.
 
     A measured loss over the margin is a broken guardrail; a measured gain or small loss whose
@@ -58,14 +58,14 @@ def _other_rouge(name: str, metric: MetricResult, gate: Gate) -> Found:
             f"{name} could be worse by more than {margin:g}: it changed by "
             f"{short_gain(metric.gain)} with lower bound {short_score(metric.low)}"
         )
-    return Found(Guardrail(name, metric.low, f">= {-margin + 0.0:g}", held), why, noise)
+    return Finding(Guardrail(name, metric.low, f">= {-margin + 0.0:g}", held), why, noise)
 
 
-def _rouge_beside_loss(name: str, metric: MetricResult, gate: Gate) -> Found:
-    """Held when no loss over the margin was measured; one that noise could explain is open.
+def _rouge_beside_loss(name: str, metric: MetricResult, gate: Gate) -> Finding:
+    """Held when no drop over the margin was measured; a drop that noise could explain is no proof.
 
-    Where the loss decides, ROUGE is asked whether the outputs broke, not to prove that they did not:
-    the two move apart, and few sets could show a ROUGE that stayed the same to be within the margin.
+    Where the loss decides, ROUGE only has to show no measured drop: proving that it stayed within the
+    margin would need more rows than most sets have, as loss and ROUGE move independently.
     """
     margin = gate.guardrail_margin
     held = metric.gain >= -margin - RESOLUTION
@@ -73,34 +73,36 @@ def _rouge_beside_loss(name: str, metric: MetricResult, gate: Gate) -> Found:
     why = f"{name} changed by {short_gain(metric.gain)}, a loss over the margin of {margin:g}"
     if noise:
         why += f", though noise could explain it: upper bound {short_score(metric.high)}"
-    return Found(Guardrail(name, metric.gain, f">= {-margin + 0.0:g}", held), why, noise)
+    return Finding(Guardrail(name, metric.gain, f">= {-margin + 0.0:g}", held), why, noise)
 
 
 def _unfinished(
     challenger: Sequence[Prediction], opponent: Sequence[Prediction], gate: Gate
-) -> Found:
-    """A rise against the opponent, so the untuned base, which rarely stops, can be an opponent."""
-    ours, theirs = (sum(not row.finished for row in rows) for rows in (challenger, opponent))
-    rise = (ours - theirs) / len(challenger)
+) -> Finding:
+    """A rise over the opponent's share: the untuned base, which rarely stops, can be an opponent too."""
+    cut_off, opponent_cut_off = (
+        sum(not row.finished for row in rows) for rows in (challenger, opponent)
+    )
+    rise = (cut_off - opponent_cut_off) / len(challenger)
     bound = gate.max_unfinished_rise
     why = (
-        f"{ours} of {len(challenger)} outputs were cut off at the token limit, the opponent's "
-        f"{theirs}: a rise of {rise:.3f}, over {bound:g}"
+        f"{cut_off} of {len(challenger)} outputs were cut off at the token limit, the opponent's "
+        f"{opponent_cut_off}: a rise of {rise:.3f}, over {bound:g}"
     )
-    return Found(Guardrail("unfinished_rise", rise, f"<= {bound:g}", rise <= bound), why)
+    return Finding(Guardrail("unfinished_rise", rise, f"<= {bound:g}", rise <= bound), why)
 
 
-def _empty(challenger: Sequence[Prediction], gate: Gate) -> Found:
-    """Absolute: an empty summary is of no use, whoever else writes them."""
+def _empty(challenger: Sequence[Prediction], gate: Gate) -> Finding:
+    """Absolute: an empty summary is useless, even if the opponent writes as many."""
     count = sum(not row.text.strip() for row in challenger)
     share, bound = count / len(challenger), gate.max_empty_share
     why = f"{count} of {len(challenger)} outputs are empty: {share:.3f}, over {bound:g}"
-    return Found(Guardrail("empty_share", share, f"<= {bound:g}", share <= bound), why)
+    return Finding(Guardrail("empty_share", share, f"<= {bound:g}", share <= bound), why)
 
 
-def _length(ratio: float, gate: Gate) -> Found:
-    """Absolute: a champion or base outside the bounds does not excuse its successor."""
+def _length(ratio: float, gate: Gate) -> Finding:
+    """Absolute: the challenger must be within the bounds even if its opponent is not."""
     low, high = gate.length_ratio
     why = f"outputs are {ratio:.2f} times as long as references, outside {low:g} to {high:g}"
     held = low <= ratio <= high
-    return Found(Guardrail("length_ratio", ratio, f"{low:g} to {high:g}", held), why)
+    return Finding(Guardrail("length_ratio", ratio, f"{low:g} to {high:g}", held), why)

@@ -1,4 +1,4 @@
-"""What the stored scores say: means, gains with bounds, and how much such a set can show."""
+"""What the stored scores show: means, gains with bounds, and the smallest gain such a set can show."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Table = Sequence[Prediction]
 
 @dataclass(frozen=True)
 class Measured:
-    """All that a verdict is made of, for one challenger against one opponent."""
+    """The numbers that a verdict is made from, for one challenger against one opponent."""
 
     metrics: dict[str, MetricResult]  # all of metrics.measured(gate.metric)
     rows: int
@@ -34,9 +34,10 @@ class Measured:
 def level(gate: Gate, looks: int) -> float:
     """Alpha of the primary bound at the `looks`-th challenger judged on one evaluation set.
 
-    gate.looks "correct" gives alpha/looks^2. The levels of all looks there can ever be add up to
-    1.64 alpha (a union bound, as in alpha-spending: Lan & DeMets 1983): at 0.05, at most one lucky
-    promotion in twelve sets, however often one tries. Fresh evaluation data start the count anew.
+    gate.looks "correct" gives alpha/looks^2. The levels of any number of looks add up to at most
+    1.64 alpha (a union bound, as in alpha spending: Lan & DeMets 1983): at 0.05, at most one false
+    promotion in twelve sets, however many challengers are tried. With fresh evaluation data the count
+    starts again.
     """
     if looks < 1:
         raise ValueError(f"looks counts this challenger too, so it is at least 1, not {looks}")
@@ -55,7 +56,8 @@ def measure(
     pairs = pair(challenger, opponent, names)
     resampled = resample(pairs, gate.bootstrap_samples, alpha, gate.seed)
     primary = names.index(gate.metric)
-    error, evidence = standard_error(pairs, primary), resampled.evidence[primary]
+    error = standard_error(pairs, primary)
+    evidence = resampled.evidence[primary]
     smallest = smallest_gain(error, evidence, alpha, gate.min_delta)
     levels = [alpha if name == gate.metric else gate.alpha for name in names]
     metrics = {
@@ -86,8 +88,13 @@ def _metric(
     bounds: tuple[float, float],
 ) -> MetricResult:
     # Lead-3 is a text, not a model: it has no loss.
-    shown = {who: None if (who, name) == ("lead3", LOSS) else t for who, t in baselines.items()}
-    means = {who: None if rows is None else mean(rows, name) for who, rows in shown.items()}
+    has_metric = {
+        title: None if (title, name) == ("lead3", LOSS) else rows
+        for title, rows in baselines.items()
+    }
+    means = {
+        title: None if rows is None else mean(rows, name) for title, rows in has_metric.items()
+    }
     gain = math.fsum(pairs.gains[:, index]) / pairs.rows
     return MetricResult(
         **means, challenger=mean(challenger, name), gain=gain, low=bounds[0], high=bounds[1]

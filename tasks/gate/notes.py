@@ -1,4 +1,4 @@
-"""What a reader of the verdict should know, though it decides nothing."""
+"""What a reader of the verdict should know; it does not affect the verdict."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ UNFINISHED_SHARE = 0.5  # above it most of a promoted model's summaries stop in 
 def notes(
     verdict: Verdict, measured: Measured, challenger: Table, gate: Gate, looks: int
 ) -> tuple[str, ...]:
-    """Said beside the reasons: baselines that beat a promoted model, cut outputs, many looks."""
-    found = []
+    """Shown beside the reasons: baselines that beat a promoted model, cut outputs, many looks."""
+    lines = []
     if verdict == "PROMOTE":
-        found += _beaten_by(measured, gate)
-        found += _cut_off(challenger)
+        lines += _beaten_by(measured, gate)
+        lines += _cut_off(challenger)
     if looks > 1:
-        found.append(_looks(measured.alpha, gate, looks))
-    return tuple(found)
+        lines.append(_looks(measured.alpha, gate, looks))
+    return tuple(lines)
 
 
 def _beaten_by(measured: Measured, gate: Gate) -> list[str]:
@@ -31,8 +31,8 @@ def _beaten_by(measured: Measured, gate: Gate) -> list[str]:
     better = sign(gate.metric)
     return [
         f"the promoted model's {gate.metric} of {short_score(metric.challenger)} is "
-        f"{'below' if better > 0 else 'above'} {short_score(value)} of {who}"
-        for who, value in baselines.items()
+        f"{'below' if better > 0 else 'above'} {short_score(value)} of {title}"
+        for title, value in baselines.items()
         if value is not None and better * metric.challenger < better * value
     ]
 
@@ -48,13 +48,11 @@ def _cut_off(challenger: Table) -> list[str]:
 
 
 def _looks(alpha: float, gate: Gate, looks: int) -> str:
-    said = f"challenger {looks} judged on this evaluation set"
+    judged = f"challenger {looks} judged on this evaluation set"
     if gate.looks == "correct":
-        return (
-            f"{said}, so its bound is held to {confidence(alpha)}; fresh data start the count anew"
-        )
+        return f"{judged}, so its bound is held to {confidence(alpha)}; fresh data start the count again"
     lucky = 1 - (1 - gate.alpha) ** looks
     return (
-        f"{said}, and the bound is not corrected for it: of so many challengers no better than "
+        f"{judged}, and the bound is not corrected for it: of so many challengers no better than "
         f"their opponent, one or more would pass by luck with probability {lucky:.2f}"
     )

@@ -1,4 +1,4 @@
-"""Two models' predictions, checked and paired row by row; rubbish raises and is never scored."""
+"""Two models' predictions, checked and paired row by row; invalid tables raise and are never scored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tasks.gate.clusters import clusters
 # break a tie.
 RESOLUTION = 2.0**-32
 TOLERANCE = 1e-9  # between a mean in a Scores record and the same mean from the table
-MOST_LOSS = sys.float_info.max  # any finite number
+MAX_LOSS = sys.float_info.max  # any finite number
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,15 @@ def check_seal(challenger: Scores, opponent: Scores) -> None:
 
 
 def check_tokenizer(challenger: Scores, opponent: Scores, opponent_is: str) -> None:
-    """Raise SealBroken unless both models' tokens are the same: to be asked where a loss decides."""
-    ours, theirs = challenger.tokenizer_digest, opponent.tokenizer_digest
-    if not ours or not theirs:
-        who = opponent_is if ours else "challenger"
+    """Raise SealBroken unless both models have the same tokenizer: needed where a loss decides."""
+    digests = challenger.tokenizer_digest, opponent.tokenizer_digest
+    if not all(digests):
+        title = opponent_is if challenger.tokenizer_digest else "challenger"
         raise SealBroken(
-            f"it is not on record which tokenizer the {who}'s loss was taken with; score it again"
+            f"the tokenizer of the {title}'s loss was not recorded; score the {title} again"
         )
-    if ours != theirs:
-        raise SealBroken(other_tokenizer(ours, theirs, f"the {opponent_is}"))
+    if digests[0] != digests[1]:
+        raise SealBroken(other_tokenizer(*digests, f"the {opponent_is}"))
 
 
 def check_table(
@@ -73,7 +73,7 @@ def check_table(
     scores: Scores | None = None,
     names: Sequence[str] = ROUGE_NAMES,
 ) -> None:
-    """Raise EvaluationError for a table, or a record of it, that nothing can be decided on.
+    """Raise EvaluationError for a table, or a record of it, that no decision can be made on.
 
     `names`: the metrics that every row must have.
     """
@@ -87,8 +87,9 @@ def check_table(
         seen.add(row.id)
         problems += [f"{who}, row {row.id!r}: {text}" for text in _bad_scores(row, names)]
     if not problems and scores is not None:
-        found = _disagreements(rows, scores, names)
-        problems = [f"{who}: {text}; score it again" for text in found]
+        problems = [
+            f"{who}: {text}; score it again" for text in _disagreements(rows, scores, names)
+        ]
     if problems:
         more = [f"and {len(problems) - 10} more"] if len(problems) > 10 else []
         raise EvaluationError.of([*problems[:10], *more])
@@ -104,13 +105,13 @@ def pair(
     Gains are in the order of `names`.
     """
     check_same_rows("opponent", challenger, opponent)
-    ours = sorted(challenger, key=lambda row: row.id)
-    theirs = sorted(opponent, key=lambda row: row.id)
-    better = np.array([sign(name) for name in names], dtype=np.float64)
-    gains = better * (_scores(ours, names) - _scores(theirs, names))
+    challenger_rows = sorted(challenger, key=lambda row: row.id)
+    opponent_rows = sorted(opponent, key=lambda row: row.id)
+    signs = np.array([sign(name) for name in names], dtype=np.float64)
+    gains = signs * (_scores(challenger_rows, names) - _scores(opponent_rows, names))
     return Pairs(
         gains=np.round(gains / RESOLUTION) * RESOLUTION,
-        cluster=np.array(clusters(ours), dtype=np.int64),
+        cluster=np.array(clusters(challenger_rows), dtype=np.int64),
     )
 
 
@@ -118,14 +119,15 @@ def check_same_rows(
     who: str, challenger: Sequence[Prediction], other: Sequence[Prediction]
 ) -> None:
     """Raise EvaluationError unless both tables hold the same ids, documents and references."""
-    ours, theirs = ({row.id: row for row in rows} for rows in (challenger, other))
-    if missing := sorted(ours.keys() ^ theirs.keys()):
+    challenger_rows, other_rows = ({row.id: row for row in rows} for rows in (challenger, other))
+    if missing := sorted(challenger_rows.keys() ^ other_rows.keys()):
         raise EvaluationError(
-            f"the challenger's table has {len(ours)} rows and the {who}'s {len(theirs)}; "
+            f"the challenger's table has {len(challenger_rows)} rows and the {who}'s "
+            f"{len(other_rows)}; "
             f"{len(missing)} ids are in one only, such as {missing[0]!r}; score both on one set"
         )
-    for key, row in ours.items():
-        if _question(row) != _question(theirs[key]):
+    for key, row in challenger_rows.items():
+        if _question(row) != _question(other_rows[key]):
             raise EvaluationError(
                 f"row {key!r} has another source, document or reference in the {who}'s table; "
                 "score both on one set"
@@ -148,21 +150,23 @@ def _question(row: Prediction) -> tuple[str, str, tuple[str, ...]]:
 def _bad_scores(row: Prediction, names: Sequence[str]) -> list[str]:
     problems = [f"no {name}" for name in names if name not in row.scores]
     for name, value in row.scores.items():
-        most, said = (1 + TOLERANCE, "from 0 to 1") if name != LOSS else (MOST_LOSS, "of 0 or more")
-        if not isinstance(value, (int, float)) or not -TOLERANCE <= value <= most:
-            problems.append(f"{name} is {value!r}, not a number {said}")  # NaN falls here too
+        limit, valid = (1 + TOLERANCE, "from 0 to 1")
+        if name == LOSS:
+            limit, valid = MAX_LOSS, "of 0 or more"
+        if not isinstance(value, (int, float)) or not -TOLERANCE <= value <= limit:  # or NaN
+            problems.append(f"{name} is {value!r}, not a number {valid}")
     return problems
 
 
 def _disagreements(rows: Sequence[Prediction], scores: Scores, names: Sequence[str]) -> list[str]:
     if scores.rows != len(rows):
         return [f"its record counts {scores.rows} rows, its table {len(rows)}"]
-    if not 0 <= scores.length_ratio < math.inf:  # NaN falls here too
+    if not 0 <= scores.length_ratio < math.inf:  # or NaN
         return [f"its record gives the length ratio {scores.length_ratio}"]
     shares = {"finished share": (scores.finished_share, sum(r.finished for r in rows) / len(rows))}
-    found = shares | {n: (scores.means.get(n, math.nan), mean(rows, n)) for n in names}
+    compared = shares | {n: (scores.means.get(n, math.nan), mean(rows, n)) for n in names}
     return [
         f"its record gives {name} {stored}, its table {counted}"
-        for name, (stored, counted) in found.items()
+        for name, (stored, counted) in compared.items()
         if not abs(stored - counted) <= TOLERANCE
     ]

@@ -1,4 +1,4 @@
-"""What this evaluation set could have shown, and how many rows would show the gain it saw."""
+"""The smallest gain this evaluation set could have shown, and how many rows would show the measured one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from statistics import NormalDist
 
 import numpy as np
 
-from tasks.gate.bootstrap import student
+from tasks.gate.bootstrap import student_t_quantile
 from tasks.gate.pairs import Pairs
 
-POWER = 0.8  # chance of showing a gain that is there; customary since Cohen (1988)
+POWER = 0.8  # probability of showing a true gain; customary since Cohen (1988)
 
 
 def standard_error(pairs: Pairs, metric: int) -> float:
@@ -21,11 +21,11 @@ def standard_error(pairs: Pairs, metric: int) -> float:
     """
     gains = pairs.gains[:, metric]
     mean = math.fsum(gains) / pairs.rows
-    left = np.bincount(pairs.cluster, weights=gains) - np.bincount(pairs.cluster) * mean
+    residuals = np.bincount(pairs.cluster, weights=gains) - np.bincount(pairs.cluster) * mean
     count = pairs.clusters
     if count < 2 or np.ptp(gains) == 0:
         return 0.0
-    return math.sqrt(count / (count - 1) * math.fsum(left**2)) / pairs.rows
+    return math.sqrt(count / (count - 1) * math.fsum(residuals**2)) / pairs.rows
 
 
 def smallest_gain(error: float, evidence: float, alpha: float, min_delta: float) -> float | None:
@@ -36,7 +36,10 @@ def smallest_gain(error: float, evidence: float, alpha: float, min_delta: float)
     """
     if error == 0 or evidence < 2:
         return None
-    return min_delta + (student(1 - alpha, evidence - 1) + NormalDist().inv_cdf(POWER)) * error
+    return (
+        min_delta
+        + (student_t_quantile(1 - alpha, evidence - 1) + NormalDist().inv_cdf(POWER)) * error
+    )
 
 
 def rows_needed(rows: int, gain: float, smallest: float | None, min_delta: float) -> int | None:

@@ -1,4 +1,4 @@
-"""Prefect tasks: decide, on stored scores alone, and write the verdict down before acting on it."""
+"""Prefect tasks: decide from stored scores alone, and store the verdict before anything acts on it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def gate(
 ) -> Decision:
     """Promote, reject or inconclusive: the challenger against the champion, or else the base."""
     run, watch = mlflow_run.current(), resource_usage.Watch()
-    # The look is on record before the verdict is known: a run killed on a bad verdict has looked.
+    # Counted before the verdict is known: a run that is killed on a bad verdict has looked too.
     looks = history.count_look(run, challenger.model_digest, rows_digest)
     decision = decide(
         _table(challenger),
@@ -69,7 +69,7 @@ def gate(
 def decay(sealed: Scores, fresh: Scores, champion_version: int, recipe: Recipe) -> Decay:
     """Whether the champion scores worse on fresh rows than on the sealed evaluation set."""
     run = mlflow_run.current()
-    found = decide_decay(
+    decision = decide_decay(
         _table(sealed),
         _table(fresh),
         recipe.gate,
@@ -79,15 +79,17 @@ def decay(sealed: Scores, fresh: Scores, champion_version: int, recipe: Recipe) 
         fresh_scores=fresh,
     )
     inputs = {"max_decay": recipe.evaluation.max_decay, "champion_version": champion_version}
-    _keep(run, "decay", found, {"sealed": sealed, "fresh": fresh}, recipe.gate, inputs)
-    means = {"decay/sealed": found.sealed.mean, "decay/fresh": found.fresh.mean}
-    bounds = {"decay/drop": found.drop, "decay/low": found.low, "decay/high": found.high}
-    run.write(tags={"precis.decay": found.verdict}, metrics=means | bounds)
-    said = decay_headline(found, recipe.name)
-    create_markdown_artifact(decay_markdown(found, recipe.name), key="decay", description=said)
-    for reason in found.reasons:
-        get_run_logger().info(f"{found.verdict}: {reason}")
-    return found
+    _store_folder(run, "decay", decision, {"sealed": sealed, "fresh": fresh}, recipe.gate, inputs)
+    means = {"decay/sealed": decision.sealed.mean, "decay/fresh": decision.fresh.mean}
+    bounds = {"decay/drop": decision.drop, "decay/low": decision.low, "decay/high": decision.high}
+    run.write(tags={"precis.decay": decision.verdict}, metrics=means | bounds)
+    headline = decay_headline(decision, recipe.name)
+    create_markdown_artifact(
+        decay_markdown(decision, recipe.name), key="decay", description=headline
+    )
+    for reason in decision.reasons:
+        get_run_logger().info(f"{decision.verdict}: {reason}")
+    return decision
 
 
 def _table(scores: Scores) -> list[Prediction]:
@@ -102,16 +104,16 @@ def _table(scores: Scores) -> list[Prediction]:
 def _store(
     run: mlflow_run.Run, decision: Decision, settings: Gate, scores: dict[str, Scores]
 ) -> None:
-    """Everything the decision was made from, so that anyone can recompute it (recompute.py)."""
+    """Store all that the decision was made from, so that anyone can recompute it (recompute.py)."""
     inputs = {
         "opponent_kind": decision.opponent,
         "opponent_version": decision.opponent_version,
         "looks": decision.looks,
     }
-    _keep(run, "gate", decision, scores, settings, inputs)
+    _store_folder(run, "gate", decision, scores, settings, inputs)
 
 
-def _keep(
+def _store_folder(
     run: mlflow_run.Run,
     kind: str,
     decision: Decision | Decay,
@@ -119,13 +121,13 @@ def _keep(
     settings: Gate,
     inputs: dict[str, Any],
 ) -> None:
-    """Store a decision, the tables and all else it was made from as artifact folder `kind`."""
+    """Store a decision, its tables and its settings as artifact folder `kind`."""
     folder = workspace.work_folder() / kind / run.id
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "decision.json").write_text(to_json(decision))
-    known = {who: json.loads(to_json(found)) for who, found in scores.items()}
-    values = {"gate": settings.model_dump(mode="json"), **inputs, "scores": known}
+    records = {who: json.loads(to_json(record)) for who, record in scores.items()}
+    values = {"gate": settings.model_dump(mode="json"), **inputs, "scores": records}
     (folder / f"{kind}_inputs.json").write_text(json.dumps(values, indent=2))
-    for who, found in scores.items():
-        (folder / f"{who}.json").write_bytes(Path(artifacts.fetch(found.uri)).read_bytes())
+    for who, record in scores.items():
+        (folder / f"{who}.json").write_bytes(Path(artifacts.fetch(record.uri)).read_bytes())
     artifacts.remember(run.log_folder(folder, kind), folder)

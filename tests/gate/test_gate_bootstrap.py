@@ -8,7 +8,7 @@ from gate.gate_tables import judged, table
 
 from tasks.contracts.recipe import Gate
 from tasks.gate import bootstrap
-from tasks.gate.bootstrap import effective, expanded, resample
+from tasks.gate.bootstrap import effective_documents, expanded_level, resample
 from tasks.gate.clusters import clusters
 from tasks.gate.measure import level
 from tasks.gate.pairs import Pairs, pair
@@ -30,7 +30,7 @@ def test_bounds_equal_a_plain_bootstrap() -> None:
     for _ in range(8_000):
         rows = np.concatenate([np.flatnonzero(cluster == c) for c in draw.integers(0, 40, 40)])
         means.append(gains[rows].mean())
-    at = expanded(0.05, effective(_pairs(gains, cluster), 0))
+    at = expanded_level(0.05, effective_documents(_pairs(gains, cluster), 0))
     assert found == pytest.approx(np.quantile(means, [at, 1 - at]), abs=8e-4)
 
 
@@ -83,11 +83,13 @@ def test_pairs_find_the_gain_of_each_row() -> None:
 
 def test_the_effective_number_of_documents() -> None:
     """Equal documents count one each, ties not at all, one with nearly all rows counts for one."""
-    assert effective(_pairs(np.full(30, 0.1)), 0) == 30
-    assert effective(_pairs(np.array([0.1] * 5 + [0.0] * 95)), 0) == 5
+    assert effective_documents(_pairs(np.full(30, 0.1)), 0) == 30
+    assert effective_documents(_pairs(np.array([0.1] * 5 + [0.0] * 95)), 0) == 5
     cluster = np.array([0] * 1000 + list(range(1, 11)))
-    assert effective(_pairs(np.full(1010, 0.1), cluster), 0) == pytest.approx(1.0, abs=0.05)
-    assert effective(_pairs(np.zeros(9)), 0) == 0
+    assert effective_documents(_pairs(np.full(1010, 0.1), cluster), 0) == pytest.approx(
+        1.0, abs=0.05
+    )
+    assert effective_documents(_pairs(np.zeros(9)), 0) == 0
 
 
 def test_small_alphas_draw_more_samples() -> None:

@@ -217,8 +217,8 @@ def test_a_loss_of_a_huge_size_is_a_number() -> None:
             ("a" * 64, "b" * 64),
             "tokenizer .aaaaaaaaaaaaaaaa.* is not the champion's .bbbbbbbbbbbbbbbb",
         ),
-        (("a", ""), "not on record which tokenizer the champion's loss"),
-        (("", "b"), "not on record which tokenizer the challenger's loss"),
+        (("a", ""), "the tokenizer of the champion's loss was not recorded"),
+        (("", "b"), "the tokenizer of the challenger's loss was not recorded"),
     ],
 )
 def test_losses_of_two_tokenizers_are_never_compared(

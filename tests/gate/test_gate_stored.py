@@ -87,9 +87,11 @@ def test_a_doctored_table_is_found_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["promoted", "rejected", "inconclusive", "by_loss"])
 def test_a_decision_of_the_version_before_is_recomputed_exactly(name: str) -> None:
-    """Numbers to the last bit, reasons and notes to the letter."""
+    """Numbers to the last bit, reasons to the letter; only the wording of notes may change."""
     stored = from_json(Decision, (PREVIOUS / name / "decision.json").read_bytes())
-    assert recompute(PREVIOUS / name) == stored
+    recomputed = recompute(PREVIOUS / name)
+    assert replace(recomputed, notes=stored.notes) == stored
+    assert len(recomputed.notes) == len(stored.notes)
     assert main([str(PREVIOUS / name)]) == 0
 
 

@@ -108,7 +108,7 @@ def test_check_and_the_flow_say_so_before_any_work(
     problems = check.check(recipe(other)).problems
     assert [p for p in problems if "a loss a token says nothing across tokenizers" in p]
     assert not check.check(recipe(base)).problems
-    with prefect_test_harness():
+    with prefect_test_harness(server_startup_timeout=None):  # conftest's, not 30 s
         state = retrain(recipe(other), return_state=True)
     assert state.is_failed()
     assert "tokenizer" in str(state.message)

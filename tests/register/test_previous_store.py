@@ -11,7 +11,7 @@ import mlflow
 import pytest
 
 from tasks.contracts.records import DatasetRef, Scores, StepCost
-from tasks.costs import forecast
+from tasks.costs import step_costs
 from tasks.register import claims
 from tasks.register.task import history_of, trained_by
 from tasks.tracking import connection, history, mlflow_run, step_cache
@@ -109,7 +109,7 @@ def test_its_steps_results_and_forecast_are_read(store: Any) -> None:
     scores = step_cache.results(tags, "evaluate", Scores)
     assert {one.rows for one in scores} == {200}
     assert len(scores) == 4
-    steps = forecast.compared(tags, {"cost/train/seconds": 7.0})
+    steps = step_costs.compare(tags, {"cost/train/seconds": 7.0})
     train = next(step for step in steps if step.step == "train")
     assert isinstance(train, StepCost)
     assert train.measured.seconds == 7.0
