@@ -1,4 +1,4 @@
-"""Does the merged model say what its adapter says? Measured on the tokens of reference summaries."""
+"""Drift: how far the merged model's predictions are from the adapter's, on tokens of references."""
 
 from __future__ import annotations
 
@@ -15,23 +15,26 @@ from tasks.models.prepared_base import PreparedBase
 
 
 def measure(base: PreparedBase, adapter: Path, merged: Path, rows: Path, recipe: Recipe) -> Drift:
-    """Mean KL(adapter || merged), nats a token, and how often both find the same token likeliest.
+    """Mean KL(adapter || merged), nats a token, and how often both rank the same token first.
 
     The live adapter runs on the base as it was quantized in training, the merged model in the
-    precision it will be served in; one after the other, so that memory holds one of them. Raises
-    MergeError where no GPUs' memory holds one.
+    precision it will be served in; one after the other, so that memory holds only one. Raises
+    MergeError when no GPUs' memory holds a model.
     """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True)
     sample = _sample(read_rows(rows), recipe.merge.drift_rows)
     examples = encode_for(sample, tokenizer, base)
-    live = _log_probabilities(_live_model(base.path, adapter, recipe), examples)
-    _forget()
-    folded = _log_probabilities(_merged_model(merged), examples)
-    kl = sum(float((p.exp() * (p - q)).sum()) for p, q in zip(live, folded, strict=True))
-    same = sum(int((p.argmax(-1) == q.argmax(-1)).sum()) for p, q in zip(live, folded, strict=True))
-    tokens = sum(len(p) for p in live)
+    of_adapter = _log_probabilities(_live_model(base.path, adapter, recipe), examples)
+    _free_memory()
+    of_merged = _log_probabilities(_merged_model(merged), examples)
+    kl = sum(float((p.exp() * (p - q)).sum()) for p, q in zip(of_adapter, of_merged, strict=True))
+    same = sum(
+        int((p.argmax(-1) == q.argmax(-1)).sum())
+        for p, q in zip(of_adapter, of_merged, strict=True)
+    )
+    tokens = sum(len(p) for p in of_adapter)
     return Drift(kl=kl / tokens, top1_agreement=same / tokens, tokens=tokens)
 
 
@@ -44,7 +47,7 @@ def refuse(drift: Drift, settings: Merge) -> None:
         f"KL {drift.kl:.1e} nats a token (merge.max_kl {settings.max_kl:g}), "
         f"top-1 agreement {drift.top1_agreement:.3f} (merge.min_top1_agreement "
         f"{settings.min_top1_agreement:g}); merge.onto is {settings.onto}, and quantized_base is "
-        "nearest to what was trained"
+        "closest to what was trained"
     )
 
 
@@ -77,16 +80,16 @@ def _merged_model(folder: Path) -> Any:
 def _load(model: Path, quantization: str, dtype: Any) -> Any:
     try:
         return loading.load_base(model, quantization, dtype)
-    except ValueError as error:  # no other try would find more room
+    except ValueError as error:  # a retry would not find more memory
         raise MergeError(f"the drift check cannot load {model}: {error}") from error
 
 
-def _forget() -> None:
-    """Give back the memory of a model that nothing names any more: its parts name each other."""
+def _free_memory() -> None:
+    """Free a model that is no longer used: its modules refer to each other, so reference counts do not."""
     import torch
 
     gc.collect()
-    torch.cuda.empty_cache()  # nothing where there is no GPU
+    torch.cuda.empty_cache()  # does nothing without a GPU
 
 
 def _log_probabilities(model: Any, examples: Examples) -> list[Any]:
@@ -95,15 +98,15 @@ def _log_probabilities(model: Any, examples: Examples) -> list[Any]:
 
     dtype = loading.compute_dtype()
     mixed = torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32)
-    found = []
+    log_probabilities = []
     for ids, labels in zip(examples.input_ids, examples.labels, strict=True):
-        # No tensor: of a model that is spread, the head is on another GPU than the first layer.
-        before = [i - 1 for i, label in enumerate(labels) if label != IGNORED]
+        # A list, not a tensor: a spread model has its head on another GPU than its first layer.
+        positions = [i - 1 for i, label in enumerate(labels) if label != IGNORED]
         with torch.inference_mode(), mixed:
             logits = model(
                 input_ids=torch.tensor([ids], device=model.device),
-                logits_to_keep=before,
+                logits_to_keep=positions,
                 use_cache=False,
             ).logits[0]
-        found.append(logits.float().log_softmax(-1).cpu())
-    return found
+        log_probabilities.append(logits.float().log_softmax(-1).cpu())
+    return log_probabilities

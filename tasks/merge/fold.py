@@ -1,4 +1,7 @@
-"""The weight that an adapted layer computes with, as one matrix."""
+"""The weight that an adapted layer computes with, as one matrix: PEFT's formulas, part by part.
+
+Not PEFT's own merge, which needs the whole model in memory and merges onto the unquantized weights.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ KINDS = {"use_dora": "dora", "use_rslora": "rslora"}
 
 
 def kind_of(config: dict[str, Any]) -> str:
-    """An adapter's kind, as `adapter.kind` names it; several joined by `+`, which no recipe names."""
+    """An adapter's kind, as `adapter.kind` names it. Several kinds, joined by `+`, cannot be merged."""
     return "+".join(kind for key, kind in KINDS.items() if config.get(key)) or "lora"
 
 
@@ -21,10 +24,10 @@ def scale_of(config: dict[str, Any]) -> float:
     return scale
 
 
-def folded(
+def merged_weight(
     weight: Any, a: Any, b: Any, scale: float, magnitude: Any = None, norm_dtype: Any = None
 ) -> Any:
-    """W + s B A in float32; with DoRA's `magnitude` m, the rows of that at the lengths m.
+    """W + s B A in float32; with DoRA's `magnitude` m, its rows scaled to the lengths m.
 
     `weight` is [out, in], `a` [r, in], `b` [out, r], `magnitude` [out]. DoRA (arXiv:2402.09353):
     m (W + s B A) / ||W + s B A||, a norm for each row. PEFT takes the norm in the type of the
@@ -33,9 +36,9 @@ def folded(
     import torch
 
     product = b @ a
-    moved = weight.float() + scale * product
+    merged = weight.float() + scale * product
     if magnitude is None:
-        return moved
-    wide = weight.to(norm_dtype) + scale * product.to(norm_dtype)
-    norms = torch.linalg.norm(wide, dim=1).to(norm_dtype)
-    return (magnitude / norms.float())[:, None] * moved
+        return merged
+    for_norm = weight.to(norm_dtype) + scale * product.to(norm_dtype)
+    norms = torch.linalg.norm(for_norm, dim=1).to(norm_dtype)
+    return (magnitude / norms.float())[:, None] * merged

@@ -1,4 +1,4 @@
-"""One layer's weight with its adapter folded in: on a GPU whole, on a CPU rows that fit its caches."""
+"""Fold the adapter into one layer's weight: the whole matrix on a GPU, blocks of rows on a CPU."""
 
 from __future__ import annotations
 
@@ -9,83 +9,90 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from tasks.merge.fold import folded
-from tasks.merge.nf4_rounding import BLOCK, Codes
-from tasks.merge.plan import MAGNITUDE, PREFIX, Plan
+from tasks.merge.fold import merged_weight
+from tasks.merge.nf4_rounding import BLOCK, Nf4Matrix
+from tasks.merge.plan import MAGNITUDE, PREFIX, MergePlan
 from tasks.models import loading, quantization
 
-CHUNK = 1 << 18  # weights: in float32 with two more of its size, what a core's own cache holds
+ROW_BLOCK_WEIGHTS = (
+    1 << 18
+)  # with two more float32 matrices of that size, what a core's cache holds
 
 
-class Layers:
-    """Folds the adapter of a plan into weights, in place; to be used by several threads."""
+class LayerMerger:
+    """Folds the adapter of a plan into weights, in place; several threads may use it."""
 
-    def __init__(self, plan: Plan, wide: Executor) -> None:
-        """`wide`: where torch computes on all the threads that it would compute on elsewhere."""
-        self.plan, self.wide = plan, wide
+    def __init__(self, plan: MergePlan, all_threads: Executor) -> None:
+        """`all_threads`: an executor in which torch computes on as many threads as it would elsewhere."""
+        self.plan, self.all_threads = plan, all_threads
         self.device, self.dtype = loading.device(), getattr(torch, plan.dtype)
-        held = load_file(plan.adapter, self.device)
-        self.adapter = {name: tensor.float() for name, tensor in held.items()}
+        tensors = load_file(plan.adapter, self.device)
+        self.adapter = {name: tensor.float() for name, tensor in tensors.items()}
 
     def changes(self, module: str) -> bool:
         """Whether the merge leaves another weight of this module than the base's."""
-        return module in self.plan.adapted or module in self.plan.rounded
+        return module in self.plan.adapted or module in self.plan.quantized
 
     def fold(self, module: str, weight: Any) -> None:
-        """Put W with the adapter folded in, in float32, rounded once, in the place of `weight`.
+        """Replace `weight` by the merged one, computed in float32 and rounded once.
 
-        `weight`: [out, in] on the host, in the type that it is stored in.
+        `weight`: [out, in] in the host's memory, in the type that it is stored in.
         """
         if self.device != "cpu":
             weight.copy_(self._whole(module, weight.to(self.device)).to(weight.dtype))
-        elif self._by_rows(module, weight):
+        elif self._may_split_rows(module, weight):
             self._fold_by_rows(module, weight)
         else:
-            weight.copy_(self.wide.submit(self._whole, module, weight).result())
+            weight.copy_(self.all_threads.submit(self._whole, module, weight).result())
 
     def _whole(self, module: str, weight: Any) -> Any:
-        if module in self.plan.rounded:
+        if module in self.plan.quantized:
             weight = quantization.rounded(weight, self.plan.quantization, self.dtype)
         if module not in self.plan.adapted:
             return weight
-        a, b, *magnitude = (self.adapter[f"{PREFIX}{module}.{name}"] for name in self.plan.tensors)
-        norm_dtype = self.dtype if module in self.plan.four_bits else torch.float32  # see Plan
+        a, b, *magnitude = (
+            self.adapter[f"{PREFIX}{module}.{name}"] for name in self.plan.adapter_tensors
+        )
+        norm_dtype = self.dtype if module in self.plan.four_bits else torch.float32  # see MergePlan
         rows = magnitude[0] if magnitude else None
-        return folded(weight, a, b, self.plan.scale, rows, norm_dtype)
+        return merged_weight(weight, a, b, self.plan.scale, rows, norm_dtype)
 
-    def _by_rows(self, module: str, weight: Any) -> bool:
-        """Whether rows give just what the whole matrix gives: blocks and products do, norms may not."""
-        if module not in self.plan.rounded:
-            return MAGNITUDE not in self.plan.tensors
+    def _may_split_rows(self, module: str, weight: Any) -> bool:
+        """Whether blocks of rows give exactly what the whole matrix gives: quantization blocks and
+        products do, norms may not."""
+        if module not in self.plan.quantized:
+            return MAGNITUDE not in self.plan.adapter_tensors
         return (
             self.plan.quantization == "nf4"
-            and MAGNITUDE not in self.plan.tensors
+            and MAGNITUDE not in self.plan.adapter_tensors
             and weight.numel() % BLOCK == 0
         )
 
     def _fold_by_rows(self, module: str, weight: Any) -> None:
-        columns, codes = weight.shape[1], None
-        if module in self.plan.rounded:
-            codes = Codes(weight.numel())
-            for rows in _parts(*weight.shape):
+        columns, quantized = weight.shape[1], None
+        if module in self.plan.quantized:
+            quantized = Nf4Matrix(weight.numel())
+            for rows in _row_blocks(*weight.shape):
                 part = weight[rows].reshape(-1)
-                codes.take(rows.start * columns, part.to(self.dtype, copy=True).float())
-            # A sum's last bit depends on the number of threads: the mean that training quantized with.
-            codes.settle(self.wide.submit(codes.scales.mean).result())
+                quantized.quantize(rows.start * columns, part.to(self.dtype, copy=True).float())
+            # A sum's last bit depends on the number of threads, and training took the mean on all of them.
+            offset = self.all_threads.submit(quantized.scales.mean).result()
+            quantized.quantize_scales(offset)
         a, b = None, None
         if module in self.plan.adapted:
-            a, b = (self.adapter[f"{PREFIX}{module}.{name}"] for name in self.plan.tensors)
-        for rows in _parts(*weight.shape):
+            a, b = (self.adapter[f"{PREFIX}{module}.{name}"] for name in self.plan.adapter_tensors)
+        for rows in _row_blocks(*weight.shape):
             part = weight[rows]
-            if codes is not None:
-                part = codes.give(rows.start * columns, part.numel(), self.dtype).view(part.shape)
+            if quantized is not None:
+                begin, shape = rows.start * columns, part.shape
+                part = quantized.dequantize(begin, part.numel(), self.dtype).view(shape)
             if a is not None and b is not None:
-                part = folded(part, a, b[rows], self.plan.scale)
+                part = merged_weight(part, a, b[rows], self.plan.scale)
             weight[rows] = part
 
 
-def _parts(rows: int, columns: int) -> Iterator[slice]:
-    """Rows in turn, about CHUNK weights each; each part begins at a whole number of blocks."""
-    step = max(BLOCK, CHUNK // columns // BLOCK * BLOCK)
+def _row_blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Rows in turn, about ROW_BLOCK_WEIGHTS weights each, whole quantization blocks."""
+    step = max(BLOCK, ROW_BLOCK_WEIGHTS // columns // BLOCK * BLOCK)
     for begin in range(0, rows, step):
         yield slice(begin, min(begin + step, rows))

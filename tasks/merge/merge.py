@@ -1,4 +1,4 @@
-"""Fold an adapter into its base, shard by shard, into a package that loads anywhere.
+"""Merge an adapter into its base, shard by shard, into a package that loads without the adapter.
 
 The adapter was trained against weights rounded to few bits (QLoRA, Dettmers et al. 2023,
 arXiv:2305.14314), so by default it is added to those, dequantized, and not to the originals.
@@ -26,8 +26,8 @@ from tasks.models import package
 from tasks.models.prepared_base import PreparedBase
 from tasks.processes import step_process
 
-# What stands beside the weights and goes along: configuration, tokenizer, licence.
-BESIDE = ("*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "NOTICE*", "USE_POLICY*")
+# Files that are copied with the weights: configuration, tokenizer, licence.
+COMPANION_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "NOTICE*", "USE_POLICY*")
 
 
 def merge_and_check(
@@ -52,7 +52,7 @@ def merge_and_check(
 def merge(base: PreparedBase, adapter: Path, recipe: Recipe, out: Path) -> dict[str, Any]:
     """Write the merged model to the folder `out`, complete or not at all.
 
-    Shard names, index and stored type are the base's. In memory are some matrices, never a shard.
+    Shard names, index and stored type are the base's. Memory holds some matrices, never a whole shard.
     Returns {"path", "digest", "seconds", "bytes"}. Raises MergeError with every mismatch of base
     and adapter, or when the disk is full.
     """
@@ -61,13 +61,13 @@ def merge(base: PreparedBase, adapter: Path, recipe: Recipe, out: Path) -> dict[
     partial = out.with_name(out.name + ".partial")
     for old in (partial, out):
         shutil.rmtree(old, ignore_errors=True)
-    with _writing(partial, [*plan.shards, *_beside(base.path)]):
+    with _writing(partial, [*plan.shards, *_companion_files(base.path)]):
         hashes = merge_shards(
             plan,
             partial,
             lambda n: step_process.report(kind="merge", shard=n, shards=len(plan.shards)),
         )
-        _copy_beside(base, partial, plan.stored)
+        _copy_companions(base, partial, plan.stored)
         package.add_summarizer(partial, base.settings)
         partial.rename(out)
     return {
@@ -80,7 +80,7 @@ def merge(base: PreparedBase, adapter: Path, recipe: Recipe, out: Path) -> dict[
 
 @contextmanager
 def _writing(folder: Path, sources: list[Path]) -> Iterator[None]:
-    """Make `folder`; when the disk fills, or anything else fails, leave nothing of it."""
+    """Make `folder`; remove it when the disk fills or anything else fails."""
     from safetensors import SafetensorError
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def _writing(folder: Path, sources: list[Path]) -> Iterator[None]:
     if needed > free:
         raise MergeError(
             f"the merged model needs {needed / GIB:.2f} GiB in {folder.parent}, where "
-            f"{free / GIB:.2f} GiB are free; free some, or set PRECIS_WORK to a larger disk"
+            f"{free / GIB:.2f} GiB are free; free some space, or set PRECIS_WORK to a larger disk"
         )
     folder.mkdir()
     try:
@@ -100,16 +100,16 @@ def _writing(folder: Path, sources: list[Path]) -> Iterator[None]:
             f"needs {needed / GIB:.2f} GiB), or set PRECIS_WORK to a larger disk"
         ) from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)  # already renamed when all went well
+        shutil.rmtree(folder, ignore_errors=True)  # gone already when the merge succeeded
 
 
-def _beside(base: Path) -> list[Path]:
-    found = {path for pattern in BESIDE for path in base.glob(pattern) if path.is_file()}
-    return sorted(p for p in found if not p.name.endswith(".index.json") or p.name == INDEX)
+def _companion_files(base: Path) -> list[Path]:
+    files = {path for pattern in COMPANION_FILES for path in base.glob(pattern) if path.is_file()}
+    return sorted(p for p in files if not p.name.endswith(".index.json") or p.name == INDEX)
 
 
-def _copy_beside(base: PreparedBase, folder: Path, dtype: str) -> None:
-    for path in _beside(base.path):
+def _copy_companions(base: PreparedBase, folder: Path, dtype: str) -> None:
+    for path in _companion_files(base.path):
         shutil.copyfile(path, folder / path.name)
     key = "torch_dtype" if "torch_dtype" in base.config else "dtype"
     config = base.config | {key: dtype}

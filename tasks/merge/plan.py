@@ -1,4 +1,4 @@
-"""What a merge will do to which weight, and all that stands against it; no weights are read here."""
+"""What a merge does to which weight, and every mismatch of base and adapter. Reads no weights."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tasks.models.quantization import FOUR_BITS, config
 from tasks.models.safetensors_headers import Header, Shapes, read_whole
 
 PREFIX = "base_model.model."  # PEFT's, before the base's own module names
-# Settings that fold otherwise than tasks.merge.fold does; training here makes none of them.
-OTHER_SETTINGS = ("rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora_bias")
+# Settings under which PEFT merges by other formulas than tasks.merge.fold; training sets none of them.
+UNSUPPORTED_SETTINGS = ("rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora_bias")
 LORA_TENSORS = ("lora_A.weight", "lora_B.weight")
 MAGNITUDE = "lora_magnitude_vector"  # DoRA's, one number a row
 STORED = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
@@ -26,52 +26,54 @@ INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
-class Plan:
+class MergePlan:
     """Weights of linear layers are named by their modules: `model.layers.0.self_attn.q_proj`."""
 
     shards: tuple[Path, ...]
     adapter: Path  # the safetensors file
-    tensors: tuple[str, ...]  # what the adapter holds of each adapted layer
+    adapter_tensors: tuple[str, ...]  # of each adapted layer: the ends of their names
     scale: float  # of B A
     adapted: frozenset[str]
-    rounded: frozenset[str]  # to be quantized and back, as they were in training
-    four_bits: frozenset[str]  # alone among PEFT's layers these see inputs as narrow as `dtype`
+    quantized: frozenset[
+        str
+    ]  # quantized and dequantized before the adapter is added, as in training
+    four_bits: frozenset[str]  # the only layers whose inputs PEFT casts to `dtype`
     quantization: str
-    dtype: str  # the type they were quantized from, and computed in
+    dtype: str  # the type that they were quantized from and computed in
     stored: str  # the type that the base's linear weights are stored in, as config.json names it
 
 
-def plan_merge(base: PreparedBase, adapter: Path, recipe: Recipe) -> Plan:
+def plan_merge(base: PreparedBase, adapter: Path, recipe: Recipe) -> MergePlan:
     """How to merge `adapter` into `base`. Raises MergeError with every mismatch, a line each."""
     config, file = _adapter_config(adapter), adapter / "adapter_model.safetensors"
     shards, quantization = shards_of(base.path), recipe.base.quantization
     shard_headers, adapter_header = [_header(shard) for shard in shards], _header(file)
-    weights, ours = _shapes(shard_headers), _shapes([adapter_header])
-    modules = frozenset(name.removeprefix(PREFIX).partition(".lora_")[0] for name in ours)
+    weights, lora = _shapes(shard_headers), _shapes([adapter_header])
+    modules = frozenset(name.removeprefix(PREFIX).partition(".lora_")[0] for name in lora)
     dtype = (
         adapter_header.metadata.get("compute_dtype") or str(loading.compute_dtype()).split(".")[-1]
     )
     quantized, transposed = quantized_modules(base.path, quantization)
-    on_rounded = recipe.merge.onto == "quantized_base"
+    onto_quantized = recipe.merge.onto == "quantized_base"
     problems = [
         *_kind_problems(base, config, recipe),
-        *_shape_problems(config, modules, ours, weights),
+        *_shape_problems(config, modules, lora, weights),
         *(f"{name}: Conv1D layers (GPT-2's) cannot be merged" for name in modules & transposed),
         *(
             f"{name}: quantized in training, but the base stores no {name}.weight"
             for name in sorted(quantized)
-            if on_rounded and f"{name}.weight" not in weights
+            if onto_quantized and f"{name}.weight" not in weights
         ),
     ]
     if problems:
         raise MergeError.of(problems)
-    return Plan(
+    return MergePlan(
         shards=tuple(shards),
         adapter=file,
-        tensors=_tensors(config),
+        adapter_tensors=_tensors(config),
         scale=scale_of(config),
         adapted=modules,
-        rounded=quantized if on_rounded else frozenset(),
+        quantized=quantized if onto_quantized else frozenset(),
         four_bits=quantized if quantization in FOUR_BITS else frozenset(),
         quantization=quantization,
         dtype=dtype,
@@ -131,14 +133,14 @@ def quantized_modules(base: Path, quantization: str) -> tuple[frozenset[str], fr
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
     transposed = {name for name, module in model.named_modules() if isinstance(module, Conv1D)}
-    how = config(quantization, torch.float32)
-    if how is None:
+    bnb_config = config(quantization, torch.float32)
+    if bnb_config is None:
         return frozenset(), frozenset(transposed)
     keep = HfQuantizer.get_modules_to_not_convert(
-        model, how.llm_int8_skip_modules, model._keep_in_fp32_modules
+        model, bnb_config.llm_int8_skip_modules, model._keep_in_fp32_modules
     )
     before = dict(model.named_modules())
-    replace_with_bnb_linear(model, keep, how)
+    replace_with_bnb_linear(model, keep, bnb_config)
     quantized = {name for name, module in model.named_modules() if module is not before.get(name)}
     return frozenset(quantized), frozenset(transposed)
 
@@ -154,7 +156,7 @@ def _adapter_config(adapter: Path) -> dict[str, Any]:
 def _kind_problems(base: PreparedBase, config: dict[str, Any], recipe: Recipe) -> list[str]:
     problems = [
         f"the adapter sets {name}, which cannot be merged"
-        for name in OTHER_SETTINGS
+        for name in UNSUPPORTED_SETTINGS
         if config.get(name)
     ]
     if (kind := kind_of(config)) != recipe.adapter.kind:
@@ -174,22 +176,22 @@ def _kind_problems(base: PreparedBase, config: dict[str, Any], recipe: Recipe) -
 def _shape_problems(
     config: dict[str, Any],
     modules: frozenset[str],
-    ours: Shapes,
+    lora: Shapes,
     weights: Shapes,
 ) -> list[str]:
-    """Every layer for which base and adapter do not match, in both directions."""
+    """Every layer that base and adapter do not both have, or have with other sizes."""
     problems, r = [], config["r"]
     expected = {f"{PREFIX}{name}.{part}" for name in modules for part in _tensors(config)}
     problems += [
         f"{name}: the adapter has this tensor, {kind_of(config)} does not"
-        for name in ours.keys() - expected
+        for name in lora.keys() - expected
     ]
-    problems += [f"{name}: missing in the adapter" for name in expected - ours.keys()]
+    problems += [f"{name}: missing in the adapter" for name in expected - lora.keys()]
     for name in modules:
         shape = weights.get(f"{name}.weight")
-        a, b = (ours.get(f"{PREFIX}{name}.lora_{part}.weight", ()) for part in "AB")
+        a, b = (lora.get(f"{PREFIX}{name}.lora_{part}.weight", ()) for part in "AB")
         if shape is None:
-            problems.append(f"{name}: the adapter has it, the base has not")
+            problems.append(f"{name}: the adapter has it, the base does not")
         elif a and b and (b[0], a[-1]) != shape:
             problems.append(
                 f"{name}: the adapter is {b[0]} x {a[-1]}, the base {' x '.join(map(str, shape))}"
@@ -198,12 +200,12 @@ def _shape_problems(
             problems.append(
                 f"{name}: rank {a[0]}, {b[-1]} in the weights, {r} in adapter_config.json"
             )
-        lengths = ours.get(f"{PREFIX}{name}.{MAGNITUDE}", shape[:1] if shape else ())
+        lengths = lora.get(f"{PREFIX}{name}.{MAGNITUDE}", shape[:1] if shape else ())
         if shape and lengths != shape[:1]:
             problems.append(f"{name}: {lengths[0]} magnitudes for {shape[0]} rows")
     targets = tuple(f".{target}" for target in config["target_modules"])
     for weight in weights:
         name = weight.removesuffix(".weight")
         if name != weight and f".{name}".endswith(targets) and name not in modules:
-            problems.append(f"{name}: the base has it, the adapter has not")
+            problems.append(f"{name}: the base has it, the adapter does not")
     return sorted(problems)

@@ -36,8 +36,8 @@ def tensors_of(file: Path) -> list[StoredTensor]:
 
 
 def header(tensors: Iterable[StoredTensor]) -> bytes:
-    """What stands before the bytes of `tensors`, in this order: as `save_file` writes it."""
-    # Not the base's metadata: safetensors writes several entries in a random order.
+    """The bytes before those of `tensors`, in this order: as `save_file` writes them."""
+    # Not the base's metadata: safetensors writes several entries in random order.
     entries: dict[str, Any] = {METADATA: {"format": "pt"}}
     end = 0
     for tensor in tensors:

@@ -23,11 +23,11 @@ from tasks.tracking import artifacts, mlflow_run, step_cache
 def merge(adapter: AdapterRef, base: PreparedBase, dataset: DatasetRef, recipe: Recipe) -> ModelRef:
     """The package of the merged model; refused when it drifted from the adapter."""
     run, key = mlflow_run.current(), step_key(adapter, base, dataset, recipe)
-    if known := step_cache.recall(run, "merge", key, ModelRef, _here):
-        return known
+    if stored := step_cache.recall(run, "merge", key, ModelRef, _is_on_this_machine):
+        return stored
     work = workspace.work_folder() / "merge" / key[:16]
-    merged = 2 * parameter_count(base.path)  # bytes, for the drift check
-    with concurrency.gpu(1, preflight.gpus_for(merged)):
+    merged_bytes = 2 * parameter_count(base.path)  # in 16 bits, for the drift check
+    with concurrency.gpu(1, preflight.gpus_for(merged_bytes)):
         answer = step_process.run(
             "tasks.merge.merge:merge_and_check",
             {
@@ -42,11 +42,11 @@ def merge(adapter: AdapterRef, base: PreparedBase, dataset: DatasetRef, recipe: 
     drift = Drift(**answer["drift"])
     model = ModelRef(answer["path"], answer["digest"], base.digest, adapter.digest, drift)
     metrics = {"merge/kl": drift.kl, "merge/top1_agreement": drift.top1_agreement}
-    whole = resource_usage.by_child(work)
-    rest = None if whole.seconds is None else whole.seconds - answer["seconds"]
-    metrics |= resource_usage.as_metrics("merge", Cost(answer["seconds"], whole.memory_gib))
-    # With the start of the process that does both.
-    metrics |= resource_usage.as_metrics("drift", Cost(rest))
+    # One process does both; its start counts for the drift check.
+    both = resource_usage.by_child(work)
+    drift_seconds = None if both.seconds is None else both.seconds - answer["seconds"]
+    metrics |= resource_usage.as_metrics("merge", Cost(answer["seconds"], both.memory_gib))
+    metrics |= resource_usage.as_metrics("drift", Cost(drift_seconds))
     step_cache.record(run, "merge", key, model, metrics)
     get_run_logger().info(
         f"merged: KL to the adapter {drift.kl:.1e} nats, top-1 agreement {drift.top1_agreement:.3f}"
@@ -55,7 +55,7 @@ def merge(adapter: AdapterRef, base: PreparedBase, dataset: DatasetRef, recipe: 
 
 
 def step_key(adapter: AdapterRef, base: PreparedBase, dataset: DatasetRef, recipe: Recipe) -> str:
-    """What a merged model is known by: all that it and its drift depend on."""
+    """The key of a merged model: everything that it and its drift depend on."""
     return step_cache.step_key(
         "merge",
         adapter=adapter.digest,
@@ -70,7 +70,7 @@ def step_key(adapter: AdapterRef, base: PreparedBase, dataset: DatasetRef, recip
     )
 
 
-def _here(model: ModelRef) -> bool:
-    """Merged models are not stored for losers: another machine merges again, to the same bytes."""
+def _is_on_this_machine(model: ModelRef) -> bool:
+    """Losers' merged models are stored nowhere else: another machine merges again, to the same bytes."""
     folder = Path(model.path)
     return folder.is_dir() and digest.of_folder(folder) == model.digest

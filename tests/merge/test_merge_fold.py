@@ -6,7 +6,7 @@ import numeric
 import pytest
 import torch
 
-from tasks.merge.fold import folded, kind_of, scale_of
+from tasks.merge.fold import kind_of, merged_weight, scale_of
 
 
 def test_kind_and_scale_are_read_as_peft_reads_them() -> None:
@@ -33,8 +33,8 @@ def test_rows_are_measured_in_the_type_that_peft_measures_in(dtype: torch.dtype)
     magnitude, scale = torch.rand(48) + 1, 0.75
     theirs = DoraLinearLayer(False).get_weight_norm(w.to(dtype), (b @ a).to(dtype), scale)
     assert theirs.dtype == dtype
-    found = folded(w.to(dtype), a, b, scale, magnitude, norm_dtype=dtype)
-    plain = folded(w.to(dtype), a, b, scale)
+    found = merged_weight(w.to(dtype), a, b, scale, magnitude, norm_dtype=dtype)
+    plain = merged_weight(w.to(dtype), a, b, scale)
     assert found.dtype == plain.dtype == torch.float32
     numeric.assert_close(
         found, magnitude[:, None] * plain / theirs.float()[:, None], numeric.PRODUCTS

@@ -1,4 +1,4 @@
-"""A merge that streams writes the very bytes of one that holds whole shards, in a few matrices' memory."""
+"""A merge that streams writes the same bytes as one that holds whole shards, with less memory."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from tasks.contracts import digest
 from tasks.merge import merge
-from tasks.merge.fold import folded
-from tasks.merge.layer import CHUNK
-from tasks.merge.nf4_rounding import BLOCK, Codes
+from tasks.merge.fold import merged_weight
+from tasks.merge.layer import ROW_BLOCK_WEIGHTS
+from tasks.merge.nf4_rounding import BLOCK, Nf4Matrix
 from tasks.merge.shard_file import header, tensors_of
 from tasks.models import quantization
 
@@ -50,14 +50,14 @@ def test_codes_in_parts_are_those_of_the_whole(rows: int, dtype: torch.dtype) ->
     torch.manual_seed(0)
     weight = torch.randn(rows, 192)
     weight[0, :BLOCK] = 0
-    codes = Codes(weight.numel())
+    codes = Nf4Matrix(weight.numel())
     weight[1, :15], weight[1, 15] = torch.tensor(codes.bounds), 1.0
     parts = [slice(begin, begin + 64 * 192) for begin in range(0, weight.numel(), 64 * 192)]
     flat = weight.reshape(-1)
     for part in parts:
-        codes.take(part.start, flat[part].to(dtype, copy=True).float())
-    codes.settle(codes.scales.mean())
-    given = torch.cat([codes.give(p.start, flat[p].numel(), dtype) for p in parts])
+        codes.quantize(part.start, flat[part].to(dtype, copy=True).float())
+    codes.quantize_scales(codes.scales.mean())
+    given = torch.cat([codes.dequantize(p.start, flat[p].numel(), dtype) for p in parts])
     assert torch.equal(given.view(weight.shape), quantization.rounded(weight, "nf4", dtype))
 
 
@@ -65,7 +65,7 @@ def test_codes_in_parts_are_those_of_the_whole(rows: int, dtype: torch.dtype) ->
 def test_the_bytes_are_those_of_whole_shards(onto: str, tmp_path: Path) -> None:
     """Layers of several parts, each shard as save_file writes the formula's tensors."""
     base = tiny.make_tiny_base(tmp_path / "base", shards=3, hidden=448, layers=1, tied=False)
-    assert CHUNK < 2 * 448 * 448  # as gate_proj has
+    assert ROW_BLOCK_WEIGHTS < 2 * 448 * 448  # as gate_proj has
     adapter = make_adapter(tmp_path / "adapter", base)
     recipe = tiny.make_recipe(base, merge={"onto": onto})
     result = merge.merge(tiny.prepared(base, recipe), adapter, recipe, tmp_path / "out")
@@ -79,7 +79,7 @@ def test_the_bytes_are_those_of_whole_shards(onto: str, tmp_path: Path) -> None:
                 a, b = (lora[f"{module}.lora_{part}.weight"] for part in "AB")
                 if onto == "quantized_base":
                     weight = quantization.rounded(weight, "nf4", torch.float32)  # noqa: PLW2901
-                expected[name] = folded(weight, a, b, SCALE).bfloat16()
+                expected[name] = merged_weight(weight, a, b, SCALE).bfloat16()
         save_file(expected, tmp_path / "expected", {"format": "pt"})
         assert (tmp_path / "out" / shard.name).read_bytes() == (tmp_path / "expected").read_bytes()
     assert result["digest"] == digest.of_folder(tmp_path / "out")
