@@ -62,7 +62,7 @@ def forecast_steps(
 
     Empty for a GPU whose rates are not known. Raises BaseModelError for a base that cannot be read.
     """
-    speed = speed or hardware_speed.here()
+    speed = speed or hardware_speed.this_machine()
     if speed is None:
         return {}
     estimate = preflight.estimate(recipe, base, workspace.work_folder())

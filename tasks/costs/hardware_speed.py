@@ -1,7 +1,7 @@
 """How fast this machine computes: measured on a CPU, looked up for a GPU. Imports no torch.
 
-A GPU's rates are its makers' (data sheets, dense, 16 bits, without sparsity) times the share that
-training reached on the one that was measured; of an unknown GPU nothing is foretold.
+A GPU's rates are those of its data sheet (dense, 16 bits, without sparsity), products times the share
+that training reached on the one that was measured. The rates of other GPUs are unknown.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 from tasks.processes import device
 
-CALIBRATION_SECONDS = 0.15  # each of two
+MEASURING_SECONDS = 0.15  # each of two rates
 MATRIX = (1024, 1024)  # tokens and width of the product that is timed
-STREAM = 1 << 22  # float32 numbers, more than a cache holds
+STREAM_NUMBERS = 1 << 22  # float32, more than a cache holds
 # Of the data sheet: 730 of 989 TFLOP/s in a training step on an H200 (docs/benchmarks.md).
 PRODUCTS_SHARE = 0.74
 # NVIDIA's data sheets: TFLOP/s of dense 16-bit products added up in 32 bits, and GB/s. The first name
-# that is in the driver's own wins.
+# whose words are all in the driver's name is taken.
 GPUS = (
     ("B200", 2250, 8000),
     ("H200", 989, 4800),
@@ -50,7 +50,7 @@ class Speed:
     stream: float  # bytes read or written in passes over activations
 
 
-class Card(NamedTuple):
+class Gpu(NamedTuple):
     """A GPU as the driver shows it."""
 
     name: str
@@ -58,34 +58,34 @@ class Card(NamedTuple):
 
 
 @functools.cache
-def card() -> Card:
+def first_gpu() -> Gpu:
     """This machine's first GPU. Raises CalledProcessError or OSError when the driver does not answer."""
-    asked = subprocess.run(
+    done = subprocess.run(
         ["nvidia-smi", "--query-gpu=name,memory.free", "--format=csv,noheader,nounits"],
         capture_output=True,
         text=True,
         check=True,
     )
-    name, _, free = asked.stdout.splitlines()[0].rpartition(",")
-    return Card(name.strip(), int(free) * 2**20)
+    name, _, free = done.stdout.splitlines()[0].rpartition(",")
+    return Gpu(name.strip(), int(free) * 2**20)
 
 
-def here() -> Speed | None:
+def this_machine() -> Speed | None:
     """The device that will compute, as busy as it is now; None for a GPU whose rates are not known.
 
     A CPU is measured, for a third of a second.
     """
     if device.compute() == "cuda":
-        return of_card(card().name)
+        return of_gpu(first_gpu().name)
     return Speed("cpu", "cpu", _products(), _stream())
 
 
-def of_card(name: str) -> Speed | None:
+def of_gpu(name: str) -> Speed | None:
     """A GPU's speed by the name that its driver gives it; None where it is not known."""
     words = name.replace("-", " ").split()
-    for known, tera, giga in GPUS:
-        if all(word in words for word in known.split()):
-            return Speed("cuda", name, tera * 1e12 * PRODUCTS_SHARE, giga * 1e9)
+    for gpu, teraflops, gigabytes in GPUS:
+        if all(word in words for word in gpu.split()):
+            return Speed("cuda", name, teraflops * 1e12 * PRODUCTS_SHARE, gigabytes * 1e9)
     return None
 
 
@@ -101,16 +101,16 @@ def _products() -> float:
 def _stream() -> float:
     import numpy as np
 
-    a, out = np.ones(STREAM, np.float32), np.ones(STREAM, np.float32)
-    return 3 * 4 * STREAM / _typical(lambda: np.multiply(a, out, out=out))
+    a, out = np.ones(STREAM_NUMBERS, np.float32), np.ones(STREAM_NUMBERS, np.float32)
+    return 3 * 4 * STREAM_NUMBERS / _typical(lambda: np.multiply(a, out, out=out))
 
 
 def _typical(work: Callable[[], object]) -> float:
-    """Seconds that it takes where little else runs: a quarter of the tries were faster."""
-    work()  # the first also wakes threads and touches memory
-    taken: list[float] = []
-    while sum(taken) < CALIBRATION_SECONDS:
+    """Seconds that `work` takes when little else runs: a quarter of the tries were faster."""
+    work()  # the first call also starts threads and touches memory
+    seconds: list[float] = []
+    while sum(seconds) < MEASURING_SECONDS:
         begun = time.perf_counter()
         work()
-        taken.append(time.perf_counter() - begun)
-    return sorted(taken)[len(taken) // 4]
+        seconds.append(time.perf_counter() - begun)
+    return sorted(seconds)[len(seconds) // 4]

@@ -1,8 +1,8 @@
-"""What a training step holds in a GPU's memory, and the fastest way to train that fits.
+"""The memory plan: what a training step holds in a GPU's memory, and the fastest plan that fits.
 
-All ways compute the same function: they differ in what is kept for the backward pass and what is
-computed again (Chen et al. 2016, arXiv:1604.06174), and in whether the NF4 weights are dequantized
-in every pass or once.
+All plans compute the same function. They differ in which activations are kept for the backward pass,
+recomputed (Chen et al. 2016, arXiv:1604.06174) or offloaded to the host, and in whether the NF4 weights
+are dequantized in every pass or once. Over 250 lines: one model of memory, read in one place.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tasks.models.weight_bytes import NF4_BYTES, PACKED_BYTES
 # Dequantizing a weight takes as long as multiplying this many tokens by it, in 16 bits on the GPUs
 # that are used for training: 17 ms of an H200 for two passes over 6.5 G weights at 707 TFLOP/s.
 DEQUANTIZED_TOKENS = 470
-# Norms and activations computed again take this share of a forward pass (0.2 of 12 ms a layer).
+# Norms and activations that are recomputed take this share of a forward pass (0.2 of 12 ms a layer).
 SELECTIVE_SHARE = 0.015
 # Copies between host and device hide behind 8,192 tokens' products, not behind 512's.
 OFFLOADED_SHARE = 0.05
@@ -46,48 +46,48 @@ class Shape:
     adapter: int  # trained parameters
     optimizer_bytes: int  # a trained parameter
     hidden: int
-    kept: int  # a token and layer, nothing computed again
-    kept_selective: int  # norms and activations computed again
+    kept: int  # a token and layer, nothing recomputed
+    kept_selective: int  # norms and activations recomputed
     widest: int  # the largest linear layer
-    busy: int  # a token: what a layer's backward pass holds besides what was kept
+    busy: int  # a token: what a layer's backward pass holds besides the kept activations
     tokens: int  # of a micro-batch
     loss_bytes: int
     element_bytes: int = 2
     quantized: bool = True
-    shards: int = 1  # parts of the linear layers' weights, one on each device
+    shards: int = 1  # of the linear layers' weights, one on each device
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train: `recomputed` decoder layers keep their input alone and run again."""
+    """How to train: `recomputed` decoder layers keep only their input, and run again."""
 
     resident: bool = False  # weights dequantized once
     selective: bool = False
     recomputed: int = 0
-    on_host: bool = False  # inputs of recomputed layers, and the embedding
+    offload: bool = False  # inputs of recomputed layers, and the embedding
 
-    def words(self, shape: Shape) -> str:
-        """For a person."""
+    def describe(self, shape: Shape) -> str:
+        """The plan in one line, for logs."""
         weights = "weights in 16 bits (dequantized once)" if self.resident else "weights as loaded"
-        again = "nothing computed again"
+        recomputed = "nothing recomputed"
         if self.recomputed:
-            again = f"{self.recomputed} of {shape.layers} layers computed again"
+            recomputed = f"{self.recomputed} of {shape.layers} layers recomputed"
         elif self.selective:
-            again = "norms and activations computed again"
-        where = ", their inputs and the embedding in host memory" if self.on_host else ""
-        shared = f", shared out over {shape.shards} devices" if shape.shards > 1 else ""
-        return f"{weights}{shared}, {again}{where}"
+            recomputed = "norms and activations recomputed"
+        offloaded = ", their inputs and the embedding in host memory" if self.offload else ""
+        sharded = f", sharded over {shape.shards} devices" if shape.shards > 1 else ""
+        return f"{weights}{sharded}, {recomputed}{offloaded}"
 
 
 def peak_bytes(shape: Shape, plan: Plan) -> float:
     """The most that a step holds at once, in bytes."""
     bits = shape.element_bytes if plan.resident or not shape.quantized else NF4_BYTES
     weights = _linear_bytes(shape, bits) + shape.other_bytes
-    weights -= shape.embedding_bytes if plan.on_host else 0
+    weights -= shape.embedding_bytes if plan.offload else 0
     always = weights + shape.adapter * (4 + shape.optimizer_bytes) + WORKSPACE
     a_token = shape.tokens * shape.element_bytes
     kept = (shape.kept_selective if plan.selective else shape.kept) * a_token
-    inputs = 0 if plan.on_host else plan.recomputed * shape.hidden * a_token
+    inputs = 0 if plan.offload else plan.recomputed * shape.hidden * a_token
     waiting = (shape.layers - plan.recomputed) * kept
     again = kept if plan.recomputed else 0
     gradients = shape.adapter * 4
@@ -102,7 +102,7 @@ def peak_bytes(shape: Shape, plan: Plan) -> float:
 
 
 def _linear_bytes(shape: Shape, bits: float) -> float:
-    """Of the decoder's linear layers at rest; sharded with two layers whole, scales on each device."""
+    """Of the stored linear layers; sharded ones with two layers gathered, and scales on each device."""
     if shape.shards == 1:
         return shape.linear * bits
     scales = bits - PACKED_BYTES if shape.quantized else 0
@@ -115,47 +115,49 @@ def relative_time(shape: Shape, plan: Plan) -> float:
     again = plan.recomputed / shape.layers
     selective = SELECTIVE_SHARE * (1 - again) if plan.selective else 0.0
     passes = 4 + 2 * again + 2 * selective
-    found = shape.tokens * passes
+    tokens = shape.tokens * passes
     if shape.quantized and not plan.resident:
-        found += DEQUANTIZED_TOKENS * (4 + 2 * again)
-    return found * (1 + OFFLOADED_SHARE if plan.on_host else 1)
+        tokens += DEQUANTIZED_TOKENS * (4 + 2 * again)
+    return tokens * (1 + OFFLOADED_SHARE if plan.offload else 1)
 
 
 def plans(shape: Shape) -> Iterator[Plan]:
-    """All ways to train this model, in no order."""
-    for resident in {False, _may_rest_wide(shape)}:
+    """All plans for this model, in no order."""
+    for resident in {False, _may_dequantize_once(shape)}:
         for selective in (False, True):
             for recomputed in range(shape.layers + 1):
                 yield Plan(resident, selective, recomputed)
-        yield Plan(resident, True, shape.layers, on_host=True)
+        yield Plan(resident, True, shape.layers, offload=True)
 
 
 def named(name: str, shape: Shape, gradient_checkpointing: bool, available: float) -> Plan:
     """The plan that `training.memory` names; `auto`: the fastest whose peak fits `available` bytes.
 
-    When nothing fits, the leanest: the GPU has the last word.
+    When nothing fits, the plan that needs least: whether it runs is seen on the GPU.
     """
     fixed = {
-        "resident": Plan(resident=_may_rest_wide(shape)),
+        "resident": Plan(resident=_may_dequantize_once(shape)),
         "none": Plan(),
         "selective": Plan(selective=True),
         "full": Plan(selective=True, recomputed=shape.layers),
-        "least": Plan(selective=True, recomputed=shape.layers, on_host=True),
+        "least": Plan(selective=True, recomputed=shape.layers, offload=True),
     }
     if name in fixed:
         plan = fixed[name]
         if gradient_checkpointing:
             plan = replace(plan, selective=True, recomputed=shape.layers)
         return plan
-    wanted = [p for p in plans(shape) if not gradient_checkpointing or p.recomputed == shape.layers]
-    fitting = [p for p in wanted if peak_bytes(shape, p) <= USABLE * available]
+    allowed = [
+        p for p in plans(shape) if not gradient_checkpointing or p.recomputed == shape.layers
+    ]
+    fitting = [p for p in allowed if peak_bytes(shape, p) <= USABLE * available]
     if not fitting:
-        return min(wanted, key=lambda p: peak_bytes(shape, p))
+        return min(allowed, key=lambda p: peak_bytes(shape, p))
     return min(fitting, key=lambda p: (relative_time(shape, p), peak_bytes(shape, p)))
 
 
-def _may_rest_wide(shape: Shape) -> bool:
-    """Whether weights can be dequantized once: what is shared out rests in few bits."""
+def _may_dequantize_once(shape: Shape) -> bool:
+    """Whether weights can be dequantized once: sharded ones stay in few bits."""
     return shape.quantized and shape.shards == 1
 
 
@@ -164,7 +166,7 @@ def leaner(shape: Shape, plan: Plan) -> Plan | None:
     if plan.recomputed < shape.layers:
         left = (shape.layers - plan.recomputed) // 2
         return replace(plan, selective=True, recomputed=shape.layers - (left if left > 2 else 0))
-    return None if plan.on_host else replace(plan, on_host=True)
+    return None if plan.offload else replace(plan, offload=True)
 
 
 @dataclass(frozen=True)
@@ -223,22 +225,24 @@ def shape_from(
     Of groups with one member the first is taken to read what attention gives, and all to write to the
     residual stream, which is kept as the next input.
     """
-    every = [one for group in pattern for one in group]
+    linears = [linear for group in pattern for linear in group]
     attention = next((group[0].into for group in pattern if len(group) == 1), hidden)
-    written = sum(one.out for group in pattern if len(group) > 1 for one in group)
+    written = sum(linear.out for group in pattern if len(group) > 1 for linear in group)
     small = 2 * rank * len(pattern) + 2 * heads
     return Shape(
         layers=layers,
-        linear=sum(one.into * one.out for one in every) * layers,
+        linear=sum(linear.into * linear.out for linear in linears) * layers,
         other_bytes=other_bytes,
         embedding_bytes=embedding_bytes,
-        adapter=rank * sum(one.into + one.out for one in every if one.adapted) * layers,
+        adapter=rank
+        * sum(linear.into + linear.out for linear in linears if linear.adapted)
+        * layers,
         optimizer_bytes=OPTIMIZER_BYTES.get(optimizer, 8),
         hidden=hidden,
         kept=norms * hidden + sum(group[0].into for group in pattern) + written + small,
         kept_selective=norms * hidden + attention + written + small,
-        widest=max(one.into * one.out for one in every),
-        busy=3 * max(one.into for one in every) + 2 * hidden,
+        widest=max(linear.into * linear.out for linear in linears),
+        busy=3 * max(linear.into for linear in linears) + 2 * hidden,
         tokens=tokens,
         loss_bytes=12 * CHUNK_LOGITS,
         element_bytes=element_bytes,

@@ -1,7 +1,7 @@
-"""What a run will need, from the recipe and the base's file headers alone: memory and disk.
+"""Memory and disk that a run needs, from the recipe and the base's file headers alone.
 
-A first estimate, meant to catch runs that cannot fit. Training: tasks.costs.training_memory. Evaluation: the
-merged model's weights and its cache of keys and values. Nothing here grows with the square of the context:
+An estimate that catches runs that cannot fit. Training: tasks.costs.training_memory. Evaluation: the
+merged model's weights and its cache of keys and values. Nothing grows with the square of the context:
 attention never builds its matrix.
 """
 
@@ -29,7 +29,7 @@ CARD = 15 * GIB  # what a card sold with 16 GB has for a process (a T4: 15,360 M
 
 @dataclass(frozen=True)
 class Estimate:
-    """Need against what is there, in bytes."""
+    """What is needed and what is available, in bytes."""
 
     parameters: int
     training_bytes: int
@@ -46,30 +46,30 @@ class Estimate:
     shape: memory_plan.Shape | None = None
     plan: memory_plan.Plan | None = None
     one_gpu_each: bool = False  # several processes, or workers of a cluster, write summaries
-    may_share_out: bool = False  # whether more devices would take a part of the base each
+    may_shard: bool = False  # whether more devices could each hold a shard of the base
 
     def lines(self) -> list[str]:
         """For a terminal."""
-        found = [
+        facts = [
             f"base: {self.parameters / 1e6:,.1f} M parameters",
             f"training memory: about {self.training_bytes / GIB:.1f} GiB of "
             f"{self.memory_bytes / GIB:.1f} GiB on {self.device}"
-            + (f": {self.plan.words(self.shape)}" if self.plan and self.shape else ""),
+            + (f": {self.plan.describe(self.shape)}" if self.plan and self.shape else ""),
         ]
         if self.device == "cpu":
             fits = "fits" if self.gpu_training_bytes < CARD else "does not fit"
-            found.append(
+            facts.append(
                 f"on a GPU: training about {self.gpu_training_bytes / GIB:.1f} GiB, which {fits} "
                 "a 16 GB card"
             )
         return [
-            *found,
+            *facts,
             self._evaluation(),
             f"disk: about {self.disk_bytes / GIB:.2f} GiB of {self.disk_free_bytes / GIB:.1f} GiB free",
         ]
 
     def _for_evaluation(self) -> int:
-        """Memory that one process has for it: of all GPUs, where it is the only one."""
+        """Memory that one evaluation process has: of all GPUs, if it is the only one."""
         return self.memory_bytes * (self._gpus() if self.is_spread() else 1)
 
     def is_spread(self) -> bool:
@@ -80,47 +80,45 @@ class Estimate:
         return gpus_for(2 * self.parameters)
 
     def _evaluation(self) -> str:
-        # No problem yet: documents may be shorter than they are allowed to be.
-        whole = self.weights_bytes + self.batch_size * self.row_bytes
-        said = (
-            f"evaluation memory: up to {whole / GIB:.1f} GiB, of it {self.weights_bytes / GIB:.1f} "
+        # Not a problem: documents may be shorter than they are allowed to be.
+        most_bytes = self.weights_bytes + self.batch_size * self.row_bytes
+        line = (
+            f"evaluation memory: up to {most_bytes / GIB:.1f} GiB, of it {self.weights_bytes / GIB:.1f} "
             f"weights, for {self.batch_size} documents of {self.row_tokens} tokens at once"
         )
         most = (self._for_evaluation() - self.weights_bytes) // self.row_bytes
         if most >= self.batch_size:
-            return said
+            return line
         if most < 1:
-            return f"{said}; not even one document that long is sure to fit here"
-        return f"{said}; documents that long want evaluation.batch_size {most} here"
+            return f"{line}; not even one document that long is sure to fit here"
+        return f"{line}; documents that long need evaluation.batch_size {most} here"
 
     def problems(self) -> list[str]:
-        """What does not fit, with the mend."""
-        found = []
+        """What does not fit, each with its fix."""
+        problems = []
         if self.training_bytes > self.memory_bytes:
-            shared = ", or share the base's weights out over more training.devices"
-            found.append(
+            sharded = ", or shard the base's weights over more training.devices"
+            problems.append(
                 f"training needs about {self.training_bytes / GIB:.1f} GiB and {self.device} has "
                 f"{self.memory_bytes / GIB:.1f}; lower training.per_device_train_batch_size or "
                 "training.max_length, or set training.gradient_checkpointing"
-                + (shared if self.may_share_out else "")
+                + (sharded if self.may_shard else "")
             )
         if self.weights_bytes > self._for_evaluation():
-            there = f"{self.device} has {self._for_evaluation() / GIB:.1f}"
-            mend = "name a smaller base, or run where there is more memory"
+            available = f"{self.device} has {self._for_evaluation() / GIB:.1f}"
+            fix = "name a smaller base, or run where there is more memory"
             if self.weights_bytes <= self.memory_bytes * self._gpus():
-                mend = (
-                    "one process alone spreads it over all GPUs: evaluation.devices 1, no cluster"
-                )
-            found.append(
-                f"evaluation loads the merged model's {self.weights_bytes / GIB:.1f} GiB and {there}; "
-                f"{mend}"
+                fix = "one process alone spreads it over all GPUs: evaluation.devices 1, no cluster"
+            problems.append(
+                f"evaluation loads the merged model's {self.weights_bytes / GIB:.1f} GiB and {available}; "
+                f"{fix}"
             )
         if self.disk_bytes > self.disk_free_bytes:
-            found.append(
+            problems.append(
                 f"the run needs about {self.disk_bytes / GIB:.1f} GiB of disk and "
-                f"{self.disk_free_bytes / GIB:.1f} are free; make room, or set PRECIS_WORK elsewhere"
+                f"{self.disk_free_bytes / GIB:.1f} are free; free some, or set PRECIS_WORK to a larger disk"
             )
-        return found
+        return problems
 
 
 def gpus_for(need: int) -> int:
@@ -135,20 +133,20 @@ def estimate(recipe: Recipe, base: BaseFolder, work: Path) -> Estimate:
     parameters = sum(map(prod, shapes.values()))
     where, rows = device.compute(), settings.max_row_tokens(recipe, base)
     free = _memory_bytes()
-    parts = training_memory.weight_shards(recipe, config, shapes, where, rows, free)
+    shards = training_memory.weight_shards(recipe, config, shapes, where, rows, free)
     on_card = training_memory.weight_shards(recipe, config, shapes, "cuda", rows, CARD)
     chosen = (
-        training_memory.planned(recipe, config, shapes, free, parts) if where == "cuda" else None
+        training_memory.planned(recipe, config, shapes, free, shards) if where == "cuda" else None
     )
     existing = work
     while not existing.exists():
         existing = existing.parent
     return Estimate(
         parameters,
-        training_memory.training_bytes(recipe, config, shapes, where, rows, free, parts),
+        training_memory.training_bytes(recipe, config, shapes, where, rows, free, shards),
         training_memory.training_bytes(recipe, config, shapes, "cuda", rows, CARD, on_card),
         element_bytes(where) * parameters + (training_memory.CUDA_BYTES if where == "cuda" else 0),
-        # At least a byte: where a config does not say what a token takes, there is no room to divide.
+        # At least a byte: it is divided by, also where a config does not say what a token takes.
         max(
             1,
             rows * _row_token_bytes(config, element_bytes(where), recipe.evaluation.kv_cache),
@@ -178,7 +176,7 @@ def _row_token_bytes(config: dict[str, Any], width: int, kv_cache: str) -> int:
     """Memory of one token in evaluation: keys and values of every layer, and one layer's work."""
     layers = int(config.get("num_hidden_layers", 0))
     if kv_cache == "offloaded" and width < 4:
-        layers = 2  # the one at work, and the next on its way
+        layers = 2  # the one that computes, and the next one, which is being copied
     hidden = int(config.get("hidden_size", 0))
     work = 4 * hidden + 3 * int(config.get("intermediate_size") or 4 * hidden)
     return cached_token_bytes(config, width) * layers + width * work
@@ -187,4 +185,4 @@ def _row_token_bytes(config: dict[str, Any], width: int, kv_cache: str) -> int:
 def _memory_bytes() -> int:
     if device.compute() == "cpu":
         return int(psutil.virtual_memory().available)
-    return hardware_speed.card().free_bytes
+    return hardware_speed.first_gpu().free_bytes

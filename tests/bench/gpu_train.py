@@ -614,7 +614,7 @@ def check(folder: Path) -> None:
         "phi": _small_phi(folder / "phi", tiny),
     }
     rows = tiny.write_rows(folder / "rows.jsonl", tiny.make_rows(40))
-    least = memory_plan.Plan(selective=True, recomputed=2, on_host=True)
+    least = memory_plan.Plan(selective=True, recomputed=2, offload=True)
     variants = [
         ("plain", None, torch.bfloat16, True),
         ("none", memory_plan.Plan(), torch.bfloat16, True),

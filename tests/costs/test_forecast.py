@@ -31,7 +31,7 @@ from tasks.models.safetensors_headers import tensor_shapes
 
 CPU = hardware_speed.Speed("cpu", "cpu", 100e9, 20e9)
 FULL = memory_plan.Plan(selective=True, recomputed=32)
-LEAST = memory_plan.Plan(selective=True, recomputed=32, on_host=True)
+LEAST = memory_plan.Plan(selective=True, recomputed=32, offload=True)
 # Rows and length of a micro-batch, plan, milliseconds a step: docs/benchmarks.md, Llama-2-7B's shape
 # on one H200, 2026-11-21.
 MEASURED = [
@@ -52,7 +52,7 @@ def test_a_gpus_step_is_estimated_within_a_fifth(
     training = {"max_length": length, "per_device_train_batch_size": size}
     recipe = tiny.make_recipe(base, training=training)
     shape = model_sizes.shape_of(recipe, BaseFolder.read(base).config, tensor_shapes(base))
-    card = hardware_speed.of_card("NVIDIA H200")
+    card = hardware_speed.of_gpu("NVIDIA H200")
     assert shape
     assert card
     estimated = 1000 * forecast.gpu_batch_seconds(shape, plan, card)
@@ -70,7 +70,7 @@ def test_continuous_writing_is_estimated_within_a_fifth(
     writing = {"max_new_tokens": 128, "batch_size": slots if slots > 256 else 16}
     recipe = tiny.make_recipe(base, evaluation=writing, training={"max_length": 2048})
     rows = forecast.RowCounts(500, 500, 114_852, 64_000, 230, 790, 127)
-    card = hardware_speed.of_card("NVIDIA H200")
+    card = hardware_speed.of_gpu("NVIDIA H200")
     assert card
     expected = preflight.estimate(recipe, BaseFolder.read(base), tmp_path)
     run = forecast.RunForecast(recipe, BaseFolder.read(base), expected, card, rows, rows, 0)
@@ -100,7 +100,7 @@ def test_a_spread_model_is_estimated_as_it_will_be_written(
     monkeypatch.setattr(preflight, "_memory_bytes", lambda: 11 * 2**30)
     base = headers_of_llama_7b(tmp_path / "base")
     rows = forecast.RowCounts(500, 500, 114_852, 64_000, 230, 790, 127)
-    card = hardware_speed.of_card("NVIDIA H200")
+    card = hardware_speed.of_gpu("NVIDIA H200")
     assert card
     for devices, way, at_once in ((1, "cuda", 16), (2, "continuous", 1)):
         recipe = tiny.make_recipe(base, evaluation={"batch_size": 16, "devices": devices})
@@ -112,10 +112,10 @@ def test_a_spread_model_is_estimated_as_it_will_be_written(
 
 def test_cards_are_known_by_whole_names() -> None:
     """Neither an L40 for an L4 nor an A100 for an A10; others are unknown."""
-    assert hardware_speed.of_card("NVIDIA L40") is None
-    assert hardware_speed.of_card("NVIDIA GeForce GTX 1080") is None
+    assert hardware_speed.of_gpu("NVIDIA L40") is None
+    assert hardware_speed.of_gpu("NVIDIA GeForce GTX 1080") is None
     for name, tera in (("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA L4", 121), ("Tesla T4", 65)):
-        found = hardware_speed.of_card(name)
+        found = hardware_speed.of_gpu(name)
         assert found
         assert found.products == pytest.approx(tera * 1e12 * hardware_speed.PRODUCTS_SHARE)
 
@@ -123,7 +123,7 @@ def test_cards_are_known_by_whole_names() -> None:
 def test_this_machine_is_measured() -> None:
     """Rates that a computer can have, in less than a second."""
     begun = time.monotonic()
-    found = hardware_speed.here()
+    found = hardware_speed.this_machine()
     assert time.monotonic() - begun < 5
     assert found
     assert 1e8 < found.products < 1e14

@@ -31,7 +31,7 @@ GROUPS = {
     "llama": [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]],
     "phi": [["q_proj", "k_proj", "v_proj", "fc1"], ["dense"], ["fc2"]],
 }
-LEAST = Plan(selective=True, recomputed=32, on_host=True)
+LEAST = Plan(selective=True, recomputed=32, offload=True)
 FULL = Plan(selective=True, recomputed=32)
 # kind, optimizer, tokens of a micro-batch, plan, torch.cuda.max_memory_allocated in GiB over 24 steps:
 # docs/benchmarks.md, one H200, 2026-11-21, torch 2.11.

@@ -139,7 +139,7 @@ def test_it_speaks_of_the_card_in_hand(tmp_path: Path) -> None:
     assert line.endswith("; not even one document that long is sure to fit here")
     larger = dataclasses.replace(card, memory_bytes=24 * GIB)
     [line] = [line for line in larger.lines() if line.startswith("evaluation memory")]
-    assert line.endswith("; documents that long want evaluation.batch_size 4 here")
+    assert line.endswith("; documents that long need evaluation.batch_size 4 here")
     enough = dataclasses.replace(card, memory_bytes=80 * GIB)
     assert enough.lines()[2].endswith("for 16 documents of 4096 tokens at once")
     small = dataclasses.replace(card, memory_bytes=11 * GIB)
@@ -172,7 +172,7 @@ def test_more_devices_are_offered_where_they_would_take_a_part(
         recipe = tiny.make_recipe(base, adapter={"kind": kind})
         problem = estimate(recipe, base, tmp_path).problems()[0]
         assert problem.startswith("training needs about")
-        assert ("share the base's weights out over more training.devices" in problem) is offered
+        assert ("shard the base's weights over more training.devices" in problem) is offered
 
 
 def test_the_longest_row_is_what_the_recipe_and_the_base_allow(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def rehearse(fast: Any, trainer: Any) -> None:
         plan = memory_plan.leaner(fast.shape, fast.plan)
         if plan is None:
             raise does_not_fit(ran_out or "of another device", leanest=True)
-        say(f"memory ran out; now {plan.words(fast.shape)}", warn=True)
+        say(f"memory ran out; now {plan.describe(fast.shape)}", warn=True)
         fast.plan = plan
         gc.collect()  # a checkpoint that was left in the middle leaves its hooks until then
         torch.cuda.empty_cache()
@@ -145,7 +145,7 @@ def _apply(fast: Any, trainer: Any) -> None:
         run = functools.partial(
             checkpoint, function, use_reentrant=False, preserve_rng_state=dropout
         )
-        if not fast.plan.on_host:
+        if not fast.plan.offload:
             return run(*args)
         with OnHost():
             return run(*args)
@@ -154,7 +154,7 @@ def _apply(fast: Any, trainer: Any) -> None:
         layer.gradient_checkpointing = number < fast.plan.recomputed
         layer._gradient_checkpointing_func = again
     embedding = fast.core.get_input_embeddings()
-    if fast.plan.on_host and trainer.data_collator.embed is None and fast.shape.embedding_bytes:
+    if fast.plan.offload and trainer.data_collator.embed is None and fast.shape.embedding_bytes:
         trainer.data_collator.embed = copy.deepcopy(embedding).cpu()
         embedding.weight.data = embedding.weight.data.new_empty(0)
 

@@ -87,7 +87,7 @@ class Fast:
             "compiled": float(self.compiled),
             "weights_resident_in_16_bits": float(self.plan.resident),
             "recomputed_layers": float(self.plan.recomputed),
-            "inputs_on_host": float(self.plan.on_host),
+            "inputs_on_host": float(self.plan.offload),
             "weight_shards": float(self.shape.shards),
             "predicted_memory_gib": memory_plan.peak_bytes(self.shape, self.plan) / GIB,
         }
@@ -113,7 +113,7 @@ def choose(
     plan = memory_plan.named(training.memory, shape, training.gradient_checkpointing, available)
     need = memory_plan.peak_bytes(shape, plan) / GIB
     say(
-        f"training.memory {training.memory}: {plan.words(shape)}; about {need:.1f} of "
+        f"training.memory {training.memory}: {plan.describe(shape)}; about {need:.1f} of "
         f"{available / GIB:.1f} GiB"
     )
     return plan, shape

@@ -21,7 +21,7 @@ from tasks.train.fast_path import compilation, setup, varlen_attention
 from tasks.train.trainer import completion_loss
 
 COMPILER = "aot_eager"  # traces and differentiates as the real one; writes no kernels
-ALL_AGAIN = Plan(selective=True, recomputed=2, on_host=True)
+ALL_AGAIN = Plan(selective=True, recomputed=2, offload=True)
 STEPS = {"max_steps": 3, "logging_steps": 1, "learning_rate": 1e-2}
 
 
@@ -141,7 +141,7 @@ def test_loss_and_gradients_are_plain_peft_s(
     assert trainer.fast.plain_head == (name != "granite")
     batch = next(iter(trainer.get_train_dataloader()))
     assert batch["input_ids"].shape == (1, 512)
-    assert ("inputs_embeds" in batch) == plan.on_host
+    assert ("inputs_embeds" in batch) == plan.offload
     found = trainer.fast(batch)
     found.backward()
     numeric.assert_close(found, expected, numeric.LOSS)
@@ -281,7 +281,7 @@ def test_when_memory_runs_out_more_is_computed_again(
     with caplog.at_level(logging.WARNING):
         assert set_up(trainer, recipe, Plan())
     assert trainer.fast.plan == Plan(selective=True, recomputed=2)
-    assert "memory ran out; now weights as loaded, 2 of 2 layers computed again" in caplog.text
+    assert "memory ran out; now weights as loaded, 2 of 2 layers recomputed" in caplog.text
     monkeypatch.setattr(Full, "room", -1)
     with pytest.raises(
         TrainingError, match=r"not hold one training step.*per_device_train_batch_size"
