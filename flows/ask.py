@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.contracts.errors import PrecisError, RegistryError
-from tasks.models.chat import Asked
+from tasks.models.chat import ChatSession
 from tasks.register.task import package_of
 from tasks.serving.summarizer import SETTINGS_FILE, Document, Message
 from tasks.tracking import connection
@@ -38,7 +38,7 @@ def ask(question: Question) -> int:
     """
     text = _text(question)
     folder, title = find(question.model)
-    session = Asked(folder, question.device, question.max_new_tokens)
+    session = ChatSession(folder, question.device, question.max_new_tokens)
     if text is None:
         _chat(session, title)
     else:
@@ -98,7 +98,7 @@ def _not_empty(text: str, what: str) -> str:
     return text
 
 
-def _chat(session: Asked, title: str) -> None:
+def _chat(session: ChatSession, title: str) -> None:
     """Answer questions from the terminal until the user leaves; a chat model gets the turns before."""
     with contextlib.suppress(ImportError):  # line editing and history, where the platform has it
         import readline  # noqa: F401
@@ -133,7 +133,7 @@ def _line() -> str | None:
             return line
 
 
-def _interruptible(session: Asked, document: Document) -> str:
+def _interruptible(session: ChatSession, document: Document) -> str:
     """Print an answer that Ctrl-C may end; returns what was printed of it."""
     printed: list[str] = []
     try:
@@ -143,7 +143,9 @@ def _interruptible(session: Asked, document: Document) -> str:
     return "".join(printed).strip()
 
 
-def _print_answer(session: Asked, document: Document, printed: list[str] | None = None) -> None:
+def _print_answer(
+    session: ChatSession, document: Document, printed: list[str] | None = None
+) -> None:
     """Print an answer as it is generated; its pieces are added to `printed`."""
     with contextlib.closing(session.answer(document)) as pieces:
         for piece in pieces:

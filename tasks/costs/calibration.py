@@ -17,7 +17,7 @@ LOAD_RATE = {"cpu": 500e6, "cuda": 2.0e9}
 INGEST_START_SECONDS = 0.3
 INGEST_TOKENS_PER_SECOND = 0.35e6
 # Passes over what a layer keeps for its backward pass, each reading or writing all of it once at
-# memory's speed. A CPU's are many: PyTorch allocates every result anew, and touching new pages costs
+# memory's speed. A CPU's are many: PyTorch allocates memory for every result, and touching new pages costs
 # ten times what reading them does.
 ACTIVATION_PASSES = {"cpu": 105.0, "cuda": 15.0}
 FORWARD_SHARE = 0.25  # of these passes, without gradients

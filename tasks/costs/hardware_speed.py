@@ -82,9 +82,9 @@ def this_machine() -> Speed | None:
 
 def of_gpu(name: str) -> Speed | None:
     """A GPU's speed by the name that its driver gives it; None where it is not known."""
-    words = name.replace("-", " ").split()
+    words = set(name.replace("-", " ").split())
     for gpu, teraflops, gigabytes in GPUS:
-        if all(word in words for word in gpu.split()):
+        if set(gpu.split()) <= words:
             return Speed("cuda", name, teraflops * 1e12 * PRODUCTS_SHARE, gigabytes * 1e9)
     return None
 

@@ -1,4 +1,4 @@
-"""Is a folder a base model? Its files are looked at, not loaded."""
+"""Whether a folder is a base model, from the names of its files; no weights are read."""
 
 from __future__ import annotations
 

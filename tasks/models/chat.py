@@ -1,4 +1,4 @@
-"""A package that is asked by a person: loaded by its own code, answering piece by piece."""
+"""Ask a package: it is loaded by its own code, and answers in pieces."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tasks.models import package_code
 from tasks.serving.summarizer import SETTINGS_FILE, Document
 
 
-class Asked:
-    """A loaded package; `chat`: it answers conversations, not single documents alone."""
+class ChatSession:
+    """A loaded package; `chat`: it answers conversations, not only single documents."""
 
     def __init__(
         self, folder: Path, device: str | None = None, max_new_tokens: int | None = None
     ) -> None:
-        """`device`: cpu or cuda, None: a GPU if there is one. `max_new_tokens`: not the package's own.
+        """`device`: cpu or cuda, None: a GPU if there is one. `max_new_tokens`: None: the package's own.
 
-        Raises PrecisError when the folder is no package, the device is not there, or the longest
+        Raises PrecisError when the folder is no package, the device does not exist, or the longest
         answer leaves no room for a question.
         """
         if not (folder / SETTINGS_FILE).is_file():
@@ -35,13 +35,13 @@ class Asked:
             self._limit(max_new_tokens)
 
     def answer(self, document: Document) -> Generator[str, None, None]:
-        """The answer in pieces, to be closed early at will; raises EvaluationError when it fails.
+        """The answer in pieces; the generator may be closed early. Raises EvaluationError when it fails.
 
         A conversation (a list of messages) is for chat packages only.
         """
         # Packages made before streaming have no `stream`.
         stream = getattr(self.generator, "stream", None)
-        with _explained("the answer could not be written"):
+        with _as_evaluation_error("the answer could not be written"):
             if stream is None:
                 yield self.generator.summarize([document])[0].text
                 return
@@ -69,14 +69,16 @@ def _loaded(folder: Path, device: str | None) -> Any:
     from transformers.utils import logging
 
     if device == "cuda" and not torch.cuda.is_available():
-        raise PrecisError("--device cuda: no GPU can be used here; say cpu, or leave it out")
+        raise PrecisError(
+            "--device cuda: no GPU can be used on this machine; use cpu, or leave it out"
+        )
     logging.disable_progress_bar()
-    with _explained(f"{folder} could not be loaded"):
+    with _as_evaluation_error(f"{folder} could not be loaded"):
         return package_code.load_code(folder).Generator(folder, device)
 
 
 @contextlib.contextmanager
-def _explained(what: str) -> Iterator[None]:
+def _as_evaluation_error(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:

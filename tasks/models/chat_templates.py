@@ -1,6 +1,6 @@
 """Chat templates: known by name, in a file or in the recipe, or the base tokenizer's own.
 
-Read from the base's files alone; rendering is the served file's (tasks.serving.summarizer).
+Read from the base's files; rendering is done by the served code (tasks.serving.summarizer).
 """
 
 from __future__ import annotations
@@ -31,42 +31,42 @@ LLAMA_2 = (
     "{{ ' '  + content.strip() + ' ' + eos_token }}"
     "{% endif %}{% endfor %}"
 )
-KNOWN = {"llama-2": LLAMA_2}
+NAMED = {"llama-2": LLAMA_2}
 
 
 def chosen(named: str | None, base: Path) -> str:
     """The Jinja template for a recipe's `prompt.chat_template` over the model folder `base`.
 
     Raises RecipeError when the base has none and the recipe names none, when it names what is not
-    there, and for a template that writes another prompt every day.
+    there, and for a template that writes the date into the prompt.
     """
-    found = _found(named, base)
-    if "strftime_now" in found:
+    template = _find(named, base)
+    if "strftime_now" in template:
         raise RecipeError(
             f"the chat template ({named or f'of {base}'}) writes today's date, so that no evaluation "
             "could be repeated; name a copy without strftime_now in prompt.chat_template"
         )
-    return found
+    return template
 
 
-def _found(named: str | None, base: Path) -> str:
+def _find(named: str | None, base: Path) -> str:
     if named is None:
         if own := _of_base(base):
             return own
         raise RecipeError(
             f"prompt.format is chat, and the tokenizer of {base} has no chat template; set "
-            f"prompt.chat_template ({', '.join(KNOWN)}, or a file with a Jinja template), or "
+            f"prompt.chat_template ({', '.join(NAMED)}, or a file with a Jinja template), or "
             "prompt.format: template"
         )
-    if named in KNOWN:
-        return KNOWN[named]
+    if named in NAMED:
+        return NAMED[named]
     if "{{" in named or "{%" in named:
         return named
     try:
         return Path(named).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(
-            f"prompt.chat_template {named!r} is neither a known template ({', '.join(KNOWN)}) nor "
+            f"prompt.chat_template {named!r} is neither a known template ({', '.join(NAMED)}) nor "
             f"Jinja text nor a file that can be read (looked in {Path.cwd()}: {error}); correct it"
         ) from error
 
@@ -77,9 +77,9 @@ def _of_base(base: Path) -> str | None:
     if file.is_file():
         return file.read_text(encoding="utf-8")
     config = base / "tokenizer_config.json"
-    found: Any = None
+    template: Any = None
     if config.is_file():
-        found = json.loads(config.read_text(encoding="utf-8")).get("chat_template")
-    if isinstance(found, list):  # several by name
-        found = {one["name"]: one["template"] for one in found}.get("default")
-    return str(found) if found else None
+        template = json.loads(config.read_text(encoding="utf-8")).get("chat_template")
+    if isinstance(template, list):  # several by name
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    return str(template) if template else None

@@ -1,4 +1,4 @@
-"""Canonical rows as token ids: the very prompt ids that are served, and a label mask.
+"""Canonical rows as token ids: the same prompt ids that are served, and labels.
 
 Training learns from these, and the merge's drift check compares models on them.
 """
@@ -51,13 +51,13 @@ def encode_rows(
     ids, labels, truncated = [], [], 0
     for row in rows:
         try:
-            found = list(_sequences(row, tokenizer, settings))
+            sequences = list(_sequences(row, tokenizer, settings))
         except ValueError as error:
             raise TrainingError(str(error)) from error
-        for sequence, learnt in found:
+        for sequence, learned in sequences:
             truncated += len(sequence) > limit
             ids.append(sequence[:limit])
-            labels.append(learnt[:limit])
+            labels.append(learned[:limit])
     return Examples(ids, labels, truncated)
 
 
@@ -77,29 +77,29 @@ def _sequences(
 def _conversation(
     row: Row, tokenizer: Any, settings: SummarizerSettings
 ) -> list[tuple[list[int], list[int]]]:
-    """Every answer of a conversation, learnt once, after the very prompt ids that are served for it.
+    """Every answer of a conversation, learned once, after the same prompt ids that are served for it.
 
-    An answer whose prompt begins with the sequence so far goes on with it, so that a conversation is
-    one sequence. A new one begins where its prompt is another: oldest turns dropped because they no
-    longer fit, a template that writes past turns otherwise, several references of the last question.
+    An answer whose prompt starts with the sequence so far is appended to it, so that a conversation is
+    one sequence. A new sequence starts where the prompt differs: oldest turns dropped because they no
+    longer fit, a template that writes past turns differently, several references of the last question.
     """
     messages = messages_of(row.document, settings.system)
     answered = [
-        (messages[:place], message["content"])
-        for place, message in enumerate(messages)
+        (messages[:index], message["content"])
+        for index, message in enumerate(messages)
         if message["role"] == "assistant"
     ]
     answered += [(messages, reference) for reference in row.references]
-    found: list[tuple[list[int], list[int]]] = []
+    sequences: list[tuple[list[int], list[int]]] = []
     between: list[int] = []  # what the template writes after an answer's end
     for before, answer in answered:
         prompt, completion, after = encode_answer(tokenizer, before, answer, settings)
         labels: list[int] = []
-        if found:
-            so_far = found[-1][0] + between
+        if sequences:
+            so_far = sequences[-1][0] + between
             if prompt[: len(so_far)] == so_far:
-                labels = found.pop()[1]
+                labels = sequences.pop()[1]
         labels = labels + [IGNORED] * (len(prompt) - len(labels)) + completion
-        found.append((prompt + completion, labels))
+        sequences.append((prompt + completion, labels))
         between = after
-    return found
+    return sequences

@@ -1,7 +1,7 @@
-"""Bases on the Hugging Face hub: in this machine's cache, or fetched; and why they cannot be had.
+"""Bases on the Hugging Face hub: cached, downloaded, or the reason why neither is possible.
 
-A token comes from HF_TOKEN (or `hf auth login`), the hub's address from HF_ENDPOINT, the cache from
-HF_HOME, as everywhere.
+The token comes from HF_TOKEN (or `hf auth login`), the hub's address from HF_ENDPOINT and the cache's
+folder from HF_HOME, as for huggingface_hub itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tasks.contracts.errors import BaseModelError
 from tasks.contracts.recipe import Base
 from tasks.contracts.units import GIB
 
-# What a base is made of; weights in other formats, and other frameworks' copies, stay there.
+# The files of a base; weights in other formats are not downloaded.
 FILES = (
     *("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"),
     *("LICENSE*", "NOTICE*", "USE_POLICY*"),
@@ -23,7 +23,7 @@ FILES = (
 
 
 def cached(base: Base) -> Path | None:
-    """The snapshot of the pinned revision on this machine, if it is known to be whole; asks nobody.
+    """The snapshot of the pinned revision on this machine, if it is complete. Asks no server.
 
     Raises BaseModelError when `base.model` is no hub name, or is not pinned.
     """
@@ -32,18 +32,18 @@ def cached(base: Base) -> Path | None:
 
     _require_pinned(base)
     try:
-        found = snapshot_download(
+        snapshot = snapshot_download(
             base.model, revision=base.revision, allow_patterns=[*FILES], local_files_only=True
         )
     except LocalEntryNotFoundError:
         return None
-    return Path(found)
+    return Path(snapshot)
 
 
 def fetch(base: Base) -> Path:
     """The snapshot of the pinned revision; what this machine lacks is downloaded.
 
-    Raises BaseModelError that says which of many reasons keeps it away, and the mend.
+    Raises BaseModelError with the reason why it cannot be downloaded, and the fix.
     """
     from huggingface_hub import snapshot_download
 
@@ -51,24 +51,24 @@ def fetch(base: Base) -> Path:
     try:
         return Path(snapshot_download(base.model, revision=base.revision, allow_patterns=[*FILES]))
     except _failures() as error:
-        raise BaseModelError(_explained(base, error)) from error
+        raise BaseModelError(_reason(base, error)) from error
 
 
 def ask(base: Base) -> tuple[list[str], list[str]]:
-    """Facts about a base that a run would fetch, and what would keep it away; fetches nothing."""
+    """Facts about a base that a run would download, and what would prevent that. Downloads nothing."""
     from huggingface_hub import HfApi, auth_check
 
     try:
         _require_pinned(base)
-        # A gated model's description is open to all: only the second question knows of access.
+        # Anyone may read a gated model's description: only the second request checks access.
         info = HfApi().model_info(base.model, revision=base.revision, files_metadata=True)
         auth_check(base.model)
     except BaseModelError as error:
         return [], [str(error)]
     except _failures() as error:
-        return [], [_explained(base, error)]
+        return [], [_reason(base, error)]
     files = [file for file in info.siblings or [] if _wanted(file.rfilename)]
-    problems = _lacks(base, [file.rfilename for file in files])
+    problems = _missing(base, [file.rfilename for file in files])
     if problems:
         return [], problems
     size = sum(file.size or 0 for file in files) / GIB
@@ -82,8 +82,8 @@ def _wanted(file: str) -> bool:
     return any(fnmatch(file, pattern) for pattern in FILES)
 
 
-def _lacks(base: Base, files: Sequence[str]) -> list[str]:
-    """As `base_checks.file_problems` says of a folder."""
+def _missing(base: Base, files: Sequence[str]) -> list[str]:
+    """The same problems as `base_checks.file_problems` finds in a folder."""
     kinds = {
         "config.json": ["config.json"],
         ".safetensors weights": [file for file in files if file.endswith(".safetensors")],
@@ -124,34 +124,34 @@ def _failures() -> tuple[type[Exception], ...]:
     return (
         httpx.HTTPError,  # the hub's refusals, no network
         XetDownloadError,  # its own way to large files
-        JSONDecodeError,  # who answered is no hub
+        JSONDecodeError,  # another kind of server answered
         OSError,  # offline mode, a cache that cannot be written
     )
 
 
-def _explained(base: Base, error: BaseException) -> str:
-    """The one reason why the hub does not give a base, with its mend."""
+def _reason(base: Base, error: BaseException) -> str:
+    """Why the hub does not give a base, with the fix."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
-        error = error.__cause__  # it was looked for in the cache because of this
+        error = error.__cause__  # the reason why only the cache was searched
     if isinstance(error, errors.OfflineModeIsEnabled):
         return (
-            f"{base.model} at revision {base.revision} is not, or not wholly, in this machine's cache "
+            f"{base.model} at revision {base.revision} is not, or not completely, in this machine's cache "
             f"({_cache()}), and HF_HUB_OFFLINE keeps precis from asking the hub: unset it, or copy the "
             f"model here and set base.model to the folder ({_download(base)} fetches it elsewhere)"
         )
     if isinstance(error, errors.HfHubHTTPError):
-        return _refused(base, error)
+        return _refusal(base, error)
     if isinstance(error, (JSONDecodeError, errors.FileMetadataError)):
         return (
-            f"{_endpoint()} does not answer as a hub does; correct HF_ENDPOINT, or see what stands "
-            "between (a proxy's login page?)"
+            f"{_endpoint()} does not answer as a hub does; correct HF_ENDPOINT, or look for a proxy "
+            "in between (a login page?)"
         )
     if isinstance(error, OSError):
         return (
-            f"{base.model} could not be kept in {_cache()}: {error}; make room there, or set HF_HOME "
-            "to another disk"
+            f"{base.model} could not be stored in {_cache()}: {error}; free some space there, or set "
+            "HF_HOME to another disk"
         )
     return (
         f"base.model {base.model!r} is no folder here ({Path.cwd()}), and the hub ({_endpoint()}) "
@@ -160,8 +160,8 @@ def _explained(base: Base, error: BaseException) -> str:
     )
 
 
-def _refused(base: Base, error: BaseException) -> str:
-    """The hub answered, and said no: https://huggingface.co/docs/hub/models-gated lists how."""
+def _refusal(base: Base, error: BaseException) -> str:
+    """Why the hub refused: see https://huggingface.co/docs/hub/models-gated."""
     from huggingface_hub import errors, get_token
 
     assert isinstance(error, errors.HfHubHTTPError)
@@ -179,12 +179,14 @@ def _refused(base: Base, error: BaseException) -> str:
     if isinstance(error, errors.GatedRepoError):
         return _gated(base, page, token is not None)
     if isinstance(error, errors.RepositoryNotFoundError):
-        who = "hidden from the account of HF_TOKEN" if token else "private, and no HF_TOKEN is set"
+        reason = (
+            "hidden from the account of HF_TOKEN" if token else "private, and no HF_TOKEN is set"
+        )
         return (
             f"base.model {base.model!r} is no folder here ({Path.cwd()}), and the hub has no such "
-            f"model, or it is {who}; correct the name, or set HF_TOKEN to a token that can read it"
+            f"model, or it is {reason}; correct the name, or set HF_TOKEN to a token that can read it"
         )
-    later = "the hub is ill: try again later, " if status >= 500 else ""
+    later = "the hub has a fault: try again later, " if status >= 500 else ""
     return (
         f"the hub refuses {base.model} with status {status}: {error.server_message or error}; {later}"
         f"see {page}"

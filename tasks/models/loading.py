@@ -16,14 +16,14 @@ from tasks.models.safetensors_headers import tensor_shapes
 from tasks.serving import summarizer
 
 
-def one_gpu(place: int = 0) -> None:
-    """Show this process one GPU alone: of those that it may see, the one at `place`.
+def one_gpu(index: int = 0) -> None:
+    """Let this process see one GPU only: of those that it may see, the one at `index`.
 
-    transformers would spread over all in one process, and put a context on each of them when it
+    transformers would use all GPUs in one process, and make a context on each of them when it
     stores the state of their random numbers. To be called before torch looks for GPUs.
     """
-    shown = os.environ.get("CUDA_VISIBLE_DEVICES", str(place)).split(",")
-    os.environ["CUDA_VISIBLE_DEVICES"] = shown[min(place, len(shown) - 1)]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", str(index)).split(",")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible[min(index, len(visible) - 1)]
 
 
 def device() -> str:
@@ -49,37 +49,37 @@ def compute_dtype() -> Any:
 
 
 def loaded_bytes(base: Path, quantization: str) -> int:
-    """About what a loaded model's weights take: 16 bits each, those of linear layers as quantized."""
+    """About how many bytes a loaded model takes: 2 a weight, linear layers as quantized."""
     shapes = tensor_shapes(base)
     inner = compatibility.Layers.of(shapes).inner.values()
-    rest = sum(map(prod, shapes.values())) - sum(map(prod, inner))
+    others = sum(map(prod, shapes.values())) - sum(map(prod, inner))
     return int(
-        2 * rest + sum(weight_bytes.loaded_bytes(one, quantization, "cuda") for one in inner)
+        2 * others + sum(weight_bytes.loaded_bytes(shape, quantization, "cuda") for shape in inner)
     )
 
 
 def load_base(base: Path, quantization: str, dtype: Any, attention: str | None = None) -> Any:
     """The base model in a local folder, quantized as `base.quantization` says, computing in `dtype`.
 
-    `attention`: an `attn_implementation` of transformers'; None: the one that the model is served with.
-    Where this process sees several GPUs and the first one does not hold the model, it is spread over
-    all. Raises ValueError when they do not hold it either.
+    `attention`: an `attn_implementation` of transformers; None: the one that the model is served with.
+    When this process sees several GPUs and the first one does not hold the model, it is spread over
+    all. Raises ValueError when all together do not hold it.
     """
     from transformers import AutoModelForCausalLM
 
-    from tasks.models.quantization import config, settle
+    from tasks.models.quantization import config, replace_inexact_layers
 
-    wide = summarizer.needs_several_gpus(loaded_bytes(base, quantization))
+    several = summarizer.needs_several_gpus(loaded_bytes(base, quantization))
     model = AutoModelForCausalLM.from_pretrained(
         base,
         quantization_config=config(quantization, dtype),
         dtype=dtype,
-        device_map="auto" if wide else {"": device()},
+        device_map="auto" if several else {"": device()},
         attn_implementation=attention or summarizer.served_attention(base),
         local_files_only=True,
     )
-    if wide:
+    if several:
         summarizer.refuse_offloaded(model)
-    settle(model, dtype)
+    replace_inexact_layers(model, dtype)
     summarizer.reset_dynamic_rope(model)
     return model

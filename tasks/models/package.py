@@ -1,7 +1,7 @@
 """Packages on disk: making one of a model folder. Imports no torch.
 
 A package is a model folder in Hugging Face format with `summarizer.json` and `summarizer/` added:
-all that is judged, registered and served. The untuned base becomes a package too, by links.
+what is judged, registered and served. The untuned base becomes a package too, by links.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def add_summarizer(package: Path, settings: SummarizerSettings) -> None:
 
     A chat template also goes where transformers and other servers look for one.
     """
-    # What is there may be a link to the base's own, if that is a package itself.
+    # It may be a link to the base's file, if the base is a package itself.
     (package / SETTINGS_FILE).unlink(missing_ok=True)
     settings.save(package)
     if settings.chat_template is not None:

@@ -10,10 +10,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from tasks.models.rope import Config
 from tasks.models.safetensors_headers import Shapes, tensor_shapes
 from tasks.serving.summarizer import SummarizerSettings
-
-Config = dict[str, Any]  # a config.json
 
 
 def read_config(folder: Path) -> Config:

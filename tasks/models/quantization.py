@@ -1,4 +1,4 @@
-"""Base weights at rest in 4 or 8 bits: how they are rounded, and what their layers compute with.
+"""Base weights stored in 4 or 8 bits: how they are rounded, and what their layers compute with.
 
 nf4, fp4: blocks of 64 weights share a scale, and scales are quantized once more (QLoRA, Dettmers et
 al. 2023, arXiv:2305.14314). int8: each row of a weight has one scale (Dettmers et al. 2022,
@@ -42,16 +42,16 @@ def rounded(weight: torch.Tensor, quantization: str, dtype: torch.dtype) -> torc
         # bitsandbytes' layers go through fp16 on their way to int8
         codes, scales, _ = int8_vectorwise_quant(weight.to(dtype).half())
         return _int8_rounded(codes, scales, dtype)
-    # Flattened, since blocks run on from row to row (see _in_full).
+    # Flattened, since blocks continue from row to row (see _dequantized).
     flat = weight.to(dtype).reshape(1, -1)
     packed, state = quantize_4bit(flat, quant_type=quantization, compress_statistics=True)
     return dequantize_4bit(packed, state).reshape(weight.shape)
 
 
-def settle(model: Any, dtype: torch.dtype) -> None:
-    """Put layers that compute with just the rounded weights in place of those that would not.
+def replace_inexact_layers(model: Any, dtype: torch.dtype) -> None:
+    """Replace layers that do not compute with exactly the rounded weights by layers that do.
 
-    int8 on every device (see Int8Linear); 4 bits on a CPU, where rows are no whole number of blocks.
+    int8 on every device (see Int8Linear); 4 bits on a CPU when a row is no whole number of blocks.
     """
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
@@ -60,13 +60,13 @@ def settle(model: Any, dtype: torch.dtype) -> None:
         if isinstance(layer, Linear8bitLt):
             model.set_submodule(name, Int8Linear(layer, dtype))
         elif cpu and isinstance(layer, Linear4bit) and layer.in_features % layer.weight.blocksize:
-            model.set_submodule(name, _in_full(layer))
+            model.set_submodule(name, _dequantized(layer))
 
 
 def dequantize_once(model: Any) -> None:
-    """Replace layers of 4 bits by plain ones with the rounded weights that they compute with.
+    """Replace 4-bit layers by Linear ones with the rounded weights that they compute with.
 
-    The same function, without dequantizing in every pass: 2 bytes a weight instead of about half.
+    The same function without dequantizing in every pass: 2 bytes a weight instead of about half a byte.
     """
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Linear4bit
@@ -74,15 +74,15 @@ def dequantize_once(model: Any) -> None:
     for name, layer in list(model.named_modules()):
         if isinstance(layer, Linear4bit):
             weight = dequantize_4bit(layer.weight, layer.weight.quant_state)
-            model.set_submodule(name, _plain(layer, weight))
+            model.set_submodule(name, _linear(layer, weight))
 
 
 class Int8Linear(torch.nn.Linear):  # type: ignore[misc]
-    """A frozen linear layer whose weights rest in int8, a scale a row; made of bitsandbytes' layer.
+    """A frozen linear layer with weights in int8 and a scale for each row, made from bitsandbytes' layer.
 
-    LLM.int8's own matrix product rounds inputs to int8 as well. The merged model that is judged and
-    served does not, so training here does not either; it is also the one product that a CPU has.
-    And PEFT's DoRA breaks bitsandbytes' layer on a CPU: reading the weight loses its scales.
+    Not bitsandbytes' own: LLM.int8's matrix product rounds inputs to int8 as well. The merged model that
+    is judged and served does not, so training does not either; a CPU has no such product. And PEFT's
+    DoRA breaks bitsandbytes' layer on a CPU: reading the weight loses its scales.
     """
 
     def __init__(self, layer: Any, dtype: torch.dtype) -> None:
@@ -107,7 +107,7 @@ class Int8Linear(torch.nn.Linear):  # type: ignore[misc]
 
 
 class _FrozenProduct(torch.autograd.Function):  # type: ignore[misc]
-    """x W^T with W rounded anew in each direction, so that no full W is kept between the two."""
+    """x W^T; W is dequantized in each direction, so that no full W is kept between the two."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> Any:
@@ -124,24 +124,24 @@ def _int8_rounded(codes: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype)
     return codes.to(dtype).mul_(scales[:, None] / 127)
 
 
-def _in_full(layer: Any) -> torch.nn.Linear:
-    """A layer of 4 bits with its rounded weights in full.
+def _dequantized(layer: Any) -> torch.nn.Linear:
+    """A 4-bit layer as a Linear one with its rounded weights.
 
-    bitsandbytes 0.50.2's CPU kernel takes each row to begin a block and so gives most weights of
-    uneven rows another block's scale: dialog-7m's down_proj (rows of 688) came back with 2.7 times
-    the rounding error, and with other weights than a GPU computes with.
+    bitsandbytes 0.50.2's CPU kernel assumes that each row starts a block, and so gives most weights of
+    uneven rows the scale of another block: dialog-7m's down_proj (rows of 688) had 2.7 times the rounding
+    error, and other weights than on a GPU.
     """
     from bitsandbytes.functional import dequantize_4bit
 
     shape = layer.weight.quant_state.shape
     flat = copy.copy(layer.weight.quant_state)
     flat.shape = torch.Size([1, shape.numel()])
-    return _plain(layer, dequantize_4bit(layer.weight, flat).reshape(shape))
+    return _linear(layer, dequantize_4bit(layer.weight, flat).reshape(shape))
 
 
-def _plain(layer: Any, weight: torch.Tensor) -> torch.nn.Linear:
+def _linear(layer: Any, weight: torch.Tensor) -> torch.nn.Linear:
     """A frozen torch Linear with this weight [out_features, in_features] and the layer's bias."""
-    plain = torch.nn.Linear(*reversed(weight.shape), bias=layer.bias is not None, device="meta")
-    plain.weight = torch.nn.Parameter(weight, requires_grad=False)
-    plain.bias = layer.bias
-    return plain.requires_grad_(False)
+    linear = torch.nn.Linear(*reversed(weight.shape), bias=layer.bias is not None, device="meta")
+    linear.weight = torch.nn.Parameter(weight, requires_grad=False)
+    linear.bias = layer.bias
+    return linear.requires_grad_(False)

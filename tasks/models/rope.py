@@ -6,7 +6,7 @@ the angle m * theta^(-2i/d). With s = context_tokens / the base's own maximum, p
 - ntk: theta' = theta * s^(d/(d-2)) (bloc97 2023, "NTK-Aware Scaled RoPE", r/LocalLLaMA; Peng et al.
   2023, arXiv:2309.00071, section 3.1): the fastest pair stays, the slowest turns s times as slowly.
 - linear: every angle divided by s (Chen et al. 2023, arXiv:2306.15595; kaiokendev).
-- dynamic: as ntk, by the length L of the text under way: theta * (s * L / own - (s - 1))^(d/(d-2))
+- dynamic: as ntk, by the length L of the current text: theta * (s * L / own - (s - 1))^(d/(d-2))
   past the own maximum, unscaled up to it (emozilla 2023, r/LocalLLaMA).
 - yarn: pairs that turn more than 32 times within the own maximum stay, those that turn less than once
   are divided by s, a ramp between; cos and sin times 0.1 ln(s) + 1 (Peng et al. 2023, section 3.4).
@@ -38,14 +38,14 @@ def length(config: Config) -> int | None:
     A linearly or dynamically scaled model keeps its old maximum in `max_position_embeddings`, which
     transformers and vLLM multiply by the factor, and the new one in `max_sequence_length`.
     """
-    found = config.get("max_sequence_length") or config.get("max_position_embeddings")
-    return int(found) if found else None
+    tokens = config.get("max_sequence_length") or config.get("max_position_embeddings")
+    return int(tokens) if tokens else None
 
 
 def own_length(config: Config) -> int | None:
     """The most tokens that a model read before `scaled` stretched it, if it did."""
-    found = config.get("original_max_position_embeddings")
-    return int(found) if found else length(config)
+    tokens = config.get("original_max_position_embeddings")
+    return int(tokens) if tokens else length(config)
 
 
 def rotary_width(config: Config) -> int:
@@ -93,33 +93,33 @@ def scaled(config: Config, tokens: int, rope: str) -> Config:
 
 
 def problems(config: Config, base: Base, path: Path) -> list[str]:
-    """What keeps `base.context_tokens` and `base.rope` from fitting the base in `path`; its mends."""
-    wanted, own = base.context_tokens, length(config)
-    if wanted is None:
+    """Why `base.context_tokens` and `base.rope` do not fit the base in `path`, each with its fix."""
+    tokens, own = base.context_tokens, length(config)
+    if tokens is None:
         return []
     if base.rope is None:
-        if own is None or wanted <= own:
+        if own is None or tokens <= own:
             return []
         return [
-            f"base.context_tokens ({wanted}) is past the {own} tokens that {path} reads: set base.rope "
+            f"base.context_tokens ({tokens}) is past the {own} tokens that {path} reads: set base.rope "
             "(ntk, linear, dynamic or yarn) to scale its positions, or lower base.context_tokens"
         ]
-    found = _unscalable(config, path)
+    problems = _unscalable(config, path)
     if own is None:
-        found.append(
+        problems.append(
             f"{path}/config.json names no max_position_embeddings, so base.rope cannot know what to "
             "scale from; add it there"
         )
-    elif wanted <= own:
-        found.append(
+    elif tokens <= own:
+        problems.append(
             f"base.rope is {base.rope}, but {path} reads {own} tokens by itself and "
-            f"base.context_tokens is {wanted}: there is nothing to scale; leave base.rope out"
+            f"base.context_tokens is {tokens}: there is nothing to scale; leave base.rope out"
         )
-    return found
+    return problems
 
 
 def _unscalable(config: Config, path: Path) -> list[str]:
-    """Why `scaled` would not give the angles it promises; at most one reason."""
+    """Why `scaled` would not give the angles of its formulas; at most one reason."""
     family, leave = config.get("model_type"), "or leave base.rope out"
     if family not in FAMILIES:
         return [
@@ -148,11 +148,11 @@ def _given(config: Config) -> Config:
 
 def _parameters(config: Config) -> Config:
     """An unscaled RoPE in transformers 5's form, defaults written out."""
-    found = {"rope_theta": config.get("rope_theta") or THETA, **_given(config)}
-    found.pop("type", None)
+    parameters = {"rope_theta": config.get("rope_theta") or THETA, **_given(config)}
+    parameters.pop("type", None)
     if config.get("model_type") in PARTIAL:
-        found["partial_rotary_factor"] = _partial(config)
-    return found | {"rope_type": "default"}
+        parameters["partial_rotary_factor"] = _partial(config)
+    return parameters | {"rope_type": "default"}
 
 
 def _partial(config: Config) -> float:

@@ -1,4 +1,4 @@
-"""How many bytes a base's weights take once loaded, by how they are quantized. Imports no torch."""
+"""Bytes that a base's weights take once loaded, by quantization. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ PACKED_BYTES = 0.5  # a weight's own 4 bits
 NF4_BYTES = PACKED_BYTES + 1 / 64 + 4 / (64 * 256)
 
 
-def element_bytes(where: str) -> int:
+def element_bytes(device: str) -> int:
     """Bytes of a number: training and evaluation compute in float32 on a CPU, in 16 bits on a GPU."""
-    return 4 if where == "cpu" else 2
+    return 4 if device == "cpu" else 2
 
 
-def loaded_bytes(shape: tuple[int, ...], quantization: str, where: str) -> float:
+def loaded_bytes(shape: tuple[int, ...], quantization: str, device: str) -> float:
     """What a linear layer's weights [out_features, in_features] take, with their scales."""
     rows, columns = shape
-    # Rows that are no whole number of blocks are kept in full on a CPU: tasks.models.quantization.
-    if quantization == "none" or (quantization != "int8" and where == "cpu" and columns % 64):
-        return prod(shape) * element_bytes(where)
+    # On a CPU rows that are no whole number of blocks are dequantized: tasks.models.quantization.
+    if quantization == "none" or (quantization != "int8" and device == "cpu" and columns % 64):
+        return prod(shape) * element_bytes(device)
     return prod(shape) + 4 * rows if quantization == "int8" else prod(shape) * NF4_BYTES

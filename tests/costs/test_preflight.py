@@ -69,8 +69,8 @@ def test_a_layer_keeps_what_the_estimate_says(kind: str, dtype: torch.dtype) -> 
     of_hidden, of_mlp = training_memory.KEPT_BYTES["cpu" if dtype == torch.float32 else "cuda"]
     for hidden, mlp in ((128, 512), (256, 256)):
         three, two = (kept(adapted(kind, hidden, mlp, layers, dtype)) for layers in (3, 2))
-        said = of_hidden * hidden + of_mlp * mlp
-        assert 0.9 * (three - two) / TOKENS < said < 1.34 * (three - two) / TOKENS
+        estimated = of_hidden * hidden + of_mlp * mlp
+        assert 0.9 * (three - two) / TOKENS < estimated < 1.34 * (three - two) / TOKENS
 
 
 def headers_of_llama_7b(folder: Path) -> Path:
@@ -105,8 +105,8 @@ def test_llama_7b_on_a_16_gb_card(tmp_path: Path) -> None:
     assert found.parameters == 6_738_415_616
     # Measured on an H200, 2 x 1,024 tokens: 5.10 GiB (docs/benchmarks.md), without a context's 0.5.
     measured = bills(base, max_length=1024, per_device_train_batch_size=2)
-    said = estimate(measured, base, tmp_path).gpu_training_bytes - training_memory.CUDA_BYTES
-    assert 5.10 < said / GIB < 1.25 * 5.10
+    estimated = estimate(measured, base, tmp_path).gpu_training_bytes - training_memory.CUDA_BYTES
+    assert 5.10 < estimated / GIB < 1.25 * 5.10
     assert 6 < found.gpu_training_bytes / GIB < 10
     plain = estimate(bills(base, gradient_checkpointing=False, memory="none"), base, tmp_path)
     assert plain.gpu_training_bytes > preflight.CARD
@@ -160,7 +160,7 @@ def test_a_team_s_card_is_spoken_of_as_the_team_would_use_it(tmp_path: Path) -> 
 def test_more_devices_are_offered_where_they_would_take_a_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On GPUs, of what can be shared out; the processes of a CPU each hold everything."""
+    """On GPUs, of what can be sharded; the processes of a CPU each hold everything."""
     base = headers_of_llama_7b(tmp_path / "base")
     for where, kind, offered in (
         ("cuda", "lora", True),

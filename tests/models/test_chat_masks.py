@@ -96,7 +96,7 @@ def test_a_plain_row_is_one_question(tokenizer: Any) -> None:
 
 
 def test_several_references_are_several_answers(tokenizer: Any) -> None:
-    """Earlier turns are learnt once, with the first."""
+    """Earlier turns are learned once, with the first."""
     first, second = sequences(row_of(CONVERSATION, "Home.", "Out."), tokenizer)
     assert first == EXPECTED
     before = "".join(text for _, text in EXPECTED[:5])

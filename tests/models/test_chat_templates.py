@@ -258,8 +258,8 @@ def test_the_package_carries_the_template(base: Path, tmp_path: Path) -> None:
     assert generator.end_ids == [generator.tokenizer.eos_token_id]
     text = fit(generator.tokenizer, "Where?", generator.settings)[0]
     plain = AutoTokenizer.from_pretrained(made.path)
-    said = messages([("system", SYSTEM), ("user", "Where?")])
-    assert text == plain.apply_chat_template(said, tokenize=False)
+    conversation = messages([("system", SYSTEM), ("user", "Where?")])
+    assert text == plain.apply_chat_template(conversation, tokenize=False)
     assert not (base / "chat_template.jinja").exists(), "the base is not written to"
 
 

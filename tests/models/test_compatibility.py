@@ -28,7 +28,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: shapes.make_base(folder / name, name) for name in shapes.SHAPES}
 
 
-def said(base: Path, targets: Any = "all-linear") -> list[str]:
+def problems_of(base: Path, targets: Any = "all-linear") -> list[str]:
     return compatibility.problems(
         tiny.make_recipe(base, adapter={"target_modules": targets}), BaseFolder.read(base)
     )
@@ -40,10 +40,10 @@ def needs(base: Path, /, **parts: Any) -> preflight.Estimate:
 
 @pytest.mark.parametrize("model_type", shapes.SHAPES)
 def test_every_architecture_s_own_names_are_known(model_type: str, bases: dict[str, Path]) -> None:
-    """Nothing is said of its own linear layers; another's are missing, and its own are named."""
+    """No problem with its own linear layers; another's are missing, and its own are named."""
     base, own = bases[model_type], sorted(shapes.TARGETS[model_type])
-    assert said(base) == said(base, own) == []
-    assert said(base, [own[0], "c_attn"]) == [
+    assert problems_of(base) == problems_of(base, own) == []
+    assert problems_of(base, [own[0], "c_attn"]) == [
         f"adapter.target_modules: {base} has no layer c_attn; it has {', '.join(own)}"
     ]
 
@@ -52,7 +52,7 @@ def test_every_architecture_s_own_names_are_known(model_type: str, bases: dict[s
 def test_head_and_embeddings_cannot_be_adapted(model_type: str, bases: dict[str, Path]) -> None:
     """Tied or not: found now, not after training."""
     own = ", ".join(sorted(shapes.TARGETS[model_type]))
-    found = said(bases[model_type], ["lm_head", "q_proj", "embed_tokens", "c_attn"])
+    found = problems_of(bases[model_type], ["lm_head", "q_proj", "embed_tokens", "c_attn"])
     assert found == [
         "adapter.target_modules: lm_head, embed_tokens cannot be adapted, being the head (its loss is "
         f"computed from the weights alone) or an embedding; choose among {own}",
@@ -61,19 +61,19 @@ def test_head_and_embeddings_cannot_be_adapted(model_type: str, bases: dict[str,
 
 
 def test_bases_that_would_fail_at_the_merge_are_refused_before(tmp_path: Path) -> None:
-    """Quantized already, and GPT-2's transposed layers: both at once, with the mend."""
+    """Quantized already, and GPT-2's transposed layers: both at once, with the fix."""
     base = tiny.make_tiny_base(tmp_path)
     config = json.loads((base / "config.json").read_text())
     config |= {"model_type": "gpt2", "quantization_config": {"load_in_4bit": True}}
     (base / "config.json").write_text(json.dumps(config))
-    assert said(base) == [
+    assert problems_of(base) == [
         f"base.model: {base} is quantized already; name the original, and choose base.quantization",
         f"base.model: {base} is a gpt2, whose layers (Conv1D) cannot be merged; choose another base",
     ]
 
 
 def test_some_weights_are_why_not_sharded(tmp_path: Path) -> None:
-    """Nor with DoRA, nor a model type that was not tried: said before anything is loaded, with the mend."""
+    """Nor with DoRA, nor a model type that was not tried: refused before anything is loaded, with the fix."""
     base = tiny.make_tiny_base(tmp_path)
     parts = {"training": {"devices": 2, "base_weights": "sharded"}}
     eight = tiny.make_recipe(base, base={"quantization": "int8"}, **parts)
@@ -91,7 +91,7 @@ def test_some_weights_are_why_not_sharded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model_type", "packing", "said_of_it"),
+    ("model_type", "packing", "expected"),
     [
         ("olmo2", True, []),
         ("bloom", False, []),
@@ -117,7 +117,7 @@ def test_some_weights_are_why_not_sharded(tmp_path: Path) -> None:
     ],
 )
 def test_uncommon_architectures(
-    model_type: str, packing: bool, said_of_it: list[str], tmp_path: Path
+    model_type: str, packing: bool, expected: list[str], tmp_path: Path
 ) -> None:
     """Those that would let packed rows see each other are refused; so is what is no language model."""
     base = tiny.make_tiny_base(tmp_path)
@@ -125,7 +125,7 @@ def test_uncommon_architectures(
     (base / "config.json").write_text(json.dumps(config))
     recipe = tiny.make_recipe(base, training={"packing": packing})
     assert compatibility.problems(recipe, BaseFolder.read(base)) == [
-        line.format(base) for line in said_of_it
+        line.format(base) for line in expected
     ]
 
 

@@ -1,4 +1,4 @@
-"""Hub bases: fetched over HTTP by the real client, or one reason why not, with its mend."""
+"""Hub bases: fetched over HTTP by the real client, or one reason why not, with its fix."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def offline(folder: Path) -> Iterator[Machine]:
     machine.end()
 
 
-# What is asked for, and what must be said.
+# The request, and what the message must contain.
 REFUSALS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "gated, no token": (
         {"model": "acme/gated"},
@@ -106,7 +106,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str]]] = {
         # A download asks again for half a minute before it gives up.
         {"model": "acme/ill", "find": False},
         [
-            "the hub refuses acme/ill with status 503: Service Unavailable; the hub is ill: try again later"
+            "the hub refuses acme/ill with status 503: Service Unavailable; the hub has a fault: try again later"
         ],
     ),
     "no hub": (
@@ -120,15 +120,15 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str]]] = {
 def test_each_reason_has_its_own_words(
     name: str, online: Machine, hub: tuple[str, list[str]]
 ) -> None:
-    """The check and the run name the same one reason, and what to do; nothing else is said."""
+    """The check and the run name the same one reason, and what to do, and nothing else."""
     answer = online.ask(**REFUSALS[name][0])
     assert answer["path"] == ""
     assert answer["facts"] == []
     assert len(answer["problems"]) == 1
     texts = [answer["problems"][0], answer.get("error", answer["problems"][0])]
-    for said in texts:
+    for message in texts:
         for words in REFUSALS[name][1]:
-            assert words.format(hub=hub[0]) in said
+            assert words.format(hub=hub[0]) in message
     everything = "".join(texts)
     others = {"gated", "does not know the token", "no such model", "has no revision", "status 503"}
     mine = {words for words in others if any(words in w for w in REFUSALS[name][1])}
@@ -164,7 +164,7 @@ def test_a_model_is_fetched_once_and_then_used_without_the_hub(
 def test_a_download_that_broke_off_is_not_taken_for_a_model(
     online: Machine, offline: Machine
 ) -> None:
-    """A shard is missing: offline it is said, online it is fetched; other tools' caches too."""
+    """A shard is missing: offline that is a problem, online it is fetched; other tools' caches too."""
     found = Path(online.ask("acme/open")["found"])
     shard = found / "model-00002-of-00002.safetensors"
     shard.unlink()
@@ -174,7 +174,7 @@ def test_a_download_that_broke_off_is_not_taken_for_a_model(
         answer = offline.ask("acme/open")
         assert answer["problems"] == [answer["error"]]
         for words in (
-            f"acme/open at revision {COMMIT} is not, or not wholly, in this machine's cache",
+            f"acme/open at revision {COMMIT} is not, or not completely, in this machine's cache",
             "HF_HUB_OFFLINE keeps precis from asking",
             f"hf download acme/open --revision {COMMIT}",
         ):
@@ -201,9 +201,9 @@ def test_no_network(folder: Path) -> None:
     machine = Machine(folder, "http://127.0.0.1:9")
     answer = machine.ask("acme/nowhere")
     machine.end()
-    for said in (answer["problems"][0], answer["error"]):
-        assert "the hub (http://127.0.0.1:9) cannot be reached: ConnectError" in said
-        assert "connect this machine, or copy the model here" in said
+    for message in (answer["problems"][0], answer["error"]):
+        assert "the hub (http://127.0.0.1:9) cannot be reached: ConnectError" in message
+        assert "connect this machine, or copy the model here" in message
 
 
 def test_offline_says_so(home: Path) -> None:

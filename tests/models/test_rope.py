@@ -213,7 +213,7 @@ def problem(values: dict[str, Any], **settings: Any) -> str:
     return "\n".join(found)
 
 
-def test_what_cannot_be_scaled_says_why_and_the_mend() -> None:
+def test_what_cannot_be_scaled_says_why_and_the_fix() -> None:
     """Too long without a method, nothing to scale, no RoPE, scaled before, several RoPEs, no maximum."""
     assert problem(LLAMA, context_tokens=160) == (
         "base.context_tokens (160) is past the 64 tokens that m reads: set base.rope (ntk, linear, "

@@ -126,7 +126,7 @@ def test_scaling_that_no_row_would_use_is_refused(home: Path, plain: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("tokens", "rope", "said"),
+    ("tokens", "rope", "message"),
     [
         (300, None, "past the 96 tokens"),
         (96, "ntk", "nothing to scale"),
@@ -134,15 +134,15 @@ def test_scaling_that_no_row_would_use_is_refused(home: Path, plain: Path) -> No
     ],
 )
 def test_a_context_that_does_not_fit_the_base(
-    home: Path, plain: Path, tokens: int, rope: str | None, said: str
+    home: Path, plain: Path, tokens: int, rope: str | None, message: str
 ) -> None:
     """The run and the check say the same."""
     base = Base(model=str(plain), context_tokens=tokens, rope=rope)
-    with pytest.raises(BaseModelError, match=said):
+    with pytest.raises(BaseModelError, match=message):
         find_base.locate(base)
     looked = find_base.look_up(base, home)
     assert len(looked.problems) == 1
-    assert said in looked.problems[0]
+    assert message in looked.problems[0]
     assert not (home / "mlruns").exists()
 
 

@@ -15,7 +15,7 @@ import pytest
 import tiny
 
 from tasks.contracts.errors import EvaluationError, PrecisError
-from tasks.models.chat import Asked
+from tasks.models.chat import ChatSession
 from tasks.models.chat_templates import LLAMA_2
 from tasks.serving.summarizer import Generator, SummarizerSettings
 
@@ -160,14 +160,14 @@ def test_a_failure_reaches_the_reader(generator: Generator) -> None:
     assert generating() == 0
 
 
-# --- Asked: what `precis ask` loads ---------------------------------------------------------------
+# --- ChatSession: what `precis ask` loads ---------------------------------------------------------------
 
 
 def test_the_package_s_own_code_answers(base: Path, tmp_path: Path) -> None:
     """Edited in the package, and nowhere else."""
     folder = packaged(base, tmp_path)
     tiny.edit_package(folder, "return Summary(text.strip(),", "return Summary('X',")
-    assert Asked(folder, "cpu").generator.summarize(["Ann: hello"])[0].text == "X"
+    assert ChatSession(folder, "cpu").generator.summarize(["Ann: hello"])[0].text == "X"
 
 
 def test_a_package_of_before_streaming_answers_at_once(base: Path, tmp_path: Path) -> None:
@@ -178,30 +178,30 @@ def test_a_package_of_before_streaming_answers_at_once(base: Path, tmp_path: Pat
     values = json.loads((folder / "summarizer.json").read_text())
     old = {k: v for k, v in values.items() if k not in {"format", "system", "chat_template"}}
     (folder / "summarizer.json").write_text(json.dumps(old))
-    asked = Asked(folder, "cpu")
+    asked = ChatSession(folder, "cpu")
     assert (list(asked.answer("Ann: hello")), asked.chat) == ([expected], False)
 
 
 def test_a_longer_answer_leaves_less_room(base: Path, tmp_path: Path) -> None:
     """Question and answer stay within the model's context together."""
     folder = packaged(base, tmp_path)
-    asked = Asked(folder, "cpu", max_new_tokens=480)
+    asked = ChatSession(folder, "cpu", max_new_tokens=480)
     assert asked.generator.settings.max_source_tokens == 512 - 480
     assert asked.generator.settings.max_new_tokens == 480
-    assert Asked(folder, "cpu", max_new_tokens=3).generator.settings.max_source_tokens == 200
+    assert ChatSession(folder, "cpu", max_new_tokens=3).generator.settings.max_source_tokens == 200
     with pytest.raises(
         PrecisError, match=r"--max-new-tokens 512 leaves no room.*512 tokens; lower"
     ):
-        Asked(folder, "cpu", max_new_tokens=512)
+        ChatSession(folder, "cpu", max_new_tokens=512)
 
 
 def test_a_broken_package_is_explained(base: Path, tmp_path: Path) -> None:
     with pytest.raises(PrecisError, match=r"is no package: it has no summarizer\.json"):
-        Asked(tmp_path, "cpu")
+        ChatSession(tmp_path, "cpu")
     folder = packaged(base, tmp_path / "package")
     (folder / "summarizer/output.py").write_text("raise RuntimeError('torn')")
     with pytest.raises(EvaluationError, match=r"could not be loaded \(RuntimeError: torn\)"):
-        Asked(folder, "cpu")
+        ChatSession(folder, "cpu")
 
 
 def test_a_gpu_that_is_not_there(base: Path, tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_gpu_that_is_not_there(base: Path, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
     with pytest.raises(PrecisError, match=r"--device cuda: no GPU.*leave it out"):
-        Asked(packaged(base, tmp_path), "cuda")
+        ChatSession(packaged(base, tmp_path), "cuda")
 
 
 @pytest.fixture(scope="module")
