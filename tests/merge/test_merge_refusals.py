@@ -87,7 +87,7 @@ def test_a_base_of_other_sizes_is_refused_with_every_mismatch(
             )
             for number in (0, 1)
         ]
-        + [f"model.layers.2.{name}: the base has it, the adapter has not" for name in MODULES]
+        + [f"model.layers.2.{name}: the base has it, the adapter does not" for name in MODULES]
     )
 
 
@@ -95,8 +95,8 @@ def test_a_shallower_base_is_refused(adapter: Path, tmp_path: Path) -> None:
     """Layers that only the adapter has are named."""
     other = tiny.make_tiny_base(tmp_path / "other", layers=1)
     assert refusal(other, adapter, tmp_path / "out") == [
-        "model.layers.1.mlp.down_proj: the adapter has it, the base has not",
-        "model.layers.1.self_attn.q_proj: the adapter has it, the base has not",
+        "model.layers.1.mlp.down_proj: the adapter has it, the base does not",
+        "model.layers.1.self_attn.q_proj: the adapter has it, the base does not",
     ]
 
 

@@ -106,7 +106,8 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str]]] = {
         # A download asks again for half a minute before it gives up.
         {"model": "acme/ill", "find": False},
         [
-            "the hub refuses acme/ill with status 503: Service Unavailable; the hub has a fault: try again later"
+            "the hub refuses acme/ill with status 503: Service Unavailable; the hub has a fault: try "
+            "again later"
         ],
     ),
     "no hub": (
