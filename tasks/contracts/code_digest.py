@@ -40,6 +40,7 @@ PLUMBING = {
     "tasks.costs.forecast": "estimates for people",
     "tasks.costs.step_costs": "estimates for people",
     "tasks.costs.calibration": "estimates for people",
+    "tasks.costs.batches": "estimates for people",
     "tasks.costs.hardware_speed": "estimates for people",
     "tasks.train.launch": "starts processes",
     "tasks.train.rank": "starts processes",

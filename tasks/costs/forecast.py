@@ -16,7 +16,8 @@ from typing import Any
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import Cost
 from tasks.contracts.units import GIB
-from tasks.costs import calibration, hardware_speed, memory_plan, preflight
+from tasks.costs import calibration, hardware_speed, preflight
+from tasks.costs.batches import RowCounts, batches_of, gpu_batch_seconds
 from tasks.costs.hardware_speed import Speed
 from tasks.costs.model_sizes import ModelSizes
 from tasks.costs.training_memory import KEPT_BYTES, LOGIT_BYTES
@@ -26,33 +27,6 @@ from tasks.serving.summarizer import AUTO_SLOTS, CONTINUOUS_MODEL_TYPES, RESERVE
 
 Forecast = dict[str, Cost]  # by step, as tasks.costs.step_costs.STEPS
 WITHOUT_BF16 = {"T4", "V100"}
-
-
-@dataclass(frozen=True)
-class RowCounts:
-    """One side of the data, in tokens as the model will see them."""
-
-    rows: int
-    sequences: int
-    tokens: int
-    completion_tokens: int
-    median_prompt: int
-    longest_prompt: int
-    long_summary: int  # 95th percentile
-
-    @classmethod
-    def of(cls, split_report: dict[str, Any], max_source_tokens: int) -> RowCounts:
-        """From a split of ingest's report; longer prompts are cut to `max_source_tokens`."""
-        prompts, sequences = split_report["prompt_tokens"], split_report["sequences"]
-        return cls(
-            split_report["rows"],
-            sequences["count"],
-            sequences["tokens"],
-            sequences["completion_tokens"],
-            min(prompts["p50"], max_source_tokens),
-            min(prompts["max"], max_source_tokens),
-            split_report["summary_tokens"]["p95"],
-        )
 
 
 def forecast_steps(
@@ -254,29 +228,3 @@ def _kept_bytes(model: ModelSizes, device: str) -> int:
     """What all layers keep of a token for the backward pass."""
     of_hidden, of_mlp = KEPT_BYTES[device]
     return model.layers * (of_hidden * model.hidden + of_mlp * model.mlp)
-
-
-def gpu_batch_seconds(shape: memory_plan.Shape, plan: memory_plan.Plan, speed: Speed) -> float:
-    """Seconds of a micro-batch, forward and backward, on a GPU's fast path."""
-    products = memory_plan.relative_time(shape, plan) * shape.linear / speed.products
-    recomputed_share = plan.recomputed / shape.layers
-    kept = shape.kept * shape.element_bytes * shape.layers * shape.tokens
-    moved = calibration.ACTIVATION_PASSES["cuda"] * kept * (1 + recomputed_share / 2)
-    launched = calibration.LAYER_STEP_SECONDS["cuda"] * shape.layers * (1 + recomputed_share)
-    return max(products + moved / speed.stream, launched)
-
-
-def batches_of(recipe: Recipe, rows: RowCounts) -> tuple[int, float]:
-    """Micro-batches of a whole training on each device, and tokens in each, padding included."""
-    training = recipe.training
-    size, devices = training.per_device_train_batch_size, training.devices * training.nodes
-    sequences, length = rows.sequences, rows.tokens / max(rows.sequences, 1)
-    if training.packing:
-        sequences = math.ceil(rows.tokens / (calibration.PACKED_SHARE * training.max_length))
-        length = rows.tokens / sequences
-    accumulated = training.gradient_accumulation_steps
-    batches = math.ceil(sequences / (size * devices))
-    steps = math.ceil(batches / accumulated * training.num_train_epochs)
-    if training.max_steps > 0:
-        steps = training.max_steps
-    return steps * accumulated, min(size, sequences) * length

@@ -67,7 +67,7 @@ def on_fast_path(recipe: Recipe, config: dict[str, Any]) -> bool:
     As far as recipe and config tell: the fast path looks at the loaded model again.
     """
     return (
-        config.get("model_type") in compatibility.KNOWN
+        config.get("model_type") in compatibility.SUPPORTED_MODEL_TYPES
         and not config.get("attn_logit_softcapping")
         and not config.get("use_bidirectional_attention")
         and recipe.training.memory != "plain"

@@ -15,7 +15,7 @@ HEADS = {"lm_head", "embed_out", "output"}
 EMBEDDINGS = {"wte", "wpe"}  # those whose name does not say so
 # transformers' model types whose attention tasks.train.attention computes as they do: a test
 # (tests/train/test_train_shapes.py) shows it for each. Others keep their own.
-KNOWN = CONTINUOUS_MODEL_TYPES | {"gemma", "gemma2", "gemma3_text"}
+SUPPORTED_MODEL_TYPES = CONTINUOUS_MODEL_TYPES | {"gemma", "gemma2", "gemma3_text"}
 TRANSPOSED = {"gpt2", "openai-gpt"}  # model types whose linear layers are Conv1D
 
 
@@ -64,7 +64,7 @@ def problems(recipe: Recipe, base: BaseFolder) -> list[str]:
         )
     if recipe.training.base_weights == "sharded" and (why := why_not_sharded(recipe, config)):
         problems.append(f"training.base_weights: sharded: {why}; or set base_weights to replicated")
-    if (kind := config.get("model_type")) not in KNOWN:
+    if (kind := config.get("model_type")) not in SUPPORTED_MODEL_TYPES:
         problems += _unknown_problems(kind, folder, recipe)
     return problems + _target_problems(recipe, base)
 
@@ -75,7 +75,7 @@ def why_not_sharded(recipe: Recipe, config: dict[str, Any]) -> str:
         return "weights in int8 are not sharded; choose base.quantization nf4, fp4 or none"
     if recipe.adapter.kind == "dora":
         return "DoRA reads all weights at its start; choose adapter.kind lora or rslora"
-    if (kind := config.get("model_type")) not in KNOWN:
+    if (kind := config.get("model_type")) not in SUPPORTED_MODEL_TYPES:
         return f"it was not tried with {kind} models; choose another base"
     return ""
 

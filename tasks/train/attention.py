@@ -29,7 +29,7 @@ def register() -> str:
 
 def implementation(config: dict[str, Any]) -> str | None:
     """The `attn_implementation` for packed rows of such a model; None: transformers' own choice."""
-    ours = config.get("model_type") in compatibility.KNOWN and not config.get(
+    ours = config.get("model_type") in compatibility.SUPPORTED_MODEL_TYPES and not config.get(
         "use_bidirectional_attention"
     )
     return register() if ours else None

@@ -15,6 +15,7 @@ from test_preflight import headers_of_llama_7b
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import Cost, read_rows
 from tasks.costs import (
+    batches,
     calibration,
     forecast,
     hardware_speed,
@@ -55,7 +56,7 @@ def test_a_gpus_step_is_estimated_within_a_fifth(
     card = hardware_speed.of_gpu("NVIDIA H200")
     assert shape
     assert card
-    estimated = 1000 * forecast.gpu_batch_seconds(shape, plan, card)
+    estimated = 1000 * batches.gpu_batch_seconds(shape, plan, card)
     assert estimated == pytest.approx(milliseconds, rel=0.2)
 
 
@@ -69,7 +70,7 @@ def test_continuous_writing_is_estimated_within_a_fifth(
     base = headers_of_llama_7b(tmp_path / "base")
     writing = {"max_new_tokens": 128, "batch_size": slots if slots > 256 else 16}
     recipe = tiny.make_recipe(base, evaluation=writing, training={"max_length": 2048})
-    rows = forecast.RowCounts(500, 500, 114_852, 64_000, 230, 790, 127)
+    rows = batches.RowCounts(500, 500, 114_852, 64_000, 230, 790, 127)
     card = hardware_speed.of_gpu("NVIDIA H200")
     assert card
     expected = preflight.estimate(recipe, BaseFolder.read(base), tmp_path)
@@ -99,7 +100,7 @@ def test_a_spread_model_is_estimated_as_it_will_be_written(
     monkeypatch.setattr(preflight.device, "memory_bytes", lambda: 12 * 2**30)
     monkeypatch.setattr(preflight, "_memory_bytes", lambda: 11 * 2**30)
     base = headers_of_llama_7b(tmp_path / "base")
-    rows = forecast.RowCounts(500, 500, 114_852, 64_000, 230, 790, 127)
+    rows = batches.RowCounts(500, 500, 114_852, 64_000, 230, 790, 127)
     card = hardware_speed.of_gpu("NVIDIA H200")
     assert card
     for devices, way, at_once in ((1, "cuda", 16), (2, "continuous", 1)):
@@ -196,17 +197,17 @@ def test_every_step_is_estimated_and_more_work_takes_longer(tmp_path: Path, base
 def test_epochs_steps_and_padding_count(tmp_path: Path, base: Path) -> None:
     """Micro-batches are those of the whole training; max_steps ends it before the epochs do."""
     _, report = ingested(tmp_path / "rows", base, 100)
-    rows = forecast.RowCounts.of(report["train"], 200)
+    rows = batches.RowCounts.of(report["train"], 200)
 
-    def batches(**training: Any) -> tuple[int, float]:
-        return forecast.batches_of(tiny.make_recipe(base, training=training), rows)
+    def batch_counts(**training: Any) -> tuple[int, float]:
+        return batches.batches_of(tiny.make_recipe(base, training=training), rows)
 
-    packed, tokens = batches()
+    packed, tokens = batch_counts()
     assert packed * tokens == pytest.approx(rows.tokens, rel=0.1)
-    assert batches(num_train_epochs=3)[0] == pytest.approx(3 * packed, abs=1)
-    assert batches(max_steps=7, gradient_accumulation_steps=4)[0] == 28
+    assert batch_counts(num_train_epochs=3)[0] == pytest.approx(3 * packed, abs=1)
+    assert batch_counts(max_steps=7, gradient_accumulation_steps=4)[0] == 28
     alone = {"packing": False, "per_device_train_batch_size": 1}
-    assert batches(**alone) == (rows.sequences, rows.tokens / rows.sequences)
+    assert batch_counts(**alone) == (rows.sequences, rows.tokens / rows.sequences)
 
 
 def test_an_unknown_gpu_is_named_unknown() -> None:

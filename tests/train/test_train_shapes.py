@@ -74,7 +74,7 @@ def computed(model: Any, name: str, batch: dict[str, Any]) -> tuple[Any, dict[st
     return loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("model_type", shapes.each(sorted(compatibility.KNOWN)))
+@pytest.mark.parametrize("model_type", shapes.each(sorted(compatibility.SUPPORTED_MODEL_TYPES)))
 def test_packed_rows_are_the_model_s_own_eager_attention(model_type: str) -> None:
     """Loss and every gradient of a padded batch, but for float32's rounding."""
     model = shapes.make_model(model_type).train()
