@@ -80,10 +80,10 @@ def test_continuous_writing_is_estimated_within_a_fifth(
         calibration.START_SECONDS["evaluate"] + 2 * model.parameters / calibration.LOAD_RATE["cuda"]
     )
     steps = run.steps()
-    found = steps["challenger"]
-    assert found.seconds
-    assert found.seconds - loading == pytest.approx(seconds, rel=0.2)
-    assert found.memory_gib == pytest.approx(gib, rel=0.2)
+    challenger = steps["challenger"]
+    assert challenger.seconds
+    assert challenger.seconds - loading == pytest.approx(seconds, rel=0.2)
+    assert challenger.memory_gib == pytest.approx(gib, rel=0.2)
     # The known recipes' merges with their drift checks took 26 to 28 s there.
     merged, drift = steps["merge"].seconds, steps["drift"].seconds
     assert merged
@@ -116,19 +116,19 @@ def test_cards_are_known_by_whole_names() -> None:
     assert hardware_speed.of_gpu("NVIDIA L40") is None
     assert hardware_speed.of_gpu("NVIDIA GeForce GTX 1080") is None
     for name, tera in (("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA L4", 121), ("Tesla T4", 65)):
-        found = hardware_speed.of_gpu(name)
-        assert found
-        assert found.products == pytest.approx(tera * 1e12 * hardware_speed.PRODUCTS_SHARE)
+        speed = hardware_speed.of_gpu(name)
+        assert speed
+        assert speed.products == pytest.approx(tera * 1e12 * hardware_speed.PRODUCTS_SHARE)
 
 
 def test_this_machine_is_measured() -> None:
     """Rates that a computer can have, in less than a second."""
     begun = time.monotonic()
-    found = hardware_speed.this_machine()
+    speed = hardware_speed.this_machine()
     assert time.monotonic() - begun < 5
-    assert found
-    assert 1e8 < found.products < 1e14
-    assert 1e8 < found.stream < 1e13
+    assert speed
+    assert 1e8 < speed.products < 1e14
+    assert 1e8 < speed.stream < 1e13
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_every_step_is_estimated_and_more_work_takes_longer(tmp_path: Path, base
         assert few[step].seconds
         assert (few[step].memory_gib is None) == (step == "drift")
     start = calibration.START_SECONDS["train"]
-    work = [found["train"].seconds - start for found in (few, many) if found["train"].seconds]
+    work = [steps["train"].seconds - start for steps in (few, many) if steps["train"].seconds]
     assert work[1] / work[0] == pytest.approx(4, rel=0.15)
     assert many["merge"] == few["merge"]
     fast = forecast.forecast_steps(
@@ -229,11 +229,11 @@ def test_estimated_stands_beside_measured() -> None:
     """A step that was not done again was estimated, not measured; an old run shows what it has."""
     tags = {step_costs.TAG: json.dumps({"train": [60.0, 1.5], "merge": [2.0, None]})}
     metrics = {"cost/train/seconds": 66.0, "cost/gate/seconds": 1.0, "train/loss": 2.0}
-    found = {one.step: one for one in step_costs.compare(tags, metrics)}
-    assert list(found) == ["train", "merge", "gate"]
-    assert (found["train"].estimated, found["train"].measured) == (Cost(60.0, 1.5), Cost(66.0))
-    assert found["merge"].measured == Cost()
-    assert found["gate"].estimated == Cost()
+    costs = {cost.step: cost for cost in step_costs.compare(tags, metrics)}
+    assert list(costs) == ["train", "merge", "gate"]
+    assert (costs["train"].estimated, costs["train"].measured) == (Cost(60.0, 1.5), Cost(66.0))
+    assert costs["merge"].measured == Cost()
+    assert costs["gate"].estimated == Cost()
 
 
 def test_a_run_keeps_its_forecast_as_a_tag(tmp_path: Path, base: Path) -> None:
@@ -242,8 +242,8 @@ def test_a_run_keeps_its_forecast_as_a_tag(tmp_path: Path, base: Path) -> None:
     tags = step_costs.forecast_tags(
         recipe, tiny.prepared(base, recipe), tmp_path / "rows/out/report.json"
     )
-    found = step_costs.compare(tags, {})
-    assert [one.estimated.seconds is not None for one in found] == [True] * len(step_costs.STEPS)
+    costs = step_costs.compare(tags, {})
+    assert [cost.estimated.seconds is not None for cost in costs] == [True] * len(step_costs.STEPS)
 
 
 def test_where_no_forecast_can_be_made_the_run_goes_on(

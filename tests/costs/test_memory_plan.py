@@ -60,10 +60,10 @@ def shape(kind: str, optimizer: str = "adamw_torch", tokens: int = 8192) -> memo
         if isinstance(module, torch.nn.Linear)
     }
     pattern = [[sizes[name] for name in group] for group in GROUPS[kind]]
-    found = memory_plan.shape_of(
+    measured_shape = memory_plan.shape_of(
         model.model, model.lm_head, pattern, rank=16, optimizer=optimizer, tokens=tokens
     )
-    return replace(found, quantized=True)
+    return replace(measured_shape, quantized=True)
 
 
 @pytest.mark.parametrize(("kind", "optimizer", "tokens", "plan", "measured"), MEASURED)
@@ -110,10 +110,10 @@ def test_auto_takes_the_fastest_that_fits(gib: float, expected: Plan) -> None:
 
 def test_a_card_in_between_has_some_layers_computed_again() -> None:
     """As few layers as fit; a little less memory and it is one more."""
-    found = memory_plan.named("auto", shape("llama"), False, 16 * GIB)
-    assert 0 < found.recomputed < 32
-    assert memory_plan.peak_bytes(shape("llama"), found) <= memory_plan.USABLE * 16 * GIB
-    fewer = replace(found, recomputed=found.recomputed - 1)
+    plan = memory_plan.named("auto", shape("llama"), False, 16 * GIB)
+    assert 0 < plan.recomputed < 32
+    assert memory_plan.peak_bytes(shape("llama"), plan) <= memory_plan.USABLE * 16 * GIB
+    fewer = replace(plan, recomputed=plan.recomputed - 1)
     assert memory_plan.peak_bytes(shape("llama"), fewer) > memory_plan.USABLE * 16 * GIB
 
 

@@ -23,7 +23,7 @@ def test_headers_tell_what_the_loaded_model_shows(model_type: str) -> None:
     core = model_call.core_of(model)
     named = install.linears(core.layers[0])
     pattern = install.pattern_of(core.layers[0], functools.partial(model_call.watch, model))
-    shown = memory_plan.shape_of(
+    from_model = memory_plan.shape_of(
         core,
         model.get_output_embeddings(),
         [
@@ -46,8 +46,8 @@ def test_headers_tell_what_the_loaded_model_shows(model_type: str) -> None:
     state = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         state.pop("lm_head.weight")  # as it is saved
-    found = model_sizes.shape_of(recipe, model.config.to_dict(), state)
-    assert found == shown
+    from_config = model_sizes.shape_of(recipe, model.config.to_dict(), state)
+    assert from_config == from_model
     assert model_sizes.on_fast_path(recipe, model.config.to_dict())
 
 
@@ -62,11 +62,11 @@ def test_four_bits_are_of_the_recipe() -> None:
     model = shapes.make_model("llama")
     state = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     config = model.config.to_dict()
-    plain, four = (
+    lora, four = (
         model_sizes.shape_of(
             tiny.make_recipe(tiny.Path("b"), base={"quantization": q}), config, state
         )
         for q in ("none", "nf4")
     )
-    assert plain and four  # noqa: PT018
-    assert four == replace(plain, quantized=True)
+    assert lora and four  # noqa: PT018
+    assert four == replace(lora, quantized=True)

@@ -25,19 +25,19 @@ TOKENS = 128
 def kept(model: Any) -> int:
     """Bytes that autograd keeps of one forward pass of TOKENS tokens under training's precision."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    found: dict[int, Any] = {}
+    storages: dict[int, Any] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            found[storage.data_ptr()] = tensor  # kept alive, so that no address comes twice
+            storages[storage.data_ptr()] = tensor  # kept alive, so that no address comes twice
         return tensor
 
     dtype = next(p.dtype for p in model.parameters() if not p.requires_grad)
     mixed = torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), mixed:
         model(input_ids=torch.zeros(1, TOKENS, dtype=torch.long), use_cache=False)
-    return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
+    return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
 
 
 def adapted(kind: str, hidden: int, mlp: int, layers: int, dtype: torch.dtype) -> Any:
@@ -101,34 +101,34 @@ def bills(base: Path, **training: Any) -> Recipe:
 def test_llama_7b_on_a_16_gb_card(tmp_path: Path) -> None:
     """4,096 tokens fit where layers are computed again, not otherwise; doubling them adds what it adds."""
     base = headers_of_llama_7b(tmp_path / "base")
-    found = estimate(bills(base), base, tmp_path)
-    assert found.parameters == 6_738_415_616
+    estimated_card = estimate(bills(base), base, tmp_path)
+    assert estimated_card.parameters == 6_738_415_616
     # Measured on an H200, 2 x 1,024 tokens: 5.10 GiB (docs/benchmarks.md), without a context's 0.5.
     measured = bills(base, max_length=1024, per_device_train_batch_size=2)
     estimated = estimate(measured, base, tmp_path).gpu_training_bytes - training_memory.CUDA_BYTES
     assert 5.10 < estimated / GIB < 1.25 * 5.10
-    assert 6 < found.gpu_training_bytes / GIB < 10
-    plain = estimate(bills(base, gradient_checkpointing=False, memory="none"), base, tmp_path)
-    assert plain.gpu_training_bytes > preflight.CARD
+    assert 6 < estimated_card.gpu_training_bytes / GIB < 10
+    kept_all = estimate(bills(base, gradient_checkpointing=False, memory="none"), base, tmp_path)
+    assert kept_all.gpu_training_bytes > preflight.CARD
     longer = estimate(bills(base, max_length=8192), base, tmp_path)
-    per_token = (longer.gpu_training_bytes - found.gpu_training_bytes) / 4096
-    assert per_token == pytest.approx((found.gpu_training_bytes - 5 * GIB) / 4096, rel=0.2)
+    per_token = (longer.gpu_training_bytes - estimated_card.gpu_training_bytes) / 4096
+    assert per_token == pytest.approx((estimated_card.gpu_training_bytes - 5 * GIB) / 4096, rel=0.2)
 
 
 def test_it_speaks_of_the_card_in_hand(tmp_path: Path) -> None:
     """On a CPU of the card it would fit; on the card of the batch that fits; never of one that cannot."""
     base = headers_of_llama_7b(tmp_path / "base")
-    here = estimate(bills(base), base, tmp_path)
-    assert here.device == "cpu"
-    assert any("which fits a 16 GB card" in line for line in here.lines())
-    fp16 = here.weights_bytes // 2 + training_memory.CUDA_BYTES
+    on_cpu = estimate(bills(base), base, tmp_path)
+    assert on_cpu.device == "cpu"
+    assert any("which fits a 16 GB card" in line for line in on_cpu.lines())
+    fp16 = on_cpu.weights_bytes // 2 + training_memory.CUDA_BYTES
     card = dataclasses.replace(
-        here,
+        on_cpu,
         device="cuda",
         memory_bytes=preflight.CARD,
-        training_bytes=here.gpu_training_bytes,
+        training_bytes=on_cpu.gpu_training_bytes,
         weights_bytes=fp16,
-        row_bytes=here.row_bytes // 2,
+        row_bytes=on_cpu.row_bytes // 2,
         disk_free_bytes=2**50,
     )
     assert card.problems() == []
@@ -150,11 +150,11 @@ def test_a_team_s_card_is_spoken_of_as_the_team_would_use_it(tmp_path: Path) -> 
     """On a machine without GPUs: 13.5 GB of 16-bit weights, whole on one 16 GB card or over two of them."""
     base = headers_of_llama_7b(tmp_path / "base")
     training = {"max_length": 2048, "per_device_train_batch_size": 12}
-    for devices, words in ((1, "which does not fit a 16 GB card"), (2, "which fits a 16 GB card")):
+    for devices, phrase in ((1, "which does not fit a 16 GB card"), (2, "which fits a 16 GB card")):
         recipe = tiny.make_recipe(
             base, base={"quantization": "none"}, training=training | {"devices": devices}
         )
-        assert words in estimate(recipe, base, tmp_path).lines()[2]
+        assert phrase in estimate(recipe, base, tmp_path).lines()[2]
 
 
 def test_more_devices_are_offered_where_they_would_take_a_part(
@@ -187,7 +187,7 @@ def test_the_longest_row_is_what_the_recipe_and_the_base_allow(tmp_path: Path) -
     scaled = tiny.make_recipe(base, base={"context_tokens": 192, "rope": "dynamic"})
     view = find_base.look_up(scaled.base, tmp_path / "view").folder
     assert view
-    found = preflight.estimate(scaled, view, tmp_path)
-    assert (found.row_tokens, found.batch_size) == (192, 1)
-    one = estimate(tiny.make_recipe(base), base, tmp_path)
-    assert found.row_bytes == 2 * one.row_bytes
+    with_rope = preflight.estimate(scaled, view, tmp_path)
+    assert (with_rope.row_tokens, with_rope.batch_size) == (192, 1)
+    unscaled = estimate(tiny.make_recipe(base), base, tmp_path)
+    assert with_rope.row_bytes == 2 * unscaled.row_bytes

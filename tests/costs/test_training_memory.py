@@ -52,9 +52,14 @@ def test_a_named_plan_shares_out_only_what_no_leaner_one_would_train(memory_name
 @pytest.mark.parametrize("quantization", ["nf4", "fp4"])
 def test_four_bits_are_four_bits_on_the_plain_path(quantization: str) -> None:
     """Where TRL's own path is taken, its figure decides, the same that precis check shows."""
-    plain = {"max_length": 2048, "per_device_train_batch_size": 1, "devices": 4, "memory": "plain"}
-    base, recipe = {"quantization": quantization}, {"training": plain}
-    checkpointed = {"training": plain | {"gradient_checkpointing": True}}
+    trl_path = {
+        "max_length": 2048,
+        "per_device_train_batch_size": 1,
+        "devices": 4,
+        "memory": "plain",
+    }
+    base, recipe = {"quantization": quantization}, {"training": trl_path}
+    checkpointed = {"training": trl_path | {"gradient_checkpointing": True}}
     assert shards(22, base=base, **recipe) == 1
     assert shards(10, base=base, **recipe) == 4
     assert shards(10, base=base, **checkpointed) == 1
@@ -62,7 +67,7 @@ def test_four_bits_are_four_bits_on_the_plain_path(quantization: str) -> None:
 
 def test_what_cannot_be_shared_out_is_not() -> None:
     """DoRA reads all weights at its start; int8 is another layer's."""
-    asked = {"training": {"devices": 4, "base_weights": "sharded"}}
-    assert shards(1, adapter={"kind": "dora"}, **asked) == 1
-    assert shards(1, base={"quantization": "int8"}, **asked) == 1
-    assert shards(1, adapter={"kind": "rslora"}, **asked) == 4
+    sharded = {"training": {"devices": 4, "base_weights": "sharded"}}
+    assert shards(1, adapter={"kind": "dora"}, **sharded) == 1
+    assert shards(1, base={"quantization": "int8"}, **sharded) == 1
+    assert shards(1, adapter={"kind": "rslora"}, **sharded) == 4

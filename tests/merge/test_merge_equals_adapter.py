@@ -59,7 +59,7 @@ def nf4(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Case:
+def unquantized(tmp_path_factory: pytest.TempPathFactory) -> Case:
     """LoRA on all linear layers of an unquantized base with tied embeddings, in one file."""
     folder = tmp_path_factory.mktemp("plain")
     base = tiny.make_tiny_base(folder / "base")
@@ -72,10 +72,10 @@ def result(nf4: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for shard in shards_of(folder):
-        found |= load_file(shard)
-    return found
+        tensors |= load_file(shard)
+    return tensors
 
 
 def test_onto_the_quantized_base_it_equals_the_adapter(result: dict[str, Any]) -> None:
@@ -119,13 +119,13 @@ def test_memory_holds_one_model_at_a_time(
     assert live
 
 
-def test_unquantized_it_equals_the_adapter_too(plain: Case, tmp_path: Path) -> None:
+def test_unquantized_it_equals_the_adapter_too(unquantized: Case, tmp_path: Path) -> None:
     """Plain LoRA is merged onto the weights it was trained on, whatever merge.onto says."""
-    found = plain.merged(tmp_path / "package")
-    assert found["drift"]["kl"] < 1e-4
+    result = unquantized.merged(tmp_path / "package")
+    assert result["drift"]["kl"] < 1e-4
     config = json.loads((tmp_path / "package" / "config.json").read_text())
     assert config["tie_word_embeddings"]
-    assert set(weights(tmp_path / "package")) == set(weights(plain.base))
+    assert set(weights(tmp_path / "package")) == set(weights(unquantized.base))
 
 
 def test_every_quantized_layer_is_stored_as_training_saw_it(
@@ -198,6 +198,6 @@ def test_merged_twice_it_has_the_same_bytes(
     (tmp_path / "package.partial").mkdir()
     out.mkdir()
     (out / "old.txt").write_text("left over")
-    found = merge.merge(nf4.prepared, nf4.adapter, nf4.recipe, out)
-    assert found["digest"] == result["digest"]
+    merged = merge.merge(nf4.prepared, nf4.adapter, nf4.recipe, out)
+    assert merged["digest"] == result["digest"]
     assert [path.name for path in tmp_path.iterdir()] == ["package"]

@@ -33,13 +33,13 @@ def test_rows_are_measured_in_the_type_that_peft_measures_in(dtype: torch.dtype)
     magnitude, scale = torch.rand(48) + 1, 0.75
     theirs = DoraLinearLayer(False).get_weight_norm(w.to(dtype), (b @ a).to(dtype), scale)
     assert theirs.dtype == dtype
-    found = merged_weight(w.to(dtype), a, b, scale, magnitude, norm_dtype=dtype)
-    plain = merged_weight(w.to(dtype), a, b, scale)
-    assert found.dtype == plain.dtype == torch.float32
+    merged = merged_weight(w.to(dtype), a, b, scale, magnitude, norm_dtype=dtype)
+    without_magnitude = merged_weight(w.to(dtype), a, b, scale)
+    assert merged.dtype == without_magnitude.dtype == torch.float32
     numeric.assert_close(
-        found, magnitude[:, None] * plain / theirs.float()[:, None], numeric.PRODUCTS
+        merged, magnitude[:, None] * without_magnitude / theirs.float()[:, None], numeric.PRODUCTS
     )
-    norm_error = (found.double().norm(dim=1) / magnitude - 1).abs().max()
+    norm_error = (merged.double().norm(dim=1) / magnitude - 1).abs().max()
     if dtype == torch.float32:
         assert norm_error < numeric.PRODUCTS
     else:  # more than float32's rounding, and less than one unit of bf16, the coarser of the two

@@ -56,8 +56,8 @@ class Case:
     def tensors(self) -> dict[str, torch.Tensor]:
         """The adapter's, of one layer, by their last names."""
         prefix = f"base_model.model.{LAYER}."
-        found = load_file(self.adapter / "adapter_model.safetensors")
-        return {n.removeprefix(prefix): t for n, t in found.items() if n.startswith(prefix)}
+        tensors = load_file(self.adapter / "adapter_model.safetensors")
+        return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +84,8 @@ def test_it_learns_merges_and_writes(case: Case, tmp_path: Path) -> None:
     assert case.merged["drift"]["top1_agreement"] > 0.98
     untuned = drift.measure(case.prepared, case.adapter, case.base, case.rows, case.recipe)
     assert untuned.kl > 100 * case.merged["drift"]["kl"]
-    found = predict(str(case.package), str(case.rows), str(tmp_path / "table.json"))
-    assert found["rows"] == 24
+    answer = predict(str(case.package), str(case.rows), str(tmp_path / "table.json"))
+    assert answer["rows"] == 24
 
 
 def test_one_layer_by_the_paper_s_formula(case: Case) -> None:
@@ -103,9 +103,9 @@ def test_one_layer_by_the_paper_s_formula(case: Case) -> None:
         expected = m[:, None] * expected / expected.norm(dim=1, keepdim=True)
     else:
         assert set(tensors) == {"lora_A.weight", "lora_B.weight"}
-    found = load_file(case.package / "model.safetensors")[f"{LAYER}.weight"]
-    assert found.dtype == torch.bfloat16
-    numeric.assert_rounded_once(found, expected)
+    merged = load_file(case.package / "model.safetensors")[f"{LAYER}.weight"]
+    assert merged.dtype == torch.bfloat16
+    numeric.assert_rounded_once(merged, expected)
 
 
 def test_the_adapter_s_files_say_its_kind(case: Case) -> None:

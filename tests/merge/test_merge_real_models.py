@@ -25,10 +25,10 @@ def test_the_merged_model_is_the_adapter_s(
     """KL stays a hundred times below merge.max_kl (which holds here, being the default)."""
     base = shared / "models" / name
     lines = (shared / "data/dialogsum/train.jsonl").read_text().splitlines()[:300]
-    found = [json.loads(line) for line in lines]
+    dialogues = [json.loads(line) for line in lines]
     rows = tiny.write_rows(
         tmp_path / "rows.jsonl",
-        [Row(r["fname"], r["fname"], r["dialogue"], (r["summary"],)) for r in found],
+        [Row(r["fname"], r["fname"], r["dialogue"], (r["summary"],)) for r in dialogues],
     )
     recipe = tiny.make_recipe(
         base,

@@ -228,9 +228,9 @@ def test_a_drifted_model_is_refused_and_removed(base: Path, adapter: Path, tmp_p
 )
 def test_drift_is_refused_past_the_tolerance(kl: float, agreement: float, refused: bool) -> None:
     """At the tolerance it passes; what is no number never does."""
-    found = Drift(kl=kl, top1_agreement=agreement, tokens=100)
+    measured = Drift(kl=kl, top1_agreement=agreement, tokens=100)
     if refused:
         with pytest.raises(MergeError, match="drifted from its adapter, over 100 tokens"):
-            drift.refuse(found, Merge())
+            drift.refuse(measured, Merge())
     else:
-        drift.refuse(found, Merge())
+        drift.refuse(measured, Merge())

@@ -71,8 +71,8 @@ def test_fewer_bits_round_more(quantization: str, error: float, tmp_path: Path) 
     for name, layer in model.named_modules():
         if name.endswith("_proj"):
             weight = stored[f"{name}.weight"].float()
-            found = (layer(torch.eye(layer.in_features)).T - weight).norm() / weight.norm()
-            assert error / 2 <= found <= error
+            relative_error = (layer(torch.eye(layer.in_features)).T - weight).norm() / weight.norm()
+            assert error / 2 <= relative_error <= error
 
 
 def test_the_merge_rounds_just_the_layers_that_were_quantized(tmp_path: Path) -> None:

@@ -52,10 +52,10 @@ class Case:
         answer = qlora.train(str(self.rows), self.prepared, values, str(folder / "job"))
         self.metrics, self.adapter = answer["metrics"], Path(answer["adapter"])
         self.package = folder / "package"
-        found = merge.merge_and_check(
+        result = merge.merge_and_check(
             self.prepared, str(self.adapter), str(self.rows), values, str(self.package)
         )
-        self.drift = found["drift"]
+        self.drift = result["drift"]
 
 
 @pytest.fixture(scope="module", params=params())
@@ -64,19 +64,19 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = load_file(folder / "model.safetensors")
-    return found
+    tensors: dict[str, torch.Tensor] = load_file(folder / "model.safetensors")
+    return tensors
 
 
 def test_it_learns_on_just_the_linear_layers(case: Case) -> None:
     """all-linear is every linear layer of every block, and not the head; so says `precis check`."""
     assert case.metrics["last_loss"] < case.metrics["first_loss"]
     tensors = load_file(case.adapter / "adapter_model.safetensors")
-    found = {name.removeprefix("base_model.model.").split(".lora_")[0] for name in tensors}
-    assert {name.split(".")[2] for name in found} == {"0", "1"}
-    assert {name.rpartition(".")[2] for name in found} == shapes.TARGETS[case.model_type]
-    assert len(found) == 2 * len(shapes.TARGETS[case.model_type])
-    assert found == set(Layers.of(tensor_shapes(case.base)).inner)
+    adapted = {name.removeprefix("base_model.model.").split(".lora_")[0] for name in tensors}
+    assert {name.split(".")[2] for name in adapted} == {"0", "1"}
+    assert {name.rpartition(".")[2] for name in adapted} == shapes.TARGETS[case.model_type]
+    assert len(adapted) == 2 * len(shapes.TARGETS[case.model_type])
+    assert adapted == set(Layers.of(tensor_shapes(case.base)).inner)
 
 
 def test_merged_it_says_what_base_and_adapter_say(case: Case) -> None:
@@ -89,11 +89,13 @@ def test_merged_it_says_what_base_and_adapter_say(case: Case) -> None:
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     live = drift._live_model(case.base, case.adapter, case.recipe)
     live.set_attn_implementation("eager")
-    plain = AutoModelForCausalLM.from_pretrained(case.base, attn_implementation="eager")
+    base_model = AutoModelForCausalLM.from_pretrained(case.base, attn_implementation="eager")
     ids = torch.randint(3, 500, (2, 40), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        found, expected, untuned = (model(ids).logits for model in (merged.eval(), live, plain))
-    numeric.assert_close(found, expected, numeric.MODEL)
+        merged_logits, expected, untuned = (
+            model(ids).logits for model in (merged.eval(), live, base_model)
+        )
+    numeric.assert_close(merged_logits, expected, numeric.MODEL)
     assert (untuned - expected).abs().max() > 0.1
     assert case.drift["kl"] < 1e-6
 

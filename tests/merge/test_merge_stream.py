@@ -93,11 +93,11 @@ def test_the_header_is_save_file_s(tmp_path: Path) -> None:
     tensors = {f"{number % 3}.{t}": torch.zeros(3, 5).to(t) for number, t in enumerate(types)}
     tensors |= {'\u00e9"\\\n/x': torch.ones(2), "empty": torch.ones(0, 3), "one": torch.tensor(1.0)}
     save_file(tensors, tmp_path / "all", {"format": "pt"})
-    found = tensors_of(tmp_path / "all")
+    stored = tensors_of(tmp_path / "all")
     written = (tmp_path / "all").read_bytes()
-    assert written.startswith(header(found))
-    assert [tensor.begin for tensor in found] == sorted(tensor.begin for tensor in found)
-    assert len(header(found)) + sum(tensor.size_bytes for tensor in found) == len(written)
+    assert written.startswith(header(stored))
+    assert [tensor.begin for tensor in stored] == sorted(tensor.begin for tensor in stored)
+    assert len(header(stored)) + sum(tensor.size_bytes for tensor in stored) == len(written)
 
 
 MEASURED = """
@@ -129,9 +129,9 @@ def test_memory_is_less_than_two_shards(tmp_path: Path) -> None:
     adapter = make_adapter(tmp_path / "adapter", base)
     recipe, prepared = tiny.make_recipe(base).model_dump_json(), tiny.prepared(base).as_json()
     arguments = [json.dumps(prepared), str(adapter), recipe, str(tmp_path / "out")]
-    words = [sys.executable, "-c", MEASURED, *arguments]
+    command = [sys.executable, "-c", MEASURED, *arguments]
     done = subprocess.run(
-        words, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     largest = max(file.stat().st_size for file in base.glob("*.safetensors"))

@@ -39,11 +39,11 @@ def spans(ids: list[int], labels: list[int], tokenizer: Any) -> list[tuple[bool,
     assert [i for i, keep in zip(ids, learnt, strict=True) if keep] == [
         label for label in labels if label != IGNORED
     ]
-    found = []
+    learned_texts = []
     for keep, run in itertools.groupby(zip(learnt, ids, strict=True), key=lambda pair: pair[0]):
         text = tokenizer.decode([i for _, i in run], clean_up_tokenization_spaces=False)
-        found.append((keep, text))
-    return found
+        learned_texts.append((keep, text))
+    return learned_texts
 
 
 def sequences(row: Row, tokenizer: Any, **changes: Any) -> list[list[tuple[bool, str]]]:
@@ -91,8 +91,8 @@ def test_this_would_see_a_mask_that_is_off_by_one(by: int, tokenizer: Any) -> No
 
 def test_a_plain_row_is_one_question(tokenizer: Any) -> None:
     """Question and answer columns need no marks; the recipe's system message stands before them."""
-    found = sequences(row_of("Where is Ben?", "At  the  market."), tokenizer, system=SYSTEM)
-    assert found == [[EXPECTED[0], (True, " At  the  market. </s>")]]
+    learned = sequences(row_of("Where is Ben?", "At  the  market."), tokenizer, system=SYSTEM)
+    assert learned == [[EXPECTED[0], (True, " At  the  market. </s>")]]
 
 
 def test_several_references_are_several_answers(tokenizer: Any) -> None:
@@ -126,11 +126,11 @@ def test_each_answer_follows_the_ids_that_are_served(tokenizer: Any) -> None:
 
 def test_a_cut_answer_has_no_end(tokenizer: Any) -> None:
     """The model must not learn to stop in mid-sentence."""
-    whole = encode_rows([row_of("Why?", "So, " * 50)], tokenizer, settings(), EVERYTHING)
+    uncut = encode_rows([row_of("Why?", "So, " * 50)], tokenizer, settings(), EVERYTHING)
     cut = encode_rows([row_of("Why?", "So, " * 50)], tokenizer, settings(), 60)
-    assert (whole.truncated, cut.truncated) == (0, 1)
-    assert whole.labels[0][-1] == tokenizer.eos_token_id
-    assert cut.labels[0] == whole.labels[0][:60]
+    assert (uncut.truncated, cut.truncated) == (0, 1)
+    assert uncut.labels[0][-1] == tokenizer.eos_token_id
+    assert cut.labels[0] == uncut.labels[0][:60]
     assert tokenizer.eos_token_id not in cut.labels[0]
 
 
@@ -141,10 +141,10 @@ def test_what_follows_the_end_is_not_learnt(tokenizer: Any) -> None:
     """ChatML writes a line break after <|im_end|>: it belongs to the next turn's prompt."""
     chatml = deepcopy(tokenizer)
     chatml.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    (found,) = sequences(row_of(CONVERSATION, "Home."), chatml, template=CHATML)
+    (sequence,) = sequences(row_of(CONVERSATION, "Home."), chatml, template=CHATML)
     system = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n"
     ask = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
-    assert found == [
+    assert sequence == [
         (False, system + ask.format("Where is Ben?")),
         (True, "At the market.<|im_end|>"),
         (False, "\n" + ask.format("Why?")),
@@ -156,15 +156,15 @@ def test_what_follows_the_end_is_not_learnt(tokenizer: Any) -> None:
 
 def test_a_template_without_an_end_gets_the_tokenizer_s(tokenizer: Any) -> None:
     """Else the model would never stop. The end is in no later prompt: each answer stands alone."""
-    plain = (
+    template = (
         "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
     )
-    one, two = sequences(
-        row_of("[INST] a [/INST] b </s><s>[INST] c [/INST]", "d"), tokenizer, template=plain
+    first, second = sequences(
+        row_of("[INST] a [/INST] b </s><s>[INST] c [/INST]", "d"), tokenizer, template=template
     )
-    assert one == [(False, "user: a\nassistant:"), (True, " b\n</s>")]
-    assert two == [(False, "user: a\nassistant: b\nuser: c\nassistant:"), (True, " d\n</s>")]
+    assert first == [(False, "user: a\nassistant:"), (True, " b\n</s>")]
+    assert second == [(False, "user: a\nassistant: b\nuser: c\nassistant:"), (True, " d\n</s>")]
 
 
 def test_a_template_that_forgets_is_trained_as_it_is_served(tokenizer: Any) -> None:
@@ -174,11 +174,11 @@ def test_a_template_that_forgets_is_trained_as_it_is_served(tokenizer: Any) -> N
         "{% else %}{{ ('<think> ' if loop.last else '') + m['content'] + eos_token }}{% endif %}"
         "{% endfor %}"
     )
-    one, two = sequences(
+    first, second = sequences(
         row_of("[INST] a [/INST] b </s><s>[INST] c [/INST]", "d"), tokenizer, template=thinking
     )
-    assert one == [(False, "[a]"), (True, "<think> b</s>")]
-    assert two == [(False, "[a]b</s>[c]"), (True, "<think> d</s>")]
+    assert first == [(False, "[a]"), (True, "<think> b</s>")]
+    assert second == [(False, "[a]b</s>[c]"), (True, "<think> d</s>")]
 
 
 def test_a_template_that_asks_otherwise_than_it_answers_is_refused(tokenizer: Any) -> None:
@@ -216,10 +216,10 @@ def test_a_token_over_the_border_of_an_answer_is_never_trained(tokenizer: Any) -
         joining(text, add_special_tokens=False)["input_ids"]
     )
     row = row_of(CONVERSATION, "Home.")
-    found = sequences(row, joining)
-    assert found != [EXPECTED], "the border is not crossed: this test shows nothing"
+    learned = sequences(row, joining)
+    assert learned != [EXPECTED], "the border is not crossed: this test shows nothing"
     answers = []
-    for sequence in found:
+    for sequence in learned:
         assert [keep for keep, _ in sequence] == [False, True]
         answers.append(sequence[-1][1])
     assert answers == [" At the market. </s>", " For tea. </s>", " Home. </s>"]
@@ -281,12 +281,12 @@ def test_a_tokenizer_as_llama_2_s() -> None:
     tokens = llama.convert_ids_to_tokens(learnt)
     joined = "".join(tokens).replace("<0xC3><0xA9>", "\u00e9").replace("\u2581", " ")
     assert joined == " At the market. </s> For tea. </s> Home, caf\u00e9. </s>"
-    whole = render(
+    rendered = render(
         llama,
         [*messages_of(CONVERSATION), *messages([("assistant", "Home, caf\u00e9.")])],
         settings(),
     )
-    assert ids == llama(whole, add_special_tokens=False)["input_ids"]
+    assert ids == llama(rendered, add_special_tokens=False)["input_ids"]
     assert ids.count(llama.bos_token_id) == 3
 
 
@@ -296,7 +296,7 @@ def test_a_tokenizer_as_llama_2_s() -> None:
 @pytest.fixture(scope="module")
 def guanaco(shared: Path) -> list[tuple[Row, list[tuple[str, str]]]]:
     """Every well-formed row with several turns, and 60 others: the row, and its turns as they stand."""
-    found: list[tuple[Row, list[tuple[str, str]]]] = []
+    conversations: list[tuple[Row, list[tuple[str, str]]]] = []
     single = 0
     for number, line in enumerate((shared / "data/guanaco/train.jsonl").open(encoding="utf-8")):
         text = json.loads(line)["text"]
@@ -307,8 +307,8 @@ def guanaco(shared: Path) -> list[tuple[Row, list[tuple[str, str]]]]:
         broken = any(not q.strip() or not a.strip() or "[/INST]" in a for q, a in turns)
         if not broken and (len(turns) > 1 or single <= 60):
             document, answer = split_chat(text)
-            found.append((Row(str(number), str(number), document, (answer,)), turns))
-    return found
+            conversations.append((Row(str(number), str(number), document, (answer,)), turns))
+    return conversations
 
 
 @pytest.fixture(scope="module")
@@ -340,11 +340,11 @@ def test_encoding_prefix_by_prefix_equals_encoding_whole(
     wide = settings(max_source_tokens=EVERYTHING)
     for row, turns in guanaco[::4]:
         made = encode_rows([row], real, wide, EVERYTHING)
-        whole = messages_of(row.document) + messages([("assistant", row.references[0])])
-        text = render(real, whole, wide)
+        conversation = messages_of(row.document) + messages([("assistant", row.references[0])])
+        text = render(real, conversation, wide)
         assert made.input_ids == [real(text, add_special_tokens=False)["input_ids"]]
         for place in range(1, 2 * len(turns), 2):
-            served = encode(real, whole[:place], wide)
+            served = encode(real, conversation[:place], wide)
             assert made.input_ids[0][: len(served)] == served
             assert made.labels[0][len(served) - 1] == IGNORED != made.labels[0][len(served)]
 
@@ -361,10 +361,10 @@ def test_long_guanaco_rows_never_break_the_template(
         assert len(ids) <= 200
         assert ids == real(render(real, kept, limited), add_special_tokens=False)["input_ids"]
         made = encode_rows([row], real, limited, 260)
-        for one, labels in zip(made.input_ids, made.labels, strict=True):
-            prompt = one[: next(n for n, label in enumerate(labels) if label != IGNORED)]
+        for sequence_ids, labels in zip(made.input_ids, made.labels, strict=True):
+            prompt = sequence_ids[: next(n for n, label in enumerate(labels) if label != IGNORED)]
             assert real.decode(prompt).startswith("<s>[INST] ")
             assert real.decode(prompt).endswith(" [/INST]")
             assert len(prompt) <= 200
-            assert len(one) <= 260
+            assert len(sequence_ids) <= 260
     assert cuts > 20

@@ -88,11 +88,16 @@ def test_llama_2_is_written_byte_for_byte(
 def test_the_ids_have_one_bos_a_question(tokenizer: Any) -> None:
     """The template writes <s>; the tokenizer, which adds one to other texts, adds none."""
     assert tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id
-    one, three = (encode(tokenizer, messages(turns), settings()) for turns in (ONE, THREE))
-    assert (one.count(tokenizer.bos_token_id), one[0]) == (1, tokenizer.bos_token_id)
-    assert (three.count(tokenizer.bos_token_id), three.count(tokenizer.eos_token_id)) == (2, 1)
+    one_turn, three_turns = (
+        encode(tokenizer, messages(turns), settings()) for turns in (ONE, THREE)
+    )
+    assert (one_turn.count(tokenizer.bos_token_id), one_turn[0]) == (1, tokenizer.bos_token_id)
+    assert (
+        three_turns.count(tokenizer.bos_token_id),
+        three_turns.count(tokenizer.eos_token_id),
+    ) == (2, 1)
     rendered = render(tokenizer, messages(THREE), settings())
-    assert three == tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    assert three_turns == tokenizer(rendered, add_special_tokens=False)["input_ids"]
 
 
 def test_a_document_is_a_question_or_a_conversation() -> None:
@@ -149,12 +154,12 @@ LONG += messages([("user", "Last: " + " ".join(f"word{n}" for n in range(30)))])
 def test_the_oldest_turns_go_first(tokenizer: Any) -> None:
     """Question and answer together, the system message stays, and the prompt is whole."""
     roomy = settings(max_source_tokens=10_000)
-    whole, last = (len(encode(tokenizer, m, roomy)) for m in (LONG, [LONG[0], LONG[-1]]))
-    for most in range(whole, last - 1, -7):
+    all_turns, last = (len(encode(tokenizer, m, roomy)) for m in (LONG, [LONG[0], LONG[-1]]))
+    for most in range(all_turns, last - 1, -7):
         limited = settings(max_source_tokens=most)
         kept, cut = fit_chat(tokenizer, LONG, limited)
         ids = encode(tokenizer, LONG, limited)
-        assert (len(ids), cut) == (whole - cut, whole - len(ids))
+        assert (len(ids), cut) == (all_turns - cut, all_turns - len(ids))
         assert len(ids) <= most
         assert kept == [LONG[0], *LONG[len(LONG) - len(kept) + 1 :]]
         assert [m["role"] for m in kept[1:]] == (["user", "assistant"] * 9)[: len(kept) - 1]
@@ -215,8 +220,8 @@ def test_the_base_s_own_template_is_used(base: Path, tmp_path: Path) -> None:
     named = [{"name": "tools", "template": "no"}, {"name": "default", "template": "{{ 'b' }}"}]
     for own in ("{{ 'a' }}", named):
         (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": own}))
-        found = tiny.prepared(folder, chat_recipe(folder)).settings.chat_template
-        assert found == ("{{ 'a' }}" if isinstance(own, str) else "{{ 'b' }}")
+        template = tiny.prepared(folder, chat_recipe(folder)).settings.chat_template
+        assert template == ("{{ 'a' }}" if isinstance(own, str) else "{{ 'b' }}")
     (folder / "chat_template.jinja").write_text("{{ 'c' }}")
     assert tiny.prepared(folder, chat_recipe(folder)).settings.chat_template == "{{ 'c' }}"
     named_one = tiny.prepared(folder, chat_recipe(folder, chat_template="llama-2")).settings
@@ -228,8 +233,12 @@ def test_a_template_may_be_a_file_or_text(base: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.jinja"
     file.write_text(CHATML)
     for named in (str(file), CHATML):
-        found = tiny.prepared(base, chat_recipe(base, chat_template=named)).settings
-        assert (found.chat_template, found.format, found.template) == (CHATML, "chat", "{document}")
+        served = tiny.prepared(base, chat_recipe(base, chat_template=named)).settings
+        assert (served.chat_template, served.format, served.template) == (
+            CHATML,
+            "chat",
+            "{document}",
+        )
 
 
 @pytest.mark.parametrize(
@@ -257,9 +266,9 @@ def test_the_package_carries_the_template(base: Path, tmp_path: Path) -> None:
     assert generator.settings.chat_template == chat_templates.LLAMA_2
     assert generator.end_ids == [generator.tokenizer.eos_token_id]
     text = fit(generator.tokenizer, "Where?", generator.settings)[0]
-    plain = AutoTokenizer.from_pretrained(made.path)
+    tokenizer = AutoTokenizer.from_pretrained(made.path)
     conversation = messages([("system", SYSTEM), ("user", "Where?")])
-    assert text == plain.apply_chat_template(conversation, tokenize=False)
+    assert text == tokenizer.apply_chat_template(conversation, tokenize=False)
     assert not (base / "chat_template.jinja").exists(), "the base is not written to"
 
 
@@ -278,8 +287,8 @@ def test_older_packages_load(tmp_path: Path) -> None:
     """A summarizer.json of before chat has none of its settings."""
     old = '{"template": "{document}", "max_source_tokens": 9, "truncate": "tail", "stop": ["x"],'
     (tmp_path / "summarizer.json").write_text(old + '"max_new_tokens": 9, "batch_size": 2}')
-    found = SummarizerSettings.load(tmp_path)
-    assert (found.format, found.system, found.chat_template) == ("template", None, None)
+    loaded = SummarizerSettings.load(tmp_path)
+    assert (loaded.format, loaded.system, loaded.chat_template) == ("template", None, None)
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,8 @@ def test_every_architecture_s_own_names_are_known(model_type: str, bases: dict[s
 def test_head_and_embeddings_cannot_be_adapted(model_type: str, bases: dict[str, Path]) -> None:
     """Tied or not: found now, not after training."""
     own = ", ".join(sorted(shapes.TARGETS[model_type]))
-    found = problems_of(bases[model_type], ["lm_head", "q_proj", "embed_tokens", "c_attn"])
-    assert found == [
+    problems = problems_of(bases[model_type], ["lm_head", "q_proj", "embed_tokens", "c_attn"])
+    assert problems == [
         "adapter.target_modules: lm_head, embed_tokens cannot be adapted, being the head (its loss is "
         f"computed from the weights alone) or an embedding; choose among {own}",
         f"adapter.target_modules: {bases[model_type]} has no layer c_attn; it has {own}",
@@ -166,17 +166,17 @@ def test_adapter_parameters_are_counted_as_peft_makes_them(
 def test_fewer_bits_need_less_memory(model_type: str, bases: dict[str, Path]) -> None:
     """By what the linear layers weigh, which is all that is quantized; the rest stays as it is."""
     base = bases[model_type]
-    found = {
+    bytes_of = {
         q: needs(base, base={"quantization": q}).training_bytes for q in ("none", "int8", "nf4")
     }
     sizes = [prod(shape) for shape in Layers.of(tensor_shapes(base)).inner.values()]
     full = 4 if device.compute() == "cpu" else 2
     at_work = full * max(sizes)  # one layer at a time is computed with in full
-    saved = {q: found["none"] - found[q] + at_work for q in ("int8", "nf4")}
+    saved = {q: bytes_of["none"] - bytes_of[q] + at_work for q in ("int8", "nf4")}
     assert saved["int8"] == pytest.approx(sum(sizes) * (full - 1), rel=0.05)
     assert saved["nf4"] == pytest.approx(sum(sizes) * (full - 0.516), rel=0.01)
-    assert needs(base, base={"quantization": "fp4"}).training_bytes == found["nf4"]
-    assert needs(base, adapter={"kind": "dora"}).training_bytes > found["nf4"]
+    assert needs(base, base={"quantization": "fp4"}).training_bytes == bytes_of["nf4"]
+    assert needs(base, adapter={"kind": "dora"}).training_bytes > bytes_of["nf4"]
 
 
 def test_nothing_heavy_is_imported_for_it() -> None:

@@ -128,12 +128,12 @@ def test_each_reason_has_its_own_words(
     assert len(answer["problems"]) == 1
     texts = [answer["problems"][0], answer.get("error", answer["problems"][0])]
     for message in texts:
-        for words in REFUSALS[name][1]:
-            assert words.format(hub=hub[0]) in message
+        for phrase in REFUSALS[name][1]:
+            assert phrase.format(hub=hub[0]) in message
     everything = "".join(texts)
     others = {"gated", "does not know the token", "no such model", "has no revision", "status 503"}
-    mine = {words for words in others if any(words in w for w in REFUSALS[name][1])}
-    assert not [words for words in others - mine if words in everything]
+    mine = {phrase for phrase in others if any(phrase in w for w in REFUSALS[name][1])}
+    assert not [phrase for phrase in others - mine if phrase in everything]
     assert not any(token in everything for token in (GRANTED, OTHER, BROKEN)), "no token is shown"
 
 
@@ -141,47 +141,47 @@ def test_a_model_is_fetched_once_and_then_used_without_the_hub(
     online: Machine, offline: Machine, hub: tuple[str, list[str]], files: Path
 ) -> None:
     """The check downloads nothing and says how much would be; a run does; then nobody is asked."""
-    asked = hub[1]
-    asked.clear()
+    requests = hub[1]
+    requests.clear()
     look = online.ask("acme/locked", GRANTED, find=False)
     assert look["problems"] == []
-    wanted = [file for file in files.iterdir() if file.suffix != ".bin"]
-    size = sum(file.stat().st_size for file in wanted) / 2**30
+    expected = [file for file in files.iterdir() if file.suffix != ".bin"]
+    size = sum(file.stat().st_size for file in expected) / 2**30
     assert look["facts"] == [
         f"base: acme/locked would be downloaded from the hub ({size:.2f} GiB); its memory, its context "
         "and lengths in tokens are known once it is here"
     ]
-    assert not [line for line in asked if "resolve" in line], "a check downloads nothing"
-    found = Path(online.ask("acme/locked", GRANTED)["found"])
-    assert {path.name for path in found.iterdir()} == {file.name for file in wanted}
-    assert digest.of_files(found, found.iterdir()) == digest.of_files(files, wanted)
-    asked.clear()
+    assert not [line for line in requests if "resolve" in line], "a check downloads nothing"
+    folder = Path(online.ask("acme/locked", GRANTED)["found"])
+    assert {path.name for path in folder.iterdir()} == {file.name for file in expected}
+    assert digest.of_files(folder, folder.iterdir()) == digest.of_files(files, expected)
+    requests.clear()
     for machine in (online, offline):
         again = machine.ask("acme/locked")
-        assert (again["path"], again["problems"], again["found"]) == (str(found), [], str(found))
-    assert asked == []
+        assert (again["path"], again["problems"], again["found"]) == (str(folder), [], str(folder))
+    assert requests == []
 
 
 def test_a_download_that_broke_off_is_not_taken_for_a_model(
     online: Machine, offline: Machine
 ) -> None:
     """A shard is missing: offline that is a problem, online it is fetched; other tools' caches too."""
-    found = Path(online.ask("acme/open")["found"])
-    shard = found / "model-00002-of-00002.safetensors"
+    folder = Path(online.ask("acme/open")["found"])
+    shard = folder / "model-00002-of-00002.safetensors"
     shard.unlink()
     for listing in (True, False):
         if not listing:
-            shutil.rmtree(found.parents[1] / "trees")
+            shutil.rmtree(folder.parents[1] / "trees")
         answer = offline.ask("acme/open")
         assert answer["problems"] == [answer["error"]]
-        for words in (
+        for phrase in (
             f"acme/open at revision {COMMIT} is not, or not completely, in this machine's cache",
             "HF_HUB_OFFLINE keeps precis from asking",
             f"hf download acme/open --revision {COMMIT}",
         ):
-            assert words in answer["error"]
+            assert phrase in answer["error"]
     again = online.ask("acme/open")
-    assert (again["found"], len(again["facts"])) == (str(found), 1)
+    assert (again["found"], len(again["facts"])) == (str(folder), 1)
     assert shard.is_file()
 
 
@@ -210,10 +210,10 @@ def test_no_network(folder: Path) -> None:
 def test_offline_says_so(home: Path) -> None:
     """HF_HUB_OFFLINE is set: the setting is named, not the network."""
     base = Base(model="acme/open", revision=COMMIT)
-    looked = find_base.look_up(base, home)
+    lookup = find_base.look_up(base, home)
     with pytest.raises(BaseModelError) as caught:
         find_base.locate(base)
-    assert (looked.folder, looked.facts, looked.problems) == (None, [], [str(caught.value)])
+    assert (lookup.folder, lookup.facts, lookup.problems) == (None, [], [str(caught.value)])
     assert "HF_HUB_OFFLINE keeps precis from asking the hub: unset it, or copy" in str(caught.value)
 
 

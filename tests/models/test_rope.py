@@ -41,14 +41,14 @@ ANGLE = WANTED * FREQUENCY  # a frequency's error grows with the position that i
 Angles = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def plain(d: int, theta: float = 10_000.0) -> Angles:
+def unscaled_angles(d: int, theta: float = 10_000.0) -> Angles:
     """theta^(-2i/d), radians a token."""
     return theta ** -(np.arange(0, d, 2, dtype=np.float64) / d)
 
 
 def ntk(d: int, s: float, theta: float = 10_000.0) -> Angles:
     """bloc97's: the base changed so that the slowest pair turns s times as slowly."""
-    return plain(d, theta * s ** (d / (d - 2)))
+    return unscaled_angles(d, theta * s ** (d / (d - 2)))
 
 
 def yarn(d: int, s: float, own: int, theta: float = 10_000.0) -> Angles:
@@ -59,7 +59,7 @@ def yarn(d: int, s: float, own: int, theta: float = 10_000.0) -> Angles:
 
     low, high = max(np.floor(pair_turning(32)), 0), min(np.ceil(pair_turning(1)), d - 1)
     slowed = np.clip((np.arange(d // 2) - low) / (high - low), 0, 1)
-    return plain(d, theta) * (1 - slowed) + plain(d, theta) / s * slowed
+    return unscaled_angles(d, theta) * (1 - slowed) + unscaled_angles(d, theta) / s * slowed
 
 
 def expected(rope: str, d: int, length: int = WANTED) -> Angles:
@@ -67,8 +67,8 @@ def expected(rope: str, d: int, length: int = WANTED) -> Angles:
     dynamic = 10_000.0 * max(s * length / OWN - (s - 1), 1.0) ** (d / (d - 2))
     return {
         "ntk": ntk(d, s),
-        "linear": plain(d) / s,
-        "dynamic": plain(d, dynamic),
+        "linear": unscaled_angles(d) / s,
+        "dynamic": unscaled_angles(d, dynamic),
         "yarn": yarn(d, s, OWN),
     }[rope]
 
@@ -93,10 +93,10 @@ def rotary(folder: Path, rope: str | None, tokens: int = WANTED) -> Any:
     return loading.load_base(view, "none", torch.float32).model.rotary_emb
 
 
-def turned(found: Any, positions: list[int]) -> tuple[Angles, Angles]:
+def turned(embedding: Any, positions: list[int]) -> tuple[Angles, Angles]:
     """cos and sin that the rotary embedding gives at these positions, [positions, pairs]."""
-    cos, sin = found(torch.zeros(1), torch.tensor([positions]))
-    pairs = found.inv_freq.numel()
+    cos, sin = embedding(torch.zeros(1), torch.tensor([positions]))
+    pairs = embedding.inv_freq.numel()
     return cos[0, :, :pairs].double().numpy(), sin[0, :, :pairs].double().numpy()
 
 
@@ -105,12 +105,12 @@ def turned(found: Any, positions: list[int]) -> tuple[Angles, Angles]:
 def test_a_loaded_model_turns_by_the_formula(shape: str, rope: str, tmp_path: Path) -> None:
     """Frequencies to float32's rounding; cos and sin at first, last, and past the old maximum."""
     values, d = SHAPES[shape]
-    found = rotary(saved(tmp_path / "base", values), rope)
+    embedding = rotary(saved(tmp_path / "base", values), rope)
     positions = [0, 1, OWN - 1, OWN, WANTED - 1]
-    cos, sin = turned(found, positions)
-    wanted = expected(rope, d)
-    np.testing.assert_allclose(found.inv_freq.double().numpy(), wanted, rtol=FREQUENCY)
-    angles = np.outer(positions, wanted)
+    cos, sin = turned(embedding, positions)
+    formula = expected(rope, d)
+    np.testing.assert_allclose(embedding.inv_freq.double().numpy(), formula, rtol=FREQUENCY)
+    angles = np.outer(positions, formula)
     length = 0.1 * np.log(WANTED / OWN) + 1 if rope == "yarn" else 1.0
     np.testing.assert_allclose(cos, length * np.cos(angles), atol=ANGLE)
     np.testing.assert_allclose(sin, length * np.sin(angles), atol=ANGLE)
@@ -121,38 +121,40 @@ def test_the_check_above_would_see_a_wrong_exponent(shape: str, head: int) -> No
     """d one off, the head size for the rotated width, d/(d-1) or no exponent: all are seen."""
     d, s = SHAPES[shape][1], WANTED / OWN
     right = ntk(d, s)
-    wrong = [plain(d, 10_000.0 * s ** (n / (n - 2))) for n in (d - 1, d + 1, 2 * d)]
-    wrong += [plain(d, 10_000.0 * s ** (d / (d - 1))), plain(d, 10_000.0 * s)]
+    wrong = [unscaled_angles(d, 10_000.0 * s ** (n / (n - 2))) for n in (d - 1, d + 1, 2 * d)]
+    wrong += [unscaled_angles(d, 10_000.0 * s ** (d / (d - 1))), unscaled_angles(d, 10_000.0 * s)]
     if head != d:
-        wrong += [plain(d, 10_000.0 * s ** (head / (head - 2)))]
+        wrong += [unscaled_angles(d, 10_000.0 * s ** (head / (head - 2)))]
     for angles in wrong:
         assert not np.allclose(angles, right, rtol=FREQUENCY, atol=0)
     assert right[0] == 1.0, "the fastest pair stays"
-    assert right[-1] == pytest.approx(plain(d)[-1] / s, rel=1e-12), "the slowest is s times slower"
+    assert right[-1] == pytest.approx(unscaled_angles(d)[-1] / s, rel=1e-12), (
+        "the slowest is s times slower"
+    )
 
 
 def test_yarn_keeps_the_papers_bounds() -> None:
     """Pairs turning over 32 times within the old context stay, those under once are divided by s."""
     d, own, s = 128, 4096, 2.0
-    found, before = yarn(d, s, own), plain(d)
+    scaled, before = yarn(d, s, own), unscaled_angles(d)
     turns = own * before / (2 * np.pi)
-    assert np.array_equal(found[turns > 32], before[turns > 32])
-    assert np.allclose(found[turns < 1], before[turns < 1] / s, rtol=1e-12)
+    assert np.array_equal(scaled[turns > 32], before[turns > 32])
+    assert np.allclose(scaled[turns < 1], before[turns < 1] / s, rtol=1e-12)
     assert {32 > t > 1 for t in turns} == {True, False}
     between = (turns < 32) & (turns > 1)
-    assert ((found < before) & (found > before / s))[between].mean() > 0.9
+    assert ((scaled < before) & (scaled > before / s))[between].mean() > 0.9
 
 
 @pytest.mark.parametrize("length", [OWN, OWN + 1, 100, WANTED])
 def test_dynamic_follows_the_text_being_written(length: int, tmp_path: Path) -> None:
     """Unscaled up to the old maximum, then by the length; whatever was read before."""
-    found = rotary(saved(tmp_path / "base", PHI), "dynamic")
+    embedding = rotary(saved(tmp_path / "base", PHI), "dynamic")
     for before in (WANTED, 7, OWN + 3):
-        turned(found, list(range(before)))
-        cos, _ = turned(found, list(range(length)))
-        wanted = expected("dynamic", 32, length)
-        np.testing.assert_allclose(found.inv_freq.double().numpy(), wanted, rtol=FREQUENCY)
-        np.testing.assert_allclose(cos[-1], np.cos((length - 1) * wanted), atol=ANGLE)
+        turned(embedding, list(range(before)))
+        cos, _ = turned(embedding, list(range(length)))
+        formula = expected("dynamic", 32, length)
+        np.testing.assert_allclose(embedding.inv_freq.double().numpy(), formula, rtol=FREQUENCY)
+        np.testing.assert_allclose(cos[-1], np.cos((length - 1) * formula), atol=ANGLE)
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["theta told", "defaults"])
@@ -166,8 +168,8 @@ def test_every_family_rotates_what_the_formula_says(family: str, told: bool) -> 
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
         kind = type(model.model.rotary_emb)
-        found: Angles = kind(config).inv_freq.double().numpy()
-        return found
+        own_angles: Angles = kind(config).inv_freq.double().numpy()
+        return own_angles
 
     values = LLAMA | {"model_type": family, "num_key_value_heads": 2, "hidden_size": 160}
     if told:
@@ -180,13 +182,13 @@ def test_every_family_rotates_what_the_formula_says(family: str, told: bool) -> 
     assert scaling.rotary_width(values) == d
     for method in METHODS:
         now = angles(scaling.scaled(values, WANTED, method))
-        wanted = {
+        expected_config = {
             "ntk": ntk(d, WANTED / OWN, theta),
             "linear": before / (WANTED / OWN),
             "dynamic": before,  # of a text up to the old maximum
             "yarn": yarn(d, WANTED / OWN, OWN, theta),
         }[method]
-        np.testing.assert_allclose(now, wanted, rtol=5 * FREQUENCY, err_msg=method)
+        np.testing.assert_allclose(now, expected_config, rtol=5 * FREQUENCY, err_msg=method)
 
 
 @pytest.mark.parametrize("rope", METHODS)
@@ -203,14 +205,14 @@ def test_old_and_new_config_forms_give_the_same(rope: str) -> None:
     assert first["partial_rotary_factor"] == parameters["partial_rotary_factor"] == 0.4
     assert scaling.length(first) == WANTED
     # What transformers and vLLM take for the maximum before the factor, or for the whole.
-    whole = rope in ("ntk", "yarn")
-    assert first["max_position_embeddings"] == (WANTED if whole else OWN)
+    raises_maximum = rope in ("ntk", "yarn")
+    assert first["max_position_embeddings"] == (WANTED if raises_maximum else OWN)
     assert "rope_parameters" not in old, "the base's own config is untouched"
 
 
 def problem(values: dict[str, Any], **settings: Any) -> str:
-    found = scaling.problems(values, Base(model="m", **settings), Path("m"))
-    return "\n".join(found)
+    problems = scaling.problems(values, Base(model="m", **settings), Path("m"))
+    return "\n".join(problems)
 
 
 def test_what_cannot_be_scaled_says_why_and_the_fix() -> None:
@@ -220,9 +222,9 @@ def test_what_cannot_be_scaled_says_why_and_the_fix() -> None:
         "dynamic or yarn) to scale its positions, or lower base.context_tokens"
     )
     for tokens in (32, 64):
-        found = problem(LLAMA, context_tokens=tokens, rope="ntk")
-        assert "m reads 64 tokens by itself" in found
-        assert "leave base.rope out" in found
+        message = problem(LLAMA, context_tokens=tokens, rope="ntk")
+        assert "m reads 64 tokens by itself" in message
+        assert "leave base.rope out" in message
         assert problem(LLAMA, context_tokens=tokens) == "", "up to the maximum it only limits"
     assert problem(LLAMA) == ""
     assert problem(LLAMA, context_tokens=65, rope="yarn") == ""
@@ -233,9 +235,9 @@ def test_what_cannot_be_scaled_says_why_and_the_fix() -> None:
     assert "names no max_position_embeddings" in problem(gpt2, context_tokens=65, rope="ntk")
     for name, kind in (("rope_scaling", "type"), ("rope_parameters", "rope_type")):
         llama3 = LLAMA | {name: {kind: "llama3", "factor": 8.0}}
-        found = problem(llama3, context_tokens=65, rope="ntk")
-        assert "the RoPE of m is scaled already (llama3, factor 8.0)" in found
-        assert "use the 64 tokens it has" in found
+        message = problem(llama3, context_tokens=65, rope="ntk")
+        assert "the RoPE of m is scaled already (llama3, factor 8.0)" in message
+        assert "use the 64 tokens it has" in message
         assert problem(llama3, context_tokens=32) == ""
     layers = LLAMA | {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}
     assert "a RoPE for each kind of layer" in problem(layers, context_tokens=65, rope="ntk")

@@ -67,9 +67,9 @@ def test_what_is_no_safetensors_file_is_named(tmp_path: Path, content: bytes) ->
 
 def test_a_models_tensors_are_those_of_all_its_files(tmp_path: Path) -> None:
     """However many shards it is stored in."""
-    whole = tiny.make_tiny_base(tmp_path / "whole")
+    one_file = tiny.make_tiny_base(tmp_path / "whole")
     shards = tiny.make_tiny_base(tmp_path / "shards", shards=3)
-    shapes = safetensors_headers.tensor_shapes(whole)
+    shapes = safetensors_headers.tensor_shapes(one_file)
     assert safetensors_headers.tensor_shapes(shards) == shapes
     assert safetensors_headers.parameter_count(shards) == sum(
         torch.Size(shape).numel() for shape in shapes.values()
