@@ -13,7 +13,7 @@ from typing import Any
 from blake3 import blake3
 
 LARGE_BYTES = 64 * 2**20
-READ_BYTES = 2**20  # at once: what a core's own cache holds
+READ_BYTES = 2**20  # at once: fits a core's own cache
 
 
 def of_value(value: Any) -> str:
@@ -23,36 +23,36 @@ def of_value(value: Any) -> str:
 
 
 def hasher() -> blake3:
-    """What files are hashed with, for bytes that are hashed as they are written."""
+    """The hash of `of_file`, for bytes that are hashed while they are written."""
     return blake3()
 
 
 def of_file(path: Path) -> str:
-    """BLAKE3 (256 bits, hex; `b3sum` prints the same) of a file's bytes: as sure as SHA-256, and faster
-    than a copy, where SHA-256 takes twice as long as one.
+    """BLAKE3 (256 bits, hex; `b3sum` prints the same) of a file's bytes: as safe as SHA-256 and faster than
+    copying the file, while SHA-256 takes twice as long as a copy.
 
     O'Connor, Aumasson, Neves, Wilcox-O'Hearn: BLAKE3, one function, fast everywhere (2021).
     """
-    found, room = hasher(), memoryview(bytearray(READ_BYTES))
+    file_hash, buffer = hasher(), memoryview(bytearray(READ_BYTES))
     with path.open("rb", buffering=0) as stream:
-        while count := stream.readinto(room):
-            found.update(room[:count])
-    return str(found.hexdigest())
+        while count := stream.readinto(buffer):
+            file_hash.update(buffer[:count])
+    return str(file_hash.hexdigest())
 
 
 def of_files(root: Path, paths: Iterable[Path], known: Mapping[str, str] | None = None) -> str:
     """SHA-256 over names relative to `root` and the digests of contents, in name order.
 
-    `known`: the digests (`of_file`) of files by these names, of bytes that were hashed as they were written.
+    `known`: digests (`of_file`) by name of files that were hashed while they were written.
     """
     named = sorted((path.relative_to(root).as_posix(), path) for path in paths)
-    found = dict(known or {})
-    large = [(n, p) for n, p in named if n not in found and p.stat().st_size >= LARGE_BYTES]
+    digests = dict(known or {})
+    large = [(n, p) for n, p in named if n not in digests and p.stat().st_size >= LARGE_BYTES]
     if len(large) > 1:  # shards of a model: hashing one file is one core's work
         with ThreadPoolExecutor(min(len(large), os.cpu_count() or 1)) as pool:
             hashes = pool.map(of_file, [path for _, path in large])
-            found |= {name: sha for (name, _), sha in zip(large, hashes, strict=True)}
-    return of_value([[name, found.get(name) or of_file(path)] for name, path in named])
+            digests |= {name: file for (name, _), file in zip(large, hashes, strict=True)}
+    return of_value([[name, digests.get(name) or of_file(path)] for name, path in named])
 
 
 def of_folder(root: Path, known: Mapping[str, str] | None = None) -> str:

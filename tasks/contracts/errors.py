@@ -1,20 +1,22 @@
-"""What can go wrong, as a user meets it.
+"""The errors that a user meets:
 
-PrecisError                 anything a person can mend; its text says what, where and the mend
-├── RecipeError             the recipe is not valid (all problems at once)
-├── DataError               input rows or files (all problems at once, with file and line)
-├── BaseModelError          the base model cannot be found or does not fit
+PrecisError                 something that a user can fix; raised itself where no class below fits
+├── RecipeError             the recipe is not valid; all its problems at once
+├── DataError               input rows or files cannot be used; all problems at once, by file and line
+├── BaseModelError          the base model cannot be found, or does not fit the recipe
 ├── TrainingError           training failed, or its checkpoints are in use
 ├── MergeError              the adapter cannot be merged, or the merged model drifted from it
-├── EvaluationError         generation or scoring failed; nothing is ever scored as zero instead
-│   └── SealBroken          scores of different evaluation digests met in one comparison
+├── EvaluationError         generation or scoring failed; nothing is scored as zero instead
+│   └── SealBroken          scores under different evaluation digests would be compared
 ├── RegistryError           MLflow cannot be reached, or refuses
-│   ├── NoSuchChampion      there is nothing to roll back to, or to evaluate
-│   ├── Overtaken           another champion was promoted meanwhile; look, and decide again
-│   ├── ChampionMoved       the alias no longer stands where the history left it
+│   ├── NoSuchChampion      there is no champion to evaluate, or no earlier one to roll back to
+│   ├── Overtaken           another champion was promoted in the meantime; decide again
+│   ├── ChampionMoved       something other than precis moved the alias `champion`
 │   └── ServedModelDiffers  the registered model does not reproduce what was judged
 ├── ServerError             the Prefect server cannot be reached, or has no such deployment
-└── ChildFailed             a step's process ended without an answer (killed, out of memory)
+└── ChildFailed             a step's process ended without a result: killed, or out of memory
+
+The message of each says what is wrong, where, and how to fix it; the command prints it without a traceback.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from collections.abc import Sequence
 
 
 class PrecisError(Exception):
-    """Something a person can mend; the message says what, where and how."""
+    """Base class of all our errors: a user can fix it, and the message says what, where and how."""
 
     @classmethod
     def of(cls, problems: Sequence[str]) -> PrecisError:
@@ -36,7 +38,7 @@ class RecipeError(PrecisError):
 
 
 class DataError(PrecisError):
-    """Input files or rows are not usable."""
+    """Input files or rows cannot be used."""
 
 
 class BaseModelError(PrecisError):
@@ -44,7 +46,7 @@ class BaseModelError(PrecisError):
 
 
 class TrainingError(PrecisError):
-    """Training failed, or another process holds its checkpoints."""
+    """Training failed, or another process uses its checkpoints."""
 
 
 class MergeError(PrecisError):
@@ -56,7 +58,7 @@ class EvaluationError(PrecisError):
 
 
 class SealBroken(EvaluationError):
-    """Scores taken on different evaluation sets, prompts or metrics met."""
+    """Scores of different evaluation sets, prompts or metrics would be compared."""
 
 
 class RegistryError(PrecisError):
@@ -64,7 +66,7 @@ class RegistryError(PrecisError):
 
 
 class NoSuchChampion(RegistryError):
-    """There is no champion to evaluate, or no such former one to roll back to."""
+    """There is no champion to evaluate, or no such earlier one to roll back to."""
 
 
 class ChampionMoved(RegistryError):
@@ -72,26 +74,26 @@ class ChampionMoved(RegistryError):
 
 
 class Overtaken(RegistryError):
-    """Another champion was promoted between the question and the answer."""
+    """Another champion was promoted since the one that this decision is about was read."""
 
 
 class ServedModelDiffers(RegistryError):
-    """The logged model does not give back the summaries it was judged by."""
+    """The logged model does not reproduce the summaries that it was judged by."""
 
 
 class ServerError(PrecisError):
-    """The Prefect server cannot be reached, or lacks what is asked of it."""
+    """The Prefect server cannot be reached, or has no such deployment."""
 
 
 class ChildFailed(PrecisError):
-    """A step's own process ended without an answer."""
+    """A step's own process ended without a result."""
 
 
 def _tree(root: type[PrecisError]) -> dict[str, type[PrecisError]]:
-    found = {root.__name__: root}
+    classes = {root.__name__: root}
     for child in root.__subclasses__():
-        found |= _tree(child)
-    return found
+        classes |= _tree(child)
+    return classes
 
 
 def by_name(name: str) -> type[PrecisError]:

@@ -1,8 +1,8 @@
-"""The metrics that a gate may decide by: which are measured, which way is better, how they are read.
+"""The metrics that a gate may decide by: which are measured, which direction is better, how to show them.
 
-A *gain* is always an improvement, whatever the metric: records, bounds and rules know nothing else.
-What people read is the *change* of the number itself (challenger minus opponent), next to both
-numbers: a ROUGE that gained rose, a loss that gained fell.
+A *gain* is always an improvement, whatever the metric: records, bounds and rules use gains. People are
+shown the *change* of the number itself (challenger minus opponent), next to both numbers: a ROUGE that
+gained is higher, a loss that gained is lower.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from tasks.contracts.records import ROUGE_NAMES
 LOSS = "loss"
 UNIT = "nats a token"  # of the loss; see Generator.losses in tasks/serving/summarizer.py
 DIRECTION = "lower is better"
-
-
 NO_LOSS = (
     "gate.metric is loss, and {} was made by a version of precis that computes no such loss; set "
     "gate.metric to rougeL until a champion made by this version is promoted, or give the recipe "
@@ -39,7 +37,7 @@ def change(name: str, gain: float, low: float, high: float) -> tuple[float, floa
 
 
 def direction(name: str) -> str:
-    """What to say after a change that a reader could take the wrong way: nothing for ROUGE."""
+    """A note after a change that a reader could misread; empty for ROUGE."""
     return f" ({DIRECTION})" if name == LOSS else ""
 
 
@@ -47,7 +45,7 @@ def other_tokenizer(challenger: str, champion: str, champion_is: str) -> str:
     """Why two models with these tokenizers (digests) cannot be compared by loss, and what to do."""
     return (
         f"gate.metric is {LOSS}, and the challenger's tokenizer ({challenger[:16]}...) is not "
-        f"{champion_is}'s ({champion[:16]}...): a loss a token says nothing across tokenizers, whose "
-        "tokens are of other lengths. Take a base.model with that tokenizer, set gate.metric to "
+        f"{champion_is}'s ({champion[:16]}...): losses a token are not comparable across tokenizers, whose "
+        "tokens differ in length. Use a base.model with that tokenizer, set gate.metric to "
         "rougeL until a champion with the new one is promoted, or give the recipe another name"
     )

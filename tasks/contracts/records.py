@@ -1,6 +1,6 @@
-"""What passes between steps: small frozen facts and references, never models or tensors.
+"""What steps hand each other: small frozen records and references, never models or tensors.
 
-A reference is a URI another machine can read (MLflow's `runs:/RUN/path`), with a content digest.
+A reference is a URI that another machine can read (MLflow's `runs:/RUN/path`), with a content digest.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Output:
     """What a model wrote for one document."""
 
     text: str
-    finished: bool  # ended by itself, not at max_new_tokens
+    finished: bool  # it ended with end-of-text or a stop string, not at max_new_tokens
     prompt_tokens: int
     output_tokens: int
     batch: int  # index of the batch it was generated in
@@ -139,7 +139,7 @@ class MetricResult:
 
 @dataclass(frozen=True)
 class Guardrail:
-    """One condition beside the primary metric, as it was found."""
+    """One condition besides the primary metric, as measured."""
 
     name: str
     value: float
@@ -166,7 +166,7 @@ class Decision:
     alpha: float  # the level used, after correction for looks
     smallest_gain: float | None = None  # this set could have shown (80% power)
     rows_needed: int | None = None  # to show the observed gain (80% power)
-    notes: tuple[str, ...] = ()  # said, but not decisive: below lead-3, many looks
+    notes: tuple[str, ...] = ()  # shown, do not affect the verdict: below lead-3, many looks
     schema_version: int = 1
 
 

@@ -1,6 +1,6 @@
-"""Evaluation by several processes of this machine: each writes its share of one plan of batches.
+"""Evaluation by several processes on this machine, each of which generates a part of the batches.
 
-What is written is put back in the rows' order, so nothing depends on how many processes there were.
+Outputs are put back in the rows' order, so that they do not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ WAIT_SECONDS = 60.0  # for a process of an earlier try that is ending
 
 
 def write(call: dict[str, Any], devices: int, rows: int, folder: Path) -> list[dict[str, Any]]:
-    """What `predict.write` with the arguments `call` gives in each of `devices` processes.
+    """What `predict.write` with the arguments `call` returns in each of `devices` processes.
 
-    Progress is reported of all together. The first failure ends the others and is raised.
+    Progress is reported for all of them together. The first failure ends the others and is raised.
     """
-    halt, sums = threading.Event(), _Sums(rows)
+    halt, progress = threading.Event(), _SummedProgress(rows)
     with ThreadPoolExecutor(devices) as pool:
         started = [
             pool.submit(
@@ -30,18 +30,18 @@ def write(call: dict[str, Any], devices: int, rows: int, folder: Path) -> list[d
                 "tasks.evaluate.predict:write",
                 call | {"part": part, "parts": devices, "together": True},
                 folder / str(part),
-                on_progress=sums.of(part),
+                on_progress=progress.of(part),
                 wait_seconds=WAIT_SECONDS,
                 halt=halt.is_set,
             )
             for part in range(devices)
         ]
         ended, _ = wait(started, return_when=FIRST_EXCEPTION)
-        failed = next((error for one in ended if (error := one.exception())), None)
-        if failed:
+        failure = next((error for future in ended if (error := future.exception())), None)
+        if failure:
             halt.set()
-            raise failed
-    return [one.result() for one in started]
+            raise failure
+    return [future.result() for future in started]
 
 
 def in_order(name: str, parts: list[dict[str, Any]], rows: int) -> list[Any]:
@@ -49,33 +49,33 @@ def in_order(name: str, parts: list[dict[str, Any]], rows: int) -> list[Any]:
 
     Raises EvaluationError when a row has none.
     """
-    found = {int(i): value for part in parts for i, value in part[name].items()}
-    if missing := [i for i in range(rows) if i not in found]:
+    by_row = {int(i): value for part in parts for i, value in part[name].items()}
+    if missing := [i for i in range(rows) if i not in by_row]:
         raise EvaluationError(f"evaluation rows without {name}: {missing[:10]}; run again")
-    return [found[i] for i in range(rows)]
+    return [by_row[i] for i in range(rows)]
 
 
 def device(part: int, parts: int) -> str:
-    """The device of one of several processes of this machine.
+    """The device of one of several processes on this machine.
 
     Raises EvaluationError where there are GPUs, but not as many.
     """
     import torch
 
-    there = torch.cuda.device_count()
-    if not there:
+    gpus = torch.cuda.device_count()
+    if not gpus:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // parts))
         return "cpu"
-    if there < parts:
+    if gpus < parts:
         raise EvaluationError(
-            f"evaluation.devices is {parts}, and this machine has {there} GPUs to give; lower it"
+            f"evaluation.devices is {parts}, and this machine has {gpus} GPUs for it; lower it"
         )
     torch.cuda.set_device(part)
     return f"cuda:{part}"
 
 
-class _Sums:
-    """One line of progress from several processes' lines."""
+class _SummedProgress:
+    """Progress of several processes as one line."""
 
     def __init__(self, rows: int) -> None:
         self.rows, self.lock = rows, threading.Lock()
@@ -87,11 +87,11 @@ class _Sums:
             with self.lock:
                 self.last[what, part] = line
                 lines = [line for (kind, _), line in self.last.items() if kind == what]
-                said = {"done": sum(line["done"] for line in lines), "total": self.rows}
+                counts = {"done": sum(line["done"] for line in lines), "total": self.rows}
                 if what:
-                    step_process.report(**said, what=what)
+                    step_process.report(**counts, what=what)
                 else:
                     rate = sum(line["tokens_per_second"] for line in lines)
-                    step_process.report(**said, tokens_per_second=rate)
+                    step_process.report(**counts, tokens_per_second=rate)
 
         return add

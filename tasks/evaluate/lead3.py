@@ -1,7 +1,7 @@
 """Lead-3: a document's beginning as its summary, the baseline that costs nothing.
 
-A model below it may still be worth serving (it writes sentences where lead-3 quotes turns), but
-whoever reads the report should know.
+A model that scores below it may still be worth serving (it writes sentences, lead-3 quotes turns), but a
+reader of the report should know.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def lead3(document: str) -> str:
 
     A dialogue is a text of several lines of which at least half begin with a speaker and a colon.
     In other text a line break is a space and a blank line ends a sentence; if that leaves fewer
-    than three (a chat without names or full stops), its lines are taken for turns. An abbreviation
+    than three (a chat without names or full stops), each of its lines counts as a turn. An abbreviation
     before a capital letter ends a sentence too early.
     """
     lines = [line.strip() for line in document.splitlines() if line.strip()]
@@ -32,4 +32,4 @@ def lead3(document: str) -> str:
 
 def _sentences(text: str) -> list[str]:
     paragraphs = (" ".join(part.split()) for part in re.split(r"\n\s*\n", text))
-    return [one for part in paragraphs for one in SENTENCE_END.split(part) if one]
+    return [text for part in paragraphs for text in SENTENCE_END.split(part) if text]

@@ -1,4 +1,4 @@
-"""From outputs to scores: pure functions over canonical rows and what a model wrote for them."""
+"""From outputs to scores: pure functions of canonical rows and a model's outputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks.evaluate.rouge.scoring import score_pairs
 
 @dataclass(frozen=True)
 class Measures:
-    """What a set of predictions amounts to."""
+    """Means and guardrail figures of a set of predictions."""
 
     rows: int
     means: dict[str, float]  # ROUGE F1 by name, and the loss where it was computed
@@ -31,16 +31,17 @@ def score_texts(
 ) -> list[Prediction]:
     """One prediction a row, with ROUGE F1 (stemmed; of several references the best of each type).
 
-    `losses`: each row's held-out loss in nats a token, where that is wanted too. Raises
-    EvaluationError when there are no rows, a row has no output or no reference, or a loss is no
-    finite number.
+    `losses`: each row's held-out loss in nats a token, if it was computed. Raises EvaluationError
+    when there are no rows, a row has no output or no reference, or a loss is not finite.
     """
     if not rows:
         raise EvaluationError("the evaluation set is empty; a model cannot be judged on no rows")
     if len(rows) != len(outputs):
         raise EvaluationError(f"{len(rows)} evaluation rows, but {len(outputs)} outputs")
-    if bare := [row.id for row in rows if not row.references]:
-        raise EvaluationError(f"evaluation rows without a reference: {', '.join(bare[:10])}")
+    if unreferenced := [row.id for row in rows if not row.references]:
+        raise EvaluationError(
+            f"evaluation rows without a reference: {', '.join(unreferenced[:10])}; add one or remove them"
+        )
     scores = score_pairs([output.text for output in outputs], [row.references for row in rows])
     if losses is not None:
         _check_losses(rows, losses)
@@ -54,11 +55,11 @@ def score_texts(
 def _check_losses(rows: Sequence[Row], losses: Sequence[float]) -> None:
     if len(rows) != len(losses):
         raise EvaluationError(f"{len(rows)} evaluation rows, but {len(losses)} losses")
-    bad = [row.id for row, loss in zip(rows, losses, strict=True) if not math.isfinite(loss)]
-    if bad:
+    ids = [row.id for row, loss in zip(rows, losses, strict=True) if not math.isfinite(loss)]
+    if ids:
         raise EvaluationError(
-            f"the loss of {len(bad)} evaluation rows is no finite number, such as row {bad[0]!r}: the "
-            "model gives a reference no probability at all, or its numbers overflow; retrain it"
+            f"the loss of {len(ids)} evaluation rows is not a finite number, such as row {ids[0]!r}: the "
+            "model gives a reference zero probability, or its numbers overflow; retrain it"
         )
 
 
@@ -74,8 +75,8 @@ def measures(predictions: Sequence[Prediction]) -> Measures:
     """Means and guardrail figures. Raises EvaluationError when there is nothing to measure."""
     if not predictions:
         raise EvaluationError("there are no predictions to measure")
-    wanted = sum(len(p.references[0].split()) for p in predictions)
-    if not wanted:
+    reference_words = sum(len(p.references[0].split()) for p in predictions)
+    if not reference_words:
         raise EvaluationError("the evaluation rows' references hold no words")
     names = (*ROUGE_NAMES, LOSS) if any(LOSS in p.scores for p in predictions) else ROUGE_NAMES
     return Measures(
@@ -83,7 +84,7 @@ def measures(predictions: Sequence[Prediction]) -> Measures:
         means={name: fmean(p.scores[name] for p in predictions) for name in names},
         finished_share=fmean(p.finished for p in predictions),
         empty_share=fmean(not p.text.strip() for p in predictions),
-        length_ratio=sum(len(p.text.split()) for p in predictions) / wanted,
+        length_ratio=sum(len(p.text.split()) for p in predictions) / reference_words,
     )
 
 
@@ -94,7 +95,7 @@ def scores_of(
     uri: str,
     seconds: float = 0.0,
 ) -> Scores:
-    """The record that the gate gets; `uri` is where the predictions table lies."""
+    """The record that the gate reads; `uri`: where the predictions table is stored."""
     return Scores(
         model_digest=model_digest,
         evaluation_digest=evaluation_digest,
@@ -107,9 +108,9 @@ def scores_of(
 def batch_plan(predictions: Sequence[Prediction]) -> list[list[int]]:
     """The batches in which these were generated, as row indices in the order of their padding.
 
-    On a GPU an output can depend on its batch; generating these batches again, in this order, is an
-    exact replay. A predictions table holds all of it: rows in their order, and each one's batch and
-    prompt length, by which batches are sorted (longest first, then row order).
+    On a GPU an output can depend on its batch; generating these batches again, in this order, gives the same
+    outputs. The predictions table holds what is needed: the rows' order, and each row's batch and prompt
+    length, by which a batch is sorted (longest first, then row order).
     """
     batches: dict[int, list[int]] = defaultdict(list)
     for i, prediction in enumerate(predictions):

@@ -1,4 +1,4 @@
-"""The seal of an evaluation: one digest over all that a score depends on besides the model.
+"""The seal of an evaluation: one digest of all that a score depends on besides the model.
 
 Scores under different seals are never compared.
 """
@@ -18,10 +18,10 @@ if TYPE_CHECKING:  # the import costs a second (mlflow), and only a dataclass's 
 
 METRIC_FOLDER = Path(__file__).parent / "rouge"
 METRIC_SETTINGS = {"types": ROUGE_NAMES, "stemmer": True, "references": "best F1 of each type"}
-# In float32 a summary does not depend on its batch (tried: 32 of 32 equal at batch 1 and 8). On a GPU
-# it may, by rounding: there the predictions table keeps the batch plan, and a model may be judged
-# with the batch size that fits its card.
-UNSEALED = {"batch_size", "kv_cache"}  # the last: where numbers rest, not which
+# In float32 a summary does not depend on its batch (tried: 32 of 32 equal at batch 1 and 8). On a GPU it may,
+# by rounding: the predictions table holds the batch plan, and a model may be judged with the batch size that
+# fits its GPU. kv_cache decides where numbers are stored, not which.
+UNSEALED = {"batch_size", "kv_cache"}
 
 
 def evaluation_digest(
@@ -31,7 +31,7 @@ def evaluation_digest(
     *,
     loss: bool = False,
 ) -> str:
-    """The seal over evaluation rows, prompt, truncation, decoding and metric (SHA-256, hex).
+    """The seal of evaluation rows, prompt, truncation, decoding and metric (SHA-256, hex).
 
     `loss`: whether the held-out loss is computed too; its definition is then part of the seal.
     """
@@ -51,10 +51,10 @@ def _loss_definition() -> str:
 
 
 def _sealed(settings: SummarizerSettings) -> dict[str, Any]:
-    # Settings that came after the first seals stand in a seal only where they change something, so
-    # that what was judged before them stays comparable.
+    # A setting that was added after the first seals counts only when it is not its default, so that scores
+    # from before it stay comparable.
     unchanged = {f.name for f in fields(settings) if getattr(settings, f.name) == f.default}
-    left_out = UNSEALED | (unchanged - {"stop"})  # the first seals had it, with its default too
+    left_out = UNSEALED | (unchanged - {"stop"})  # the first seals included it, at its default too
     return {name: value for name, value in asdict(settings).items() if name not in left_out}
 
 

@@ -1,4 +1,4 @@
-"""Prefect tasks: write and score the summaries of the sealed evaluation set."""
+"""Prefect tasks: generate and score the summaries of the sealed evaluation set."""
 
 from __future__ import annotations
 
@@ -39,33 +39,35 @@ WAIT_SECONDS = 3600.0  # for another run that is judging the same model
 def evaluate(
     model: ModelRef, dataset: DatasetRef, base: PreparedBase, recipe: Recipe, who: str
 ) -> Scores:
-    """A model's scores on this run's evaluation set; known predictions are used again."""
+    """A model's scores on this run's evaluation set; stored predictions are used again."""
     run = mlflow_run.current()
     seal = _seal(dataset, base, recipe)
     key = digest.of_value([model.digest, seal, *cluster_worker.made_with()])
-    if known := step_cache.recall(run, "evaluate", key, Scores, _intact, f"evaluate.{who}"):
-        return known
+    if cached := step_cache.recall(run, "evaluate", key, Scores, _intact, f"evaluate.{who}"):
+        return cached
     folder = workspace.work_folder() / "evaluate" / key[:16]
     table, package_folder = folder / f"{who}.json", artifacts.package(model.path, model.digest)
     with concurrency.gpu(recipe.evaluation.devices, gpus_for(2 * parameter_count(package_folder))):
         if recipe.evaluation.cluster:
             answer, cost = _on_cluster(model, dataset, recipe, who, table)
         else:
-            answer, cost = _here(package_folder, dataset, recipe, who, table)
+            answer, cost = _on_this_machine(package_folder, dataset, recipe, who, table)
     if answer["loss_cut_rows"]:
         get_run_logger().warning(
             f"{who}: {answer['loss_cut_rows']} of {answer['rows']} documents were cut further for the "
             "loss than in serving, so that their references fit the context whole"
         )
     tokenizer = tokenizer_digest(package_folder)
-    said = _said(who, answer, warn=recipe.evaluation.decoding == "continuous")
-    return _keep(who, key, table, model.digest, seal, answer["seconds"], tokenizer, said, cost)
+    decoding = _decoding_metric(who, answer, warn=recipe.evaluation.decoding == "continuous")
+    return _record(
+        who, key, table, model.digest, seal, answer["seconds"], tokenizer, decoding, cost
+    )
 
 
-def _here(
+def _on_this_machine(
     package_folder: Path, dataset: DatasetRef, recipe: Recipe, who: str, table: Path
 ) -> tuple[dict[str, Any], Cost]:
-    """The table written by processes of this machine: what was measured, and what it took."""
+    """Write the table by processes on this machine: what was measured, and its cost."""
     answer = step_process.run(
         "tasks.evaluate.predict:predict",
         {
@@ -85,10 +87,10 @@ def _here(
 def _on_cluster(
     model: ModelRef, dataset: DatasetRef, recipe: Recipe, who: str, table: Path
 ) -> tuple[dict[str, Any], Cost]:
-    """The same table, its batches dealt out to workers of a cluster."""
+    """Write the same table by workers of a cluster, a part of the batches each."""
     where, count = str(recipe.evaluation.cluster), recipe.evaluation.devices
     loss, rows = recipe.gate.metric == LOSS, _sealed_rows(dataset)
-    watch, begun = _Watch(who), time.monotonic()
+    watch, started = _Watch(who), time.monotonic()
     common = {
         "model": model,
         "dataset": dataset,
@@ -109,8 +111,8 @@ def _on_cluster(
 
     parts = task_runners.run(where, share, calls, "evaluation.cluster", add)
     answer = put_together(parts, rows, table, loss)
-    held = [part["memory_gib"] for part in parts if part["memory_gib"] is not None]
-    return answer, Cost(time.monotonic() - begun, max(held, default=None))
+    memory_gib = [part["memory_gib"] for part in parts if part["memory_gib"] is not None]
+    return answer, Cost(time.monotonic() - started, max(memory_gib, default=None))
 
 
 @task(
@@ -130,9 +132,9 @@ def share(
     number: int,
     of: int,
 ) -> dict[str, Any]:
-    """On a worker: what `predict.write` gives for one share, by a process of its own, on its own GPU.
+    """On a worker: what `predict.write` returns for one share, in a process of its own, on its own GPU.
 
-    Tried once: if its process was killed, the evaluation that it belongs to is tried again.
+    Not retried: if its process is killed, the whole evaluation is tried again.
     """
     origin.join()
     folder = workspace.work_folder() / "evaluate" / name / f"share-{number}-of-{of}"
@@ -155,18 +157,18 @@ def share(
 
 
 def preflight(recipe: Recipe) -> list[str]:
-    """What would stop an evaluation on a cluster, known before a run."""
+    """Problems that would stop an evaluation on a cluster, found before a run."""
     where, count = recipe.evaluation.cluster, recipe.evaluation.devices
     return task_runners.problems("evaluation.cluster", where, count) if where else []
 
 
-def _said(who: str, answer: dict[str, Any], *, warn: bool) -> dict[str, float]:
-    """Whether it was written continuously, as a metric; why not, in the log. Else nothing."""
+def _decoding_metric(who: str, answer: dict[str, Any], *, warn: bool) -> dict[str, float]:
+    """The metric `continuous` where decoding was, or should have been; why it was not goes to the log."""
     how, _, why = answer["decoding"].partition(": ")
     if why:
         get_run_logger().log(
             logging.WARNING if warn else logging.INFO,
-            f"{who}: its summaries were written by transformers' generate and not continuously: {why}",
+            f"{who}: decoded by transformers' generate and not continuously: {why}",
         )
     return {"continuous": float(how == "continuous")} if why or how == "continuous" else {}
 
@@ -177,13 +179,13 @@ def lead3(dataset: DatasetRef, base: PreparedBase, recipe: Recipe) -> Scores:
     run = mlflow_run.current()
     seal = _seal(dataset, base, recipe)
     key = step_cache.step_key("evaluate", baseline="lead3", seal=seal)
-    if known := step_cache.recall(run, "evaluate", key, Scores, _intact, "evaluate.lead3"):
-        return known
+    if cached := step_cache.recall(run, "evaluate", key, Scores, _intact, "evaluate.lead3"):
+        return cached
     predictions = lead3_predictions(read_rows(_sealed_rows(dataset)))
     table = workspace.work_folder() / "evaluate" / key[:16] / "lead3.json"
     table.parent.mkdir(parents=True, exist_ok=True)
     write_table(table, predictions)
-    return _keep("lead3", key, table, "lead3", seal)
+    return _record("lead3", key, table, "lead3", seal)
 
 
 @task(name="package base", **STEP)
@@ -193,7 +195,7 @@ def untuned(base: PreparedBase) -> ModelRef:
     return package.package_base(base, base.settings, workspace.work_folder() / "base" / name)
 
 
-def _keep(
+def _record(
     who: str,
     key: str,
     table: Path,
@@ -206,11 +208,13 @@ def _keep(
 ) -> Scores:
     run, predictions = mlflow_run.current(), read_table(table)
     uri = run.log_table(table, "predictions")
-    found = scores_of(predictions, model_digest, seal, uri, seconds)
-    table_digest = digest.of_file(table)
-    scores = dataclasses.replace(found, table_digest=table_digest, tokenizer_digest=tokenizer)
-    shown = scores.means | truncation.as_metrics(predictions) | (more or {})
-    metrics = {f"{who}/{name}": value for name, value in shown.items()}
+    scores = dataclasses.replace(
+        scores_of(predictions, model_digest, seal, uri, seconds),
+        table_digest=digest.of_file(table),
+        tokenizer_digest=tokenizer,
+    )
+    values = scores.means | truncation.as_metrics(predictions) | (more or {})
+    metrics = {f"{who}/{name}": value for name, value in values.items()}
     step_cache.record(run, "evaluate", key, scores, metrics | resource_usage.as_metrics(who, cost))
     return scores
 

@@ -174,6 +174,6 @@ def preflight(
     The report is empty when there are problems.
     """
     settings, folder = (base.settings, base.path) if base else (None, None)
-    found = look(recipe.data, recipe.prompt, settings, folder)
-    said = ", ".join(f"{n} {name}" for name, n in found.counts.items())
-    return [f"data: {said}"] if said else [], found.problems, found.report
+    built = look(recipe.data, recipe.prompt, settings, folder)
+    counts = ", ".join(f"{n} {name}" for name, n in built.counts.items())
+    return [f"data: {counts}"] if counts else [], built.problems, built.report

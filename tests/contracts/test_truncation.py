@@ -145,7 +145,7 @@ def test_cut_completions_are_counted_too() -> None:
 
 
 def test_what_is_not_known_is_not_called_uncut() -> None:
-    """A package of an older version says nothing of cuts, and lead-3 cuts nothing."""
+    """A package of an older version does not count cuts, and lead-3 cuts nothing."""
     assert truncation.of_predictions("x", table([0.5] * 3)) == []
     copied = lead3_predictions([Row("1", "1", "One. Two.", ("One.",))])
     assert truncation.of_predictions("x", copied) == []

@@ -150,7 +150,7 @@ def test_scaled_positions(rope: Any, llama: Path, tmp_path: Path) -> None:
     [("gemma2", "gemma2"), ("mistral", "window"), ("qwen2", "window"), ("gemma", "not tried")],
 )
 def test_what_is_not_known_is_left_to_generate(model_type: str, why: str, tmp_path: Path) -> None:
-    """Windows, caps, types that were not tried: summaries come from generate, and it is said why."""
+    """Windows, caps, types that were not tried: summaries come from generate, and the reason is given."""
     base = shapes.make_base(tmp_path / "base", model_type)
     generator = Generator(packaged(base, tmp_path / "package"), "cpu")
     assert generator.decoder() is None
@@ -176,13 +176,13 @@ def test_the_package_s_own_decoder_runs(llama: Path, tmp_path: Path) -> None:
 
 
 def test_auto_is_continuous_where_there_is_a_gpu(llama: Path, tmp_path: Path) -> None:
-    """On a CPU generate is as fast; on a GPU more are under way than a batch of generate holds."""
+    """On a CPU generate is as fast; a GPU runs more at once than a batch of generate holds."""
     made = packaged(llama, tmp_path / "package", replace(SETTINGS, decoding="auto"))
     generator = Generator(made, "cpu")
     assert generator.decoder() is None
     assert generator.refusal is None
     expected = unbatched(generator, DOCUMENTS)
-    generator.device = "cuda"  # where its model is said to be: no GPU here
+    generator.device = "cuda"  # only its name: there is no GPU here
     assert generator.decoder().steps.slots == 256
     assert continuously(generator) == expected
 

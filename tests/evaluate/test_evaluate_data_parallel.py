@@ -1,4 +1,4 @@
-"""An evaluation dealt out to several processes is the evaluation of one."""
+"""An evaluation split over several processes is the evaluation of one."""
 
 from __future__ import annotations
 

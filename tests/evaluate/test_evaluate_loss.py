@@ -104,7 +104,7 @@ def test_the_batch_changes_nothing(model: Path) -> None:
 
 
 def test_an_architecture_that_gives_all_logits_is_read_rightly(model: Path) -> None:
-    """Such a model takes `logits_to_keep` without a word and ignores it."""
+    """Such a model accepts `logits_to_keep` and ignores it."""
     from tasks.evaluate.predict import load_code
 
     wanted = Generator(model, "cpu").losses(DOCUMENTS, REFERENCES)
@@ -141,7 +141,7 @@ def test_a_reference_is_never_cut(model: Path) -> None:
 
 
 def test_a_reference_that_fills_the_context_is_an_error(model: Path) -> None:
-    """It leaves no room for the bare prompt: which, how long, and the mend."""
+    """It leaves no room for the bare prompt: which, how long, and the fix."""
     generator = Generator(model, "cpu")
     with pytest.raises(ValueError, match=r"reference of 151 tokens \('zzz.* a context of 160"):
         generator.losses(DOCUMENTS[:1], [["z" * 150]])
@@ -187,7 +187,7 @@ def test_the_table_has_it_only_where_it_is_asked_for(
         (
             "nats.append(-float(",
             "nats.append(float('inf') * float(",
-            "loss of 7 .* no finite number",
+            "loss of 7 .* not a finite number",
         ),
         ("nats.append(-float(", "nats.append(float('nan') * float(", "such as row 'row-0-0'"),
         (

@@ -108,8 +108,8 @@ def test_a_long_document_is_summarized_from_its_parts(model: Path) -> None:
     whole = full_length(generator.tokenizer, document, SETTINGS)
     parts = split(generator.tokenizer, document, SETTINGS)
     assert len(parts) > 2
-    said = [one.text for one in generator.summarize(parts)]
-    together = "\n\n".join(text for text in said if text)
+    part_summaries = [summary.text for summary in generator.summarize(parts)]
+    together = "\n\n".join(text for text in part_summaries if text)
     assert full_length(generator.tokenizer, together, SETTINGS) <= 60  # one round is enough
     found = generator.summarize([document])[0]
     last = generator.summarize([together])[0]

@@ -128,11 +128,11 @@ def test_stems_equal_nltk_on_every_ending(words: int) -> None:
 
 def test_stems_equal_nltk_on_real_words(shared: Path) -> None:
     """Every word of three real sets, tens of thousands."""
-    theirs, words = PorterStemmer().stem, set()
+    theirs, vocabulary = PorterStemmer().stem, set()
     for name in ("dialogsum/dev.jsonl", "medquad/medquad_3k.jsonl", "billsum/us_train_100.jsonl"):
-        words |= set(re.findall("[a-z0-9]+", (shared / "data" / name).read_text().lower()))
-    assert len(words) > 20_000
-    assert [w for w in words if porter.stem(w) != theirs(w)] == []
+        vocabulary |= set(re.findall("[a-z0-9]+", (shared / "data" / name).read_text().lower()))
+    assert len(vocabulary) > 20_000
+    assert [word for word in vocabulary if porter.stem(word) != theirs(word)] == []
 
 
 def test_the_stem_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

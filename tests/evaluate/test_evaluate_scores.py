@@ -35,8 +35,8 @@ LEADS = {
     ),
     "no names here\nnor full stops\nas in a\nhasty chat": "no names here\nnor full stops\nas in a",
     "One. Two! Three? Four.": "One. Two! Three?",
-    'He said "no." They left (i.e. fled). It\'s over. End.': (
-        'He said "no." They left (i.e. fled). It\'s over.'
+    'He cried "no." They left (i.e. fled). It\'s over. End.': (
+        'He cried "no." They left (i.e. fled). It\'s over.'
     ),
     "SEC. 1\r\n\r\n  This Act\r\n  may be cited. It is\r\nso. No more.": (
         "SEC. 1 This Act may be cited. It is so."
@@ -128,7 +128,7 @@ def test_a_table_with_a_loss_gives_it_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [[1.0, 2.0], [1.0, 2.0, float("nan")], [float("inf"), 1.0, 1.0]])
 def test_a_loss_that_is_missing_or_no_number_is_an_error(wrong: list[float]) -> None:
-    with pytest.raises(EvaluationError, match=r"2 losses|no finite number, such as row '[13]'"):
+    with pytest.raises(EvaluationError, match=r"2 losses|not a finite number, such as row '[13]'"):
         score_texts(ROWS, OUTPUTS, wrong)
 
 

@@ -23,18 +23,18 @@ SYSTEM = "You answer briefly."
 
 def talk(number: int, *, system: str = "", turns: int = 2) -> list[tuple[str, str]]:
     """A conversation unlike every other one: (role, text), the last an answer."""
-    said = [("system", system)] if system else []
+    spoken = [("system", system)] if system else []
     for turn in range(turns):
-        said += [
+        spoken += [
             ("user", f"Question {number} {turn}: " + " ".join(f"q{number}x{n}" for n in range(9))),
             ("assistant", f"Answer {number} {turn}."),
         ]
-    return said
+    return spoken
 
 
-def as_text(said: list[tuple[str, str]]) -> str:
+def as_text(spoken: list[tuple[str, str]]) -> str:
     parts, head = [], ""
-    for role, text in said:
+    for role, text in spoken:
         if role == "system":
             head = f"<<SYS>>\n{text}\n<</SYS>>\n\n"
         elif role == "user":
@@ -45,13 +45,13 @@ def as_text(said: list[tuple[str, str]]) -> str:
     return "".join(parts)
 
 
-def as_messages(said: list[tuple[str, str]]) -> list[dict[str, str]]:
-    return [{"role": role, "content": text} for role, text in said]
+def as_messages(spoken: list[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"role": role, "content": text} for role, text in spoken]
 
 
-def as_sharegpt(said: list[tuple[str, str]]) -> list[dict[str, str]]:
+def as_sharegpt(spoken: list[tuple[str, str]]) -> list[dict[str, str]]:
     names = {"user": "human", "assistant": "gpt", "system": "system"}
-    return [{"from": names[role], "value": text} for role, text in said]
+    return [{"from": names[role], "value": text} for role, text in spoken]
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_all_shapes_give_the_same_rows(tmp_path: Path, chat: Chat) -> None:
         ("text", as_text), ("messages", as_messages), ("conversations", as_sharegpt),
     ]  # fmt: skip
     for column, shape in shapes:
-        train = jsonl(tmp_path / f"{column}.jsonl", [{column: shape(said)} for said in talks])
+        train = jsonl(tmp_path / f"{column}.jsonl", [{column: shape(spoken)} for spoken in talks])
         report = chat(train=train)
         used = report["inputs"]["data.train"]["files"][0]["fields"]
         assert (used["text"], used["guessed"]) == (column, ["text"])
@@ -108,7 +108,7 @@ def test_all_shapes_give_the_same_rows(tmp_path: Path, chat: Chat) -> None:
     read = {
         json.dumps([*messages_of(d), *as_messages([("assistant", a)])]) for _, d, (a,) in found[0]
     }
-    assert read == {json.dumps(as_messages(said)) for said in talks}
+    assert read == {json.dumps(as_messages(spoken)) for spoken in talks}
 
 
 def test_messages_in_parquet(tmp_path: Path, chat: Chat) -> None:
@@ -117,7 +117,9 @@ def test_messages_in_parquet(tmp_path: Path, chat: Chat) -> None:
     import pyarrow.parquet
 
     talks = [talk(n) for n in range(30)]
-    table = pyarrow.table({"id": list(range(30)), "turns": [as_messages(said) for said in talks]})
+    table = pyarrow.table(
+        {"id": list(range(30)), "turns": [as_messages(spoken) for spoken in talks]}
+    )
     pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
     chat(train=str(tmp_path / "t.parquet"), fields=Fields(text="turns", id="id"))
     assert {(row.id, row.references[0]) for row in chat.rows()} == {
@@ -170,9 +172,9 @@ def test_each_broken_row_says_what_is_wrong(tmp_path: Path, chat: Chat) -> None:
 
 def test_crlf_within_messages(tmp_path: Path, chat: Chat) -> None:
     """As everywhere, line ends become LF."""
-    said = [("user", "one\r\ntwo"), ("assistant", "three\r\nfour")]
+    spoken = [("user", "one\r\ntwo"), ("assistant", "three\r\nfour")]
     values = [{"messages": as_messages(talk(n))} for n in range(30)]
-    chat(train=jsonl(tmp_path / "t.jsonl", [{"messages": as_messages(said)}, *values]))
+    chat(train=jsonl(tmp_path / "t.jsonl", [{"messages": as_messages(spoken)}, *values]))
     (row,) = [row for row in chat.rows() if "two" in row.document]
     assert (row.document, row.references) == ("[INST] one\ntwo [/INST]", ("three\nfour",))
 

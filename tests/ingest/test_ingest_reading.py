@@ -39,7 +39,7 @@ def as_parquet(path: Path, values: list[dict[str, object]]) -> str:
 def test_forms_agree(form: str, tmp_path: Path, ingest: Ingest, evaluation: str) -> None:
     """Every file form gives the same documents and references."""
     values = rows(10)
-    values[3]["document"] = 'He said: "a, b",\nand left — naïvely.'
+    values[3]["document"] = 'He wrote: "a, b",\nand left — naïvely.'
     path = tmp_path / f"train.{form}"
     if form == "csv":
         as_csv(path, values)

@@ -1,7 +1,7 @@
 """The Porter stemmer as nltk's PorterStemmer runs it by default, word for word, and several times faster.
 
-Porter 1980, "An algorithm for suffix stripping", with nltk's extensions (each marked below). Kept here
-rather than imported: scores then depend on no installed version, and importing nltk costs 1.5 seconds.
+Porter 1980, "An algorithm for suffix stripping", with nltk's extensions (each marked below). Considered:
+nltk itself; but scores would depend on the installed version, and importing it takes 1.5 seconds.
 """
 
 from __future__ import annotations
@@ -118,11 +118,11 @@ def _step_1b(word: str) -> str:
         root = word[:-3]
     else:
         return word
-    return _mended(root) if "v" in _kinds(root) else word
+    return _restored(root) if "v" in _kinds(root) else word
 
 
-def _mended(root: str) -> str:
-    """What -ed or -ing leaves, with the e or without the doubled letter that it took."""
+def _restored(root: str) -> str:
+    """The root before -ed or -ing, with the e that they replaced or without the letter that they doubled."""
     if root.endswith(("at", "bl", "iz")):
         return root + "e"
     if root[-1:] == root[-2:-1] and _kinds(root)[-1] == "c":

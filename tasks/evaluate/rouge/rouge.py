@@ -59,7 +59,7 @@ class Rouge(evaluate.Metric):  # type: ignore[misc]
         use_stemmer: bool = False,
     ) -> dict[str, Any]:
         scores = score_pairs(predictions, references, use_stemmer)
-        columns = {name: [one[name] for one in scores] for name in NAMES}
+        columns = {name: [by_name[name] for by_name in scores] for name in NAMES}
         if not use_aggregator:
             return columns
         return {name: fmean(column) for name, column in columns.items()}
