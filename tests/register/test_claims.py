@@ -169,7 +169,10 @@ def _race(home: str, run: str, source: str, start: Any, results: Any) -> None:
 def test_of_challengers_in_other_processes_exactly_one_succeeds(store: Any, home: Path) -> None:
     """Four processes claim the same succession at once: one version, one winner, alias on it."""
     promote(store, claims.NOBODY)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["tasks.tracking.connection"]
+    )  # mlflow is imported once, not by each
     start, results = context.Event(), context.Queue()
     racers = [
         context.Process(target=_race, args=(str(home), *logged(store), start, results))
