@@ -1,4 +1,4 @@
 """The step that folds the adapter into the base, shard by shard, and checks the drift.
 
-Not for evaluation: whether the merged model is any good is not asked here.
+Not for evaluation: how good the merged model is does not matter here.
 """

@@ -1,6 +1,7 @@
 """The weight that an adapted layer computes with, as one matrix: PEFT's formulas, part by part.
 
-Not PEFT's own merge, which needs the whole model in memory and merges onto the unquantized weights.
+Not PEFT's own merge: it needs the whole model in memory, and rounds the merged weights of a 4-bit layer
+to 4 bits again (docs/log/benchmarks-2026-11.md has the drift of each way).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-# How PEFT's adapter_config.json says which kind it is; LoRA where it says nothing.
+# The keys of PEFT's adapter_config.json that name the kind; without them it is LoRA.
 KINDS = {"use_dora": "dora", "use_rslora": "rslora"}
 
 

@@ -78,7 +78,7 @@ def _concurrency(workers: int, chunks_of_shards: list[list[Chunk]]) -> tuple[int
 def _one_thread_each() -> Iterator[Executor]:
     """Torch on one thread in every thread started inside; on as many as before in the executor.
 
-    Many matrices side by side, each on one core, wait for nobody.
+    Many matrices at once, each on one core, do not wait for each other.
     """
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,)) as executor:

@@ -13,7 +13,7 @@ from tasks.contracts.errors import RecipeError
 
 FILE = "chat_template.jinja"  # where transformers keeps it beside a tokenizer
 # tokenizer_config.json of meta-llama/Llama-2-7b-chat-hf, character for character: its base models
-# have none. A system message stands in the first question, every question begins a new <s>.
+# have none. The system message is part of the first question, and every question begins a new <s>.
 LLAMA_2 = (
     "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
     "{% set system_message = messages[0]['content'] %}"

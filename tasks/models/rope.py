@@ -87,7 +87,7 @@ def scaled(config: Config, tokens: int, rope: str) -> Config:
         "original_max_position_embeddings": own,
         "rope_parameters": parameters,
         "rope_theta": parameters["rope_theta"],
-        # Where it stands, transformers 5 takes it in place of rope_parameters.
+        # If it is set, transformers 5 reads it in place of rope_parameters.
         "rope_scaling": None if rope == "ntk" else dict(parameters),
     }
 
@@ -142,7 +142,7 @@ def _unscalable(config: Config, path: Path) -> list[str]:
 
 
 def _given(config: Config) -> Config:
-    """What the config says of its RoPE, in transformers 5's form or the older one."""
+    """The config's settings of RoPE, in transformers 5's form or the older one."""
     return config.get("rope_scaling") or config.get("rope_parameters") or {}
 
 

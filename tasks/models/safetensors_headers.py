@@ -34,7 +34,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says of itself."""
+    """The header of a safetensors file."""
 
     tensors: tuple[StoredTensor, ...]
     metadata: dict[str, str]

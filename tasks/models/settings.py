@@ -1,4 +1,4 @@
-"""What a recipe says of prompt and decoding, fitted to the base: context, and the served settings."""
+"""A recipe's settings of prompt and decoding, fitted to the base's context. Imports no torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def max_row_tokens(recipe: Recipe, base: BaseFolder) -> int:
             "RoPE is not scaled; take the folder that tasks.models.find_base.locate names"
         )
     if recipe.base.rope and longest <= (reads_unscaled or 0):
-        # Scaling makes the base somewhat worse, and here nothing would be gained by it.
+        # Scaling makes the base somewhat worse, and no row would gain by it.
         raise BaseModelError(
             f"base.rope is {recipe.base.rope}, but training.max_length ({longest}) cuts every row within "
             f"the {reads_unscaled} tokens that the base reads unscaled; raise it (up to "
