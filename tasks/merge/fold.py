@@ -1,7 +1,7 @@
 """The weight that an adapted layer computes with, as one matrix: PEFT's formulas, part by part.
 
 Not PEFT's own merge: it needs the whole model in memory, and rounds the merged weights of a 4-bit layer
-to 4 bits again (docs/log/benchmarks-2026-11.md has the drift of each way).
+to 4 bits again.
 """
 
 from __future__ import annotations
