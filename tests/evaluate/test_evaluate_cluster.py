@@ -175,7 +175,7 @@ def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_worker_that_would_write_other_summaries_is_refused() -> None:
     """Other versions, or another kind of processor, than the flow's machine."""
     flows = replace(cluster_worker.origin(), made_with=("cuda", "2.0", "5.0"), host="gpu-1")
-    with pytest.raises(EvaluationError, match=r"the flow on gpu-1 would with on cuda, torch 2\.0"):
+    with pytest.raises(EvaluationError, match=r"the flow's machine gpu-1 with on cuda, torch 2\.0"):
         flows.join()
 
 

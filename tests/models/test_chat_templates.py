@@ -296,7 +296,7 @@ def test_older_packages_load(tmp_path: Path) -> None:
     [
         ({"system": "Be brief."}, "format: chat"),
         ({"chat_template": "llama-2"}, "format: chat"),
-        ({"format": "chat", "template": "Say: {document}"}, "say in system"),
+        ({"format": "chat", "template": "Say: {document}"}, "put the instruction in system"),
         ({"format": "chats"}, "'template' or 'chat'"),
     ],
 )

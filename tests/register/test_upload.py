@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(base: Path, home_with_store: Path) -> ModelRef:
     """The package in the work folder, as a merge leaves it."""
     folder = home_with_store / "work/package"
-    folder.mkdir(parents=True)
-    for file in base.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(base, folder)
     return ModelRef(str(folder), digest.of_folder(folder), "")
 
 

@@ -75,7 +75,7 @@ def test_a_drift_check_without_room_says_so_once(
     monkeypatch.setattr(summarizer, "refuse_offloaded", landed)
     with pytest.raises(MergeError, match=r"cannot load .*all GPUs together does not hold"):
         drift._merged_model(base)
-    assert not task_options._may_help(None, None, Failed(data=MergeError("x")))  # type: ignore[arg-type]
+    assert not task_options._retry_may_help(None, None, Failed(data=MergeError("x")))  # type: ignore[arg-type]
 
 
 def test_under_accelerate_s_hooks_a_model_gives_what_it_gives_without(tmp_path: Path) -> None:
