@@ -97,7 +97,7 @@ def _lines(text: str, stemmer: bool) -> list[Words]:
 
 
 def _score(reference: list[Words], written: list[Words]) -> dict[str, Score]:
-    given, wanted = sum(map(len, written)), sum(map(len, reference))
+    written_words, reference_words = sum(map(len, written)), sum(map(len, reference))
     positions, spans = _positions(reference)
     matches = [[positions.get(word, 0) for word in line] for line in written]
     joined = matches[0] if len(matches) == 1 else list(chain.from_iterable(matches))
@@ -106,24 +106,24 @@ def _score(reference: list[Words], written: list[Words]) -> dict[str, Score]:
         return dict.fromkeys(NAMES, NOTHING)
     counts = Counter(hits)
     pairs = Counter(both for a, b in pairwise(joined) if (both := (a << 1) & b))
-    everywhere = (1 << wanted) - 1
-    longest = _of(_lcs_length(hits, everywhere), given, wanted)
+    everywhere = (1 << reference_words) - 1
+    longest = _of(_lcs_length(hits, everywhere), written_words, reference_words)
     return {
-        "rouge1": _of(_common(counts, everywhere), given, wanted),
-        "rouge2": _of(_common(pairs, everywhere), given - 1, wanted - 1),
+        "rouge1": _of(_common(counts, everywhere), written_words, reference_words),
+        "rouge2": _of(_common(pairs, everywhere), written_words - 1, reference_words - 1),
         "rougeL": longest,
         # The union of one subsequence is that subsequence.
         "rougeLsum": longest
         if len(reference) == len(written) == 1
-        else _of(_common(counts, _union(matches, spans)), given, wanted),
+        else _of(_common(counts, _union(matches, spans)), written_words, reference_words),
     }
 
 
-def _of(hits: int, given: int, wanted: int) -> Score:
+def _of(hits: int, written: int, reference: int) -> Score:
     """Precision, recall and F1, in rouge_score's order of operations."""
     if not hits:
         return NOTHING
-    precision, recall = hits / given, hits / wanted
+    precision, recall = hits / written, hits / reference
     return Score(precision, recall, 2 * precision * recall / (precision + recall))
 
 
