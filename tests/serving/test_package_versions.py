@@ -17,7 +17,7 @@ import tiny
 from tasks.contracts import digest
 from tasks.evaluate.predict import predict
 from tasks.models import package_code
-from tasks.models.chat import Asked
+from tasks.models.chat import ChatSession
 from tasks.serving.summarizer import Generator, SummarizerSettings
 from tasks.tracking.predictions_table import read_table
 
@@ -65,7 +65,7 @@ def test_a_package_of_the_version_before_answers_as_it_did(previous: Path) -> No
         assert [asdict(summary) for summary in other.summarize(DOCUMENTS)] == summaries
         again = other.losses(DOCUMENTS, [["Yes."]] * len(DOCUMENTS))
         assert [asdict(loss) for loss in again] == losses
-    assert "".join(Asked(previous, "cpu").answer(DOCUMENTS[0])) == summaries[0]["text"]
+    assert "".join(ChatSession(previous, "cpu").answer(DOCUMENTS[0])) == summaries[0]["text"]
 
 
 def test_a_champion_of_the_version_before_is_evaluated(previous: Path, tmp_path: Path) -> None:
