@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
@@ -126,40 +127,41 @@ def _by_deployment(client: SyncPrefectClient) -> Iterator[AutomationCore]:
         recipe = deployment.parameters.get("recipe")
         if "precis" not in deployment.tags or flow not in ("check-data", "retrain"):
             continue
-        if not (isinstance(recipe, dict) and "name" in recipe):
-            continue
-        model, start = recipe["name"], [RunDeployment(deployment_id=deployment.id)]
-        match = {"prefect.resource.id": f"precis.model.{model}"}
-        if flow == "check-data":
-            yield AutomationCore(
-                name=f"precis: new data for {model} -> {flow}/{deployment.name}",
-                description="Counts the new rows once data have stopped arriving.",
-                trigger=EventTrigger(
-                    posture=Posture.Proactive,  # a debounce: it fires when no arrival follows
-                    match=match,
-                    after={"precis.data.arrived"},
-                    expect={"precis.data.arrived"},
-                    for_each={
-                        "prefect.resource.id"
-                    },  # without it, it would fire without any arrival
-                    threshold=1,
-                    within=DEBOUNCE,
-                ),
-                actions=start,
-            )
-        else:
-            yield AutomationCore(
-                name=f"precis: decay of {model} -> {flow}/{deployment.name}",
-                description="Retrains a champion that got worse on fresh data.",
-                trigger=EventTrigger(
-                    posture=Posture.Reactive,
-                    match=match,
-                    expect={"precis.champion.decayed"},
-                    threshold=1,
-                    within=timedelta(0),
-                ),
-                actions=start,
-            )
+        if isinstance(recipe, dict) and "name" in recipe:
+            automation = _new_data if flow == "check-data" else _decay
+            yield automation(recipe["name"], f"{flow}/{deployment.name}", deployment.id)
+
+
+def _new_data(model: str, deployment: str, deployment_id: UUID) -> AutomationCore:
+    return AutomationCore(
+        name=f"precis: new data for {model} -> {deployment}",
+        description="Counts the new rows once data have stopped arriving.",
+        trigger=EventTrigger(
+            posture=Posture.Proactive,  # a debounce: it fires when no arrival follows
+            match={"prefect.resource.id": f"precis.model.{model}"},
+            after={"precis.data.arrived"},
+            expect={"precis.data.arrived"},
+            for_each={"prefect.resource.id"},  # without it, it would fire without any arrival
+            threshold=1,
+            within=DEBOUNCE,
+        ),
+        actions=[RunDeployment(deployment_id=deployment_id)],
+    )
+
+
+def _decay(model: str, deployment: str, deployment_id: UUID) -> AutomationCore:
+    return AutomationCore(
+        name=f"precis: decay of {model} -> {deployment}",
+        description="Retrains a champion that got worse on fresh data.",
+        trigger=EventTrigger(
+            posture=Posture.Reactive,
+            match={"prefect.resource.id": f"precis.model.{model}"},
+            expect={"precis.champion.decayed"},
+            threshold=1,
+            within=timedelta(0),
+        ),
+        actions=[RunDeployment(deployment_id=deployment_id)],
+    )
 
 
 def _notifications() -> Iterator[AutomationCore]:
