@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from prefect.context import FlowRunContext
 
+from tasks.contracts.formatting import headline
 from tasks.contracts.metrics import LOSS, change, direction
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import Decision, StepCost, VersionRef
 from tasks.contracts.truncation import Cut, line
-from tasks.gate.task import headline
+from tasks.report.task import StoredReport
 from tasks.tracking import artifacts, connection, mlflow_run
 
 
@@ -82,11 +82,9 @@ class Outcome:
             lines.append(f"serve it: MLFLOW_TRACKING_URI={connection.shown_uri()} {command}")
         return lines
 
-    def with_report(
-        self, uri: str, cuts: Sequence[Cut] = (), costs: Sequence[StepCost] = ()
-    ) -> Outcome:
+    def with_report(self, report: StoredReport) -> Outcome:
         """The same, with the report's URI, truncated texts, and the cost of each step."""
-        return replace(self, report=uri, cuts=tuple(cuts), costs=tuple(costs))
+        return replace(self, report=report.uri, cuts=report.cuts, costs=report.costs)
 
     def as_json(self) -> str:
         """The `--json` object; docs/cli.md lists its keys."""

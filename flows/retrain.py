@@ -19,7 +19,7 @@ from tasks.contracts.errors import PrecisError, RegistryError
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import DatasetRef, Decision, ModelRef, VersionRef
 from tasks.evaluate.task import evaluate, lead3, untuned
-from tasks.gate.task import gate, headline
+from tasks.gate.task import gate
 from tasks.ingest.task import find_base, ingest
 from tasks.merge.task import merge
 from tasks.models.prepared_base import PreparedBase
@@ -31,7 +31,7 @@ from tasks.register.task import (
     register,
     require_comparable,
 )
-from tasks.report.task import cuts_of, report
+from tasks.report.task import report
 from tasks.train.task import train
 
 MOST_CONTESTS = 10
@@ -65,8 +65,8 @@ def run_retrain(recipe: Recipe) -> Outcome:
         model = merge(adapter, base, dataset, recipe)
         decision, version = contest(model, base, dataset, recipe)
         outcome = Outcome.of(run, recipe, decision, version)
-        page, costs = report(recipe, decision, version, outcome.headline, dataset, adapter, model)
-        outcome = outcome.with_report(page, cuts_of(dataset, adapter), costs)
+        page = report(recipe, decision, version, outcome.headline, dataset, adapter, model)
+        outcome = outcome.with_report(page)
         announce(outcome, dataset)
         return outcome
 
@@ -90,8 +90,7 @@ def contest(
         decision = gate(challenger, opponent, base_scores, lead3_scores, version, rows, recipe)
         if decision.verdict != "PROMOTE":
             return decision, None
-        description = headline(decision, recipe.name, None, recipe.gate.metric)
-        if registered := register(model, challenger, decision, description, recipe):
+        if registered := register(model, challenger, decision, recipe):
             return decision, registered
     raise RegistryError(
         f"the champion of {recipe.name!r} changed {MOST_CONTESTS} times during this run; run again"

@@ -12,7 +12,6 @@ from prefect.logging import get_run_logger
 
 from tasks.contracts import digest
 from tasks.contracts.errors import EvaluationError
-from tasks.contracts.formatting import headline
 from tasks.contracts.recipe import Gate, Recipe
 from tasks.contracts.records import Decision, Prediction, Scores, to_json
 from tasks.gate.decay import Decay, decay_headline, decay_markdown, decide_decay
@@ -22,7 +21,7 @@ from tasks.processes import resource_usage, workspace
 from tasks.tracking import artifacts, history, mlflow_run
 from tasks.tracking.predictions_table import read_table
 
-__all__ = ["Decay", "decay", "decay_headline", "gate", "headline"]
+__all__ = ["Decay", "decay", "decay_headline", "gate"]
 
 
 @task(name="gate", **STEP)
@@ -56,7 +55,7 @@ def gate(
     primary = decision.metrics[recipe.gate.metric]
     verdict = {"precis.verdict": decision.verdict}  # to filter and sort runs by, in MLflow's UI
     run.write(
-        tags=verdict | history.of_decision(run, recipe, decision),
+        tags=verdict | history.decision_tags(run, recipe, decision),
         metrics={"gate/gain": primary.gain, "gate/low": primary.low, "gate/high": primary.high}
         | resource_usage.as_metrics("gate", watch.cost()),
     )

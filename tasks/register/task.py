@@ -10,6 +10,7 @@ from prefect.logging import get_run_logger
 
 from tasks.contracts import digest
 from tasks.contracts.errors import EvaluationError, NoSuchChampion, RegistryError, SealBroken
+from tasks.contracts.formatting import headline
 from tasks.contracts.metrics import LOSS, NO_LOSS, other_tokenizer
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import Decision, ModelRef, Scores, VersionRef, from_json
@@ -45,7 +46,7 @@ def current_champion(name: str) -> claims.Version | None:
 
 @task(name="register", **STEP)
 def register(
-    model: ModelRef, challenger: Scores, decision: Decision, headline: str, recipe: Recipe
+    model: ModelRef, challenger: Scores, decision: Decision, recipe: Recipe
 ) -> VersionRef | None:
     """Make the challenger champion; None when another succeeded the same champion first.
 
@@ -77,7 +78,7 @@ def register(
         decision.opponent_version or claims.NOBODY,
         source=uri,
         tags=tags,
-        description=headline,
+        description=headline(decision, recipe.name, None, recipe.gate.metric),
     )
     if version is None:
         get_run_logger().info("another challenger was promoted meanwhile; gating again, against it")

@@ -1,4 +1,4 @@
-"""What a report is made of."""
+"""The content of a report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ReportData:
     opponent: Sequence[Prediction]
     training_curve: Sequence[Mapping[str, float]] = ()  # of step, loss, learning_rate
     training_metrics: Mapping[str, float] = field(default_factory=dict)
-    cuts: Sequence[Cut] = ()  # what did not fit
+    cuts: Sequence[Cut] = ()  # texts that did not fit
     data_report: Mapping[str, Any] = field(default_factory=dict)  # ingest's report.json
     cost: Mapping[str, float | str] = field(default_factory=dict)  # units in the names
     steps: Sequence[StepCost] = ()  # estimated and measured
@@ -32,12 +32,12 @@ class ReportData:
 
     @property
     def opponent_name(self) -> str:
-        """Whom the challenger met, for headings."""
+        """The opponent, for headings."""
         if self.decision.opponent == "base":
             return "untuned base"
         return f"champion v{self.decision.opponent_version}"
 
     @property
     def against(self) -> str:
-        """Whom the challenger met, in a sentence."""
+        """The opponent, for sentences."""
         return f"{'the ' if self.decision.opponent == 'base' else ''}{self.opponent_name}"

@@ -30,20 +30,20 @@ def examples(
     challenger: Sequence[Prediction], opponent: Sequence[Prediction], metric: str
 ) -> list[Example]:
     """All rows, paired by id, from the largest gain to the largest loss; ties by id."""
-    theirs = {row.id: row for row in opponent}
-    changes = {row.id: row.scores[metric] - theirs[row.id].scores[metric] for row in challenger}
+    opponents = {row.id: row for row in opponent}
+    changes = {row.id: row.scores[metric] - opponents[row.id].scores[metric] for row in challenger}
     pairs = [
-        Example(row, theirs[row.id], sign(metric) * changes[row.id], changes[row.id])
+        Example(row, opponents[row.id], sign(metric) * changes[row.id], changes[row.id])
         for row in challenger
     ]
-    return sorted(pairs, key=lambda one: (-one.gain, one.challenger.id))
+    return sorted(pairs, key=lambda example: (-example.gain, example.challenger.id))
 
 
 def wins(ordered: Sequence[Example]) -> list[Example]:
     """The five largest gains, largest first; a tie is no gain."""
-    return [one for one in ordered[:SHOWN] if one.gain > 0]
+    return [example for example in ordered[:SHOWN] if example.gain > 0]
 
 
 def losses(ordered: Sequence[Example]) -> list[Example]:
     """The five largest losses, largest first."""
-    return [one for one in ordered[: -SHOWN - 1 : -1] if one.gain < 0]
+    return [example for example in ordered[: -SHOWN - 1 : -1] if example.gain < 0]

@@ -11,8 +11,10 @@ from tasks.report.data import ReportData
 from tasks.report.examples import Example, examples, losses, wins
 from tasks.report.plots import Plot
 
-LARGEST_IMAGE = 200_000  # characters of a data URI: an artifact is kept in Prefect's database
-MOST_TEXT = 600  # characters of a document or summary
+MAX_IMAGE_CHARACTERS = (
+    200_000  # characters of a data URI: an artifact is kept in Prefect's database
+)
+MAX_TEXT_CHARACTERS = 600  # characters of a document or summary
 # Prefect's page wraps no code, and shows this many characters of a line.
 WRAP = textwrap.TextWrapper(80, replace_whitespace=False, break_on_hyphens=False)
 
@@ -20,7 +22,7 @@ WRAP = textwrap.TextWrapper(80, replace_whitespace=False, break_on_hyphens=False
 def render_markdown(data: ReportData, plots: Sequence[Plot]) -> str:
     """Verdict, tables, plots, wins and losses.
 
-    Documents and outputs are untrusted: they stand in code blocks that they cannot end.
+    Documents and outputs are untrusted: they are in code blocks that they cannot end.
     """
     ordered = examples(data.challenger, data.opponent, data.metric)
     return "\n\n".join(
@@ -30,7 +32,7 @@ def render_markdown(data: ReportData, plots: Sequence[Plot]) -> str:
             *([f"To know:\n\n{_bullets(data.decision.notes)}"] if data.decision.notes else []),
             *_scores(data),
             *_guardrails(data),
-            *(_image(plot) for plot in plots if len(plot.uri) <= LARGEST_IMAGE),
+            *(_image(plot) for plot in plots if len(plot.uri) <= MAX_IMAGE_CHARACTERS),
             *_examples("Biggest wins", wins(ordered), data),
             *_examples("Biggest losses", losses(ordered), data),
             *_cuts(data),
@@ -44,7 +46,7 @@ def render_markdown(data: ReportData, plots: Sequence[Plot]) -> str:
 
 
 def _scores(data: ReportData) -> list[str]:
-    moved = formatting.difference_title(data.metric)
+    difference_name = formatting.difference_title(data.metric)
     head = [
         formatting.scores_title(data.metric),
         "untuned base",
@@ -52,30 +54,30 @@ def _scores(data: ReportData) -> list[str]:
         "champion",
         "challenger",
     ]
-    head += [moved, "[low, high]"]
+    head += [difference_name, "[low, high]"]
     rows = []
-    for name, found in data.decision.metrics.items():
-        means = (found.base, found.lead3, found.champion, found.challenger)
-        difference, low, high = formatting.change_of(found, name)
+    for name, result in data.decision.metrics.items():
+        means = (result.base, result.lead3, result.champion, result.challenger)
+        difference, low, high = formatting.change_of(result, name)
         bounds = f"[{formatting.gain(low)}, {formatting.gain(high)}]"
         shown = f"**{formatting.metric_title(name)}**" if name == data.metric else name
         rows.append(
             [shown, *(formatting.score(m) for m in means), formatting.gain(difference), bounds]
         )
-    said = f"{moved.capitalize()} over {data.against} on {data.decision.rows} rows"
-    said += f"; **{data.metric}** decides."
-    return ["## Scores", _table(head, rows, right=len(head) - 1), said]
+    caption = f"{difference_name.capitalize()} over {data.against} on {data.decision.rows} rows"
+    caption += f"; **{data.metric}** decides."
+    return ["## Scores", _table(head, rows, right=len(head) - 1), caption]
 
 
 def _guardrails(data: ReportData) -> list[str]:
     rows = [
         [
-            formatting.guardrail_title(one.name, data.metric),
-            formatting.score(one.value),
-            one.bound,
-            "yes" if one.held else "**no**",
+            formatting.guardrail_title(guardrail.name, data.metric),
+            formatting.score(guardrail.value),
+            guardrail.bound,
+            "yes" if guardrail.held else "**no**",
         ]
-        for one in data.decision.guardrails
+        for guardrail in data.decision.guardrails
     ]
     return ["## Guardrails", _table(["Condition", "found", "bound", "held"], rows)]
 
@@ -83,7 +85,7 @@ def _guardrails(data: ReportData) -> list[str]:
 def _cuts(data: ReportData) -> list[str]:
     if not data.cuts:
         return []
-    rows = [[one.text(), one.done] for one in data.cuts]
+    rows = [[cut.text(), cut.done] for cut in data.cuts]
     return ["## What did not fit", _table(["", ""], rows)]
 
 
@@ -93,15 +95,15 @@ def _steps(data: ReportData) -> list[str]:
     head = ["step", "time estimated", "measured", "memory estimated", "measured"]
     rows = [
         [
-            one.step,
-            formatting.duration(one.estimated.seconds),
-            formatting.duration(one.measured.seconds),
-            formatting.gib(one.estimated.memory_gib),
-            formatting.gib(one.measured.memory_gib),
+            step.step,
+            formatting.duration(step.estimated.seconds),
+            formatting.duration(step.measured.seconds),
+            formatting.gib(step.estimated.memory_gib),
+            formatting.gib(step.measured.memory_gib),
         ]
-        for one in data.steps
+        for step in data.steps
     ]
-    return ["## Foreseen and measured", _table(head, rows, right=len(head) - 1)]
+    return ["## Estimated and measured", _table(head, rows, right=len(head) - 1)]
 
 
 def _image(plot: Plot) -> str:
@@ -110,19 +112,19 @@ def _image(plot: Plot) -> str:
 
 def _examples(title: str, chosen: Sequence[Example], data: ReportData) -> list[str]:
     if not chosen:
-        return [f"## {title}", "None."]
+        return [f"## {title}", "Nexample."]
     parts = [f"## {title}"]
-    for one in chosen:
-        old, new = one.opponent.scores[data.metric], one.challenger.scores[data.metric]
+    for example in chosen:
+        old, new = example.opponent.scores[data.metric], example.challenger.scores[data.metric]
         parts.append(
-            f"### {formatting.gain(one.change)} {data.metric} ({old:.3f} → {new:.3f}), "
-            f"row {_code(one.challenger.id)}"
+            f"### {formatting.gain(example.change)} {data.metric} ({old:.3f} → {new:.3f}), "
+            f"row {_code(example.challenger.id)}"
         )
         texts = {
-            "Document": one.challenger.document,
-            "Reference": "\n\n".join(one.challenger.references),
-            data.opponent_name.capitalize(): one.opponent.text,
-            "Challenger": one.challenger.text,
+            "Document": example.challenger.document,
+            "Reference": "\n\n".join(example.challenger.references),
+            data.opponent_name.capitalize(): example.opponent.text,
+            "Challenger": example.challenger.text,
         }
         parts += [f"{who}:\n\n{_block(text)}" for who, text in texts.items()]
     return parts
@@ -139,11 +141,11 @@ def _top_numbers(report: object, path: str = "", depth: int = 0) -> dict[str, ob
     """A nested report's numbers, two levels deep: `train rows: 1500`."""
     if not isinstance(report, dict):
         return {path: report} if isinstance(report, (int, float)) else {}
-    found: dict[str, object] = {}
+    numbers: dict[str, object] = {}
     if depth <= 2:
         for key, value in report.items():
-            found |= _top_numbers(value, f"{path} {key}".strip(), depth + 1)
-    return found
+            numbers |= _top_numbers(value, f"{path} {key}".strip(), depth + 1)
+    return numbers
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], right: int = 0) -> str:
@@ -171,7 +173,7 @@ def _code(text: str) -> str:
 
 def _block(text: str) -> str:
     """A fence longer than any run of backticks inside it."""
-    lines = formatting.shortened(text, MOST_TEXT).split("\n")
+    lines = formatting.shortened(text, MAX_TEXT_CHARACTERS).split("\n")
     shown = "\n".join(map(WRAP.fill, lines)) or "(empty)"
     longest = max((len(run) for run in re.findall(r"`+", shown)), default=0)
     fence = "`" * max(3, longest + 1)

@@ -76,29 +76,29 @@ def render_html(data: ReportData, plots: Sequence[Plot]) -> str:
 
 
 def forest(decision: Decision) -> dict[str, dict[str, float]]:
-    """Where each metric's gain, bounds and zero lie, in pixels; to the right is better.
+    """Horizontal positions of each metric's gain, bounds and zero, in pixels; to the right is better.
 
     ROUGE types share a scale, a loss (in nats) has its own.
     """
     rouge = {name: m for name, m in decision.metrics.items() if name != LOSS}
     loss = {name: m for name, m in decision.metrics.items() if name == LOSS}
-    return _places(loss) | _places(rouge)
+    return _positions(loss) | _positions(rouge)
 
 
-def _places(found: Mapping[str, MetricResult]) -> dict[str, dict[str, float]]:
-    low = min([0.0, *(m.low for m in found.values())])
-    high = max([0.0, *(m.high for m in found.values())])
-    reach = (high - low) or 1.0
+def _positions(results: Mapping[str, MetricResult]) -> dict[str, dict[str, float]]:
+    low = min([0.0, *(result.low for result in results.values())])
+    high = max([0.0, *(result.high for result in results.values())])
+    span = (high - low) or 1.0
 
-    def place(value: float) -> float:
-        return round(6 + (FOREST - 12) * (value - low) / reach, 1)
+    def pixel(value: float) -> float:
+        return round(6 + (FOREST - 12) * (value - low) / span, 1)
 
     return {
         name: {
-            "zero": place(0.0),
-            "low": place(m.low),
-            "high": place(m.high),
-            "gain": place(m.gain),
+            "zero": pixel(0.0),
+            "low": pixel(result.low),
+            "high": pixel(result.high),
+            "gain": pixel(result.gain),
         }
-        for name, m in found.items()
+        for name, result in results.items()
     }

@@ -44,11 +44,11 @@ class Plot:
 
 
 def plots(data: ReportData) -> list[Plot]:
-    """All plots there are data for; a run that skipped training has no loss."""
+    """All plots that there is data for; a run that skipped training has no loss curve."""
     ordered = examples(data.challenger, data.opponent, data.metric)
     curve = [point for point in data.training_curve if "loss" in point and "step" in point]
-    found = [_loss(curve)] if curve else []
-    return [*found, _histogram(data, ordered), _lengths(data, ordered)]
+    training = [_loss(curve)] if curve else []
+    return [*training, _histogram(data, ordered), _lengths(data, ordered)]
 
 
 def _loss(curve: Sequence[Mapping[str, float]]) -> Plot:
@@ -71,8 +71,8 @@ def _loss(curve: Sequence[Mapping[str, float]]) -> Plot:
 
 
 def _histogram(data: ReportData, ordered: Sequence[Example]) -> Plot:
-    gains = np.array([one.gain for one in ordered])
-    found = data.decision.metrics[data.metric]
+    gains = np.array([example.gain for example in ordered])
+    result = data.decision.metrics[data.metric]
     reach = max(0.05, float(np.abs(gains).max()))
     bins = np.linspace(-reach, reach, 32)  # odd: the middle one is centred on zero
     with _Drawing() as drawing:
@@ -81,8 +81,8 @@ def _histogram(data: ReportData, ordered: Sequence[Example]) -> Plot:
         middles = (edges[:-1] + edges[1:]) / 2
         colours = np.where(middles > 1e-9, BLUE, np.where(middles < -1e-9, ORANGE, GREY))
         axes.bar(middles, counts, width=np.diff(edges) * 0.92, color=list(colours))
-        axes.axvspan(found.low, found.high, color=INK, alpha=0.12, linewidth=0)
-        axes.axvline(found.gain, color=INK, linewidth=1.4)
+        axes.axvspan(result.low, result.high, color=INK, alpha=0.12, linewidth=0)
+        axes.axvline(result.gain, color=INK, linewidth=1.4)
         axes.set(xlabel=f"{formatting.gain_axis_title(data.metric)} on one row", ylabel="rows")
         axes.yaxis.get_major_locator().set_params(integer=True)
     won, lost = int((gains > 0).sum()), int((gains < 0).sum())
@@ -94,8 +94,8 @@ def _histogram(data: ReportData, ordered: Sequence[Example]) -> Plot:
 
 
 def _lengths(data: ReportData, ordered: Sequence[Example]) -> Plot:
-    lengths = np.array([max(one.words, 1) for one in ordered])
-    gains = np.array([one.gain for one in ordered])
+    lengths = np.array([max(example.words, 1) for example in ordered])
+    gains = np.array([example.gain for example in ordered])
     by_length = np.argsort(lengths, kind="stable")
     with _Drawing() as drawing:
         axes = drawing.axes

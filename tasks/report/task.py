@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prefect import task
@@ -14,6 +13,7 @@ from prefect.logging import get_run_logger
 from tasks.contracts import truncation
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import AdapterRef, DatasetRef, Decision, ModelRef, StepCost, VersionRef
+from tasks.contracts.truncation import Cut
 from tasks.costs import step_costs
 from tasks.orchestration.task_options import STEP
 from tasks.processes import device, workspace
@@ -25,6 +25,17 @@ from tasks.tracking import artifacts, mlflow_run
 from tasks.tracking.predictions_table import read_table
 
 CURVE = ("loss", "learning_rate")
+COST_METRICS = ("seconds", "seconds_per_step", "tokens_per_second", "peak_memory_gib")
+EVALUATED = "evaluation documents"  # what a truncation is of
+
+
+@dataclass(frozen=True)
+class StoredReport:
+    """Where the report is, and what of it the run's outcome shows as well."""
+
+    uri: str  # runs:/ URI of the HTML page
+    cuts: tuple[Cut, ...]  # texts that did not fit: the challenger's and training's
+    costs: tuple[StepCost, ...]
 
 
 @task(name="report", **STEP)
@@ -32,67 +43,61 @@ def report(
     recipe: Recipe,
     decision: Decision,
     version: VersionRef | None,
-    said: str,
+    headline: str,
     dataset: DatasetRef,
     adapter: AdapterRef,
     model: ModelRef,
-) -> tuple[str, list[StepCost]]:
-    """Render and store the report; returns its `runs:/` URI, and what each step cost."""
+) -> StoredReport:
+    """Render the report, and store it in MLflow and as a Prefect artifact."""
     run = mlflow_run.current()
-    gate, known = _gate(run), run.client.get_run(run.id).data
-    steps = step_costs.compare(known.tags, known.metrics)
+    gate = artifacts.fetch(f"runs:/{run.id}/gate")
+    challenger, opponent = read_table(gate / "challenger.json"), read_table(gate / "opponent.json")
+    recorded = run.client.get_run(run.id).data
+    steps = step_costs.compare(recorded.tags, recorded.metrics)
     if decision.opponent != "champion":
-        steps = [one for one in steps if one.step != step_costs.TITLES["champion"]]
+        steps = [step for step in steps if step.step != step_costs.TITLES["champion"]]
+    data_report = _data_report(dataset)
+    of_challenger = truncation.of_predictions(EVALUATED, challenger)
+    of_opponent = truncation.of_predictions(f"{EVALUATED}, {decision.opponent}", opponent)
+    of_training = truncation.of_training(data_report, adapter.metrics)
+    named = [replace(cut, what=f"{EVALUATED}, challenger") for cut in of_challenger]
     data = ReportData(
         name=recipe.name,
         version=version.version if version else None,
-        headline=said,
+        headline=headline,
         metric=recipe.gate.metric,
         decision=decision,
-        challenger=read_table(gate / "challenger.json"),
-        opponent=read_table(gate / "opponent.json"),
+        challenger=challenger,
+        opponent=opponent,
         training_curve=_curve(run, adapter),
         training_metrics=adapter.metrics,
-        data_report=_data_report(dataset),
-        cuts=cuts_of(dataset, adapter, decision.opponent),
+        data_report=data_report,
+        cuts=[*named, *of_opponent, *of_training],
         cost=_cost(adapter),
         steps=steps,
-        links=_links(run, known.tags),
+        links=_links(run, recorded.tags),
         digests=_digests(run, dataset, adapter, model, decision),
     )
+    uri = _store(run, data)
+    get_run_logger().info(f"report: {uri}")
+    return StoredReport(uri, (*of_challenger, *of_training), tuple(steps))
+
+
+def _store(run: mlflow_run.Run, data: ReportData) -> str:
+    """Write both pages; the `runs:/` URI of the one in MLflow."""
     path = workspace.work_folder() / "runs" / run.id / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    drawn = plots(data)
-    path.write_text(render_html(data, drawn), encoding="utf-8")
-    create_markdown_artifact(render_markdown(data, drawn), key="report", description=said)
-    uri = run.log_file(path)
-    get_run_logger().info(f"report: {uri}")
-    return uri, steps
-
-
-def cuts_of(
-    dataset: DatasetRef, adapter: AdapterRef, opponent: str | None = None
-) -> list[truncation.Cut]:
-    """What did not fit in the run under way: evaluation documents as the challenger met them (and
-    the `opponent`, if asked for), training documents and completions.
-    """
-    gate, what = _gate(mlflow_run.current()), "evaluation documents"
-    found = truncation.of_predictions(what, read_table(gate / "challenger.json"))
-    if opponent:
-        theirs = truncation.of_predictions(
-            f"{what}, {opponent}", read_table(gate / "opponent.json")
-        )
-        found = [replace(one, what=f"{what}, challenger") for one in found] + theirs
-    return found + truncation.of_training(_data_report(dataset), adapter.metrics)
-
-
-def _gate(run: mlflow_run.Run) -> Path:
-    return artifacts.fetch(f"runs:/{run.id}/gate")
+    pictures = plots(data)
+    path.write_text(render_html(data, pictures), encoding="utf-8")
+    markdown = render_markdown(data, pictures)
+    create_markdown_artifact(markdown, key="report", description=data.headline)
+    return run.log_file(path)
 
 
 def _data_report(dataset: DatasetRef) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((artifacts.fetch(dataset.uri) / "report.json").read_text())
-    return found
+    path = artifacts.fetch(dataset.uri) / "report.json"
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
 
 
 def _curve(run: mlflow_run.Run, adapter: AdapterRef) -> list[dict[str, float]]:
@@ -100,15 +105,16 @@ def _curve(run: mlflow_run.Run, adapter: AdapterRef) -> list[dict[str, float]]:
     trained_by = adapter.uri.removeprefix("runs:/").split("/")[0]
     points: dict[int, dict[str, float]] = {}
     for name in CURVE:
-        for found in run.client.get_metric_history(trained_by, name):
-            points.setdefault(found.step, {"step": float(found.step)})[name] = found.value
+        for entry in run.client.get_metric_history(trained_by, name):
+            points.setdefault(entry.step, {"step": float(entry.step)})[name] = entry.value
     return [points[step] for step in sorted(points)]
 
 
 def _cost(adapter: AdapterRef) -> dict[str, float | str]:
-    wanted = ("seconds", "seconds_per_step", "tokens_per_second", "peak_memory_gib")
     cost: dict[str, float | str] = {
-        f"training {name}": adapter.metrics[name] for name in wanted if name in adapter.metrics
+        f"training {name}": adapter.metrics[name]
+        for name in COST_METRICS
+        if name in adapter.metrics
     }
     return {"device": device.compute(), **cost}
 

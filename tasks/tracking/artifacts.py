@@ -1,4 +1,4 @@
-"""Artifacts on this machine: where scratch lies, and fetching what a reference names."""
+"""Artifacts on this machine: fetching what a reference names, and copies of a remote store's."""
 
 from __future__ import annotations
 
@@ -17,54 +17,54 @@ from tasks.contracts.errors import RegistryError
 from tasks.processes import workspace
 
 T = TypeVar("T")
-KEPT_DAYS = 30  # a copy that no run has used since: longer than between two scheduled retrainings
-_roots: dict[tuple[str, str], str] = {}  # where runs keep their artifacts, by store and run id
-_copied: dict[str, Path] = {}  # what this process has of a remote store's artifacts, by URI
+COPY_DAYS = 30  # an unused copy is removed after: longer than between two scheduled retrainings
+_roots: dict[tuple[str, str], str] = {}  # artifact URI of runs, by store and run id
+_copies: dict[str, Path] = {}  # copies of a remote store's artifacts, by URI
 
 
 def fetch(uri: str) -> Path:
     """A `runs:/` or `models:/m-...` artifact on this machine: in place on a local store, else a copy.
 
-    A copy is kept for later runs, which check its digest as they would the original's (and fetch it
-    anew where it is another): what a process has checked is what it goes on with. Raises RegistryError
-    when it is not there.
+    A copy is kept for later runs, which check its digest as they would check the original's, and fetch
+    it again when it differs. Within one process the path of a URI stays the same. Raises RegistryError
+    when the artifact does not exist.
     """
     from mlflow.exceptions import MlflowException  # late: a step's own process does without MLflow
 
     try:
-        if uri in _copied and _copied[uri].exists():
-            return _copied[uri]
-        kept = _kept(uri)
-        if not kept.exists():
+        if uri in _copies and _copies[uri].exists():
+            return _copies[uri]
+        copy = _copy_path(uri)
+        if not copy.exists():
             location = _location(uri)
             if local := _local_path(location):
                 if not local.exists():
                     raise RegistryError(f"artifact {uri} is gone from {local}")
                 return local
-            _download(location, kept)
-        os.utime(kept)  # in use
-        _copied[uri] = kept
-        return kept
+            _download(location, copy)
+        os.utime(copy)  # in use
+        _copies[uri] = copy
+        return copy
     except (MlflowException, OSError) as error:
         raise RegistryError(f"artifact {uri} cannot be read: {error}") from error
 
 
 def package(path: str, model_digest: str) -> Path:
-    """A package on this machine, its bytes checked against the digest it is known by.
+    """A package on this machine, its bytes checked against its digest.
 
-    `path`: a folder, or the `models:/m-...` URI of a logged model, of which a kept copy that is not what
-    it was is fetched once more. Raises RegistryError.
+    `path`: a folder, or the `models:/m-...` URI of a logged model; a copy of it that has changed is
+    fetched once more. Raises RegistryError when the digest differs.
     """
 
-    def here() -> Path:
+    def folder() -> Path:
         return fetch(path) / "artifacts/package" if path.startswith("models:/") else Path(path)
 
-    if not _once_more(path, lambda: digest.of_folder(here()) == model_digest):
+    if not _check_or_refetch(path, lambda: digest.of_folder(folder()) == model_digest):
         raise RegistryError(
             f"{path} is not what was judged: its files' digest is not {model_digest[:16]}...; "
             "restore it from a backup, or roll back to a version that is intact"
         )
-    return here()
+    return folder()
 
 
 def _location(uri: str) -> str:
@@ -79,15 +79,15 @@ def _location(uri: str) -> str:
     return str(mlflow.MlflowClient().get_logged_model(model_id).artifact_location)
 
 
-def know_root(info: Any) -> None:
-    """Note where a run's artifacts lie, from its RunInfo: fixed when the run was made."""
+def remember_root(info: Any) -> None:
+    """Remember a run's artifact URI from its RunInfo: it is fixed when the run is created."""
     import mlflow
 
     _roots[mlflow.get_tracking_uri(), info.run_id] = info.artifact_uri
 
 
-def store_of(run_id: str) -> Any:
-    """Where a run's artifacts are stored to; MLflow's client would first ask the server where that is."""
+def repository_of(run_id: str) -> Any:
+    """MLflow's artifact repository of a run, without the request by which its client would find it."""
     import mlflow
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -97,10 +97,10 @@ def store_of(run_id: str) -> Any:
 def _root(run_id: str) -> str:
     import mlflow
 
-    known = (mlflow.get_tracking_uri(), run_id)
-    if known not in _roots:
-        know_root(mlflow.MlflowClient().get_run(run_id).info)
-    return _roots[known]
+    key = (mlflow.get_tracking_uri(), run_id)
+    if key not in _roots:
+        remember_root(mlflow.MlflowClient().get_run(run_id).info)
+    return _roots[key]
 
 
 def _local_path(location: str) -> Path | None:
@@ -113,18 +113,20 @@ def _download(location: str, target: Path) -> None:
 
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as partial:
-        into = Path(partial) / "new"
-        into.mkdir()
-        found = Path(mlflow.artifacts.download_artifacts(artifact_uri=location, dst_path=into))
+        folder = Path(partial) / "new"
+        folder.mkdir()
+        downloaded = Path(
+            mlflow.artifacts.download_artifacts(artifact_uri=location, dst_path=folder)
+        )
         try:
-            found.rename(target)
+            downloaded.rename(target)
         except OSError:
-            if not target.exists():  # else another process was first, with the same
+            if not target.exists():  # else another process has downloaded the same
                 raise
 
 
-def _kept(uri: str) -> Path:
-    """Where this machine keeps, or would keep, its copy: a name that says which store's and whose."""
+def _copy_path(uri: str) -> Path:
+    """The path of this machine's copy, whether it exists or not: named by store and URI."""
     import mlflow
 
     store = digest.of_value(mlflow.get_tracking_uri())[:8]
@@ -132,51 +134,51 @@ def _kept(uri: str) -> Path:
 
 
 def remember(uri: str, path: Path) -> None:
-    """Take `path`, just stored as `uri`, for its copy: what was sent need not be fetched."""
-    _copied[uri] = path
+    """Use `path`, which was just stored as `uri`, as its copy: it need not be fetched."""
+    _copies[uri] = path
 
 
 def forget(uri: str) -> None:
-    """Fetch `uri`, and all below and above it, anew when it is next asked for: it is being stored."""
+    """Drop the copies of `uri`, and of all below and above it, since it is being stored again."""
 
-    def touched(known: str) -> bool:
-        return f"{known}/".startswith(f"{uri}/") or f"{uri}/".startswith(f"{known}/")
+    def overlaps(other: str) -> bool:
+        return f"{other}/".startswith(f"{uri}/") or f"{uri}/".startswith(f"{other}/")
 
-    for known in filter(touched, list(_copied)):
-        del _copied[known]
-    here = _kept(uri)
-    store = here.name.partition("-")[0]
-    for path in here.parent.glob(f"{store}-*"):  # an earlier try of this run may have fetched them
-        if touched(unquote(path.name.partition("-")[2])):
+    for copied in filter(overlaps, list(_copies)):
+        del _copies[copied]
+    copy = _copy_path(uri)
+    store = copy.name.partition("-")[0]
+    for path in copy.parent.glob(f"{store}-*"):  # an earlier try of this run may have fetched them
+        if overlaps(unquote(path.name.partition("-")[2])):
             _remove(path)
 
 
 def intact(reference: T, check: Callable[[T], bool]) -> bool:
-    """Whether what a reference names is what it was, by `check`, which looks at what `fetch` gives.
+    """Whether what a reference names is unchanged, by `check`, which reads what `fetch` returns.
 
-    A kept copy that is not may be of what was there before a retry stored it anew: it is then fetched.
+    A copy that fails may be older than what a retry has stored since: it is then fetched once more.
     """
-    return _once_more(getattr(reference, "uri", ""), lambda: check(reference))
+    return _check_or_refetch(getattr(reference, "uri", ""), lambda: check(reference))
 
 
-def _once_more(uri: str, check: Callable[[], bool]) -> bool:
-    """Whether `check` holds, if need be once the kept copy of `uri` has given way to a new one."""
-    return check() or (_forget_kept(uri) and check())
+def _check_or_refetch(uri: str, check: Callable[[], bool]) -> bool:
+    """Whether `check` holds; if not, once more after the copy of `uri` was removed."""
+    return check() or (_remove_copy(uri) and check())
 
 
-def _forget_kept(uri: str) -> bool:
-    """Remove the kept copy; whether there was one."""
-    if _copied.pop(uri, None) is None or not _kept(uri).exists():
+def _remove_copy(uri: str) -> bool:
+    """Remove the copy; whether there was one."""
+    if _copies.pop(uri, None) is None or not _copy_path(uri).exists():
         return False
-    _remove(_kept(uri))
+    _remove(_copy_path(uri))
     return True
 
 
 def forget_old() -> None:
-    """Remove copies that no run has asked for in KEPT_DAYS."""
-    oldest = time.time() - KEPT_DAYS * 86400
+    """Remove copies that no run has used for COPY_DAYS."""
+    oldest = time.time() - COPY_DAYS * 86400
     for path in (workspace.work_folder() / "fetched").glob("*"):
-        with contextlib.suppress(FileNotFoundError):  # another process was first
+        with contextlib.suppress(FileNotFoundError):  # another process removed it
             if path.stat().st_mtime < oldest:
                 _remove(path)
 

@@ -1,4 +1,4 @@
-"""Which MLflow store this process works on, and the first knock at it."""
+"""Which MLflow store this process uses, and a check that it is reachable."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ UNAUTHORIZED, FORBIDDEN = 401, 403
 QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output is for the decision
-    # A run tells no third party what it does. MLflow's client would, from a thread that changes the
-    # environment beside a request that reads it: where there is no internet a run then fails at times.
+    # A run sends no usage data. MLflow's client would, from a thread that changes the environment while
+    # another request reads it: without internet access a run then fails at times.
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
@@ -47,13 +47,13 @@ def shown_uri() -> str:
 
 
 def _password(uri: str) -> str:
-    """The password in a URI; a text that occurs in none where there is no password."""
-    found = re.match(r"[^/]*//[^/:@]*:([^/@]+)@", uri)
-    return found.group(1) if found else "\0"
+    """The password in a URI; without one, a text that no URI contains."""
+    match = re.match(r"[^/]*//[^/:@]*:([^/@]+)@", uri)
+    return match.group(1) if match else "\0"
 
 
 def nothing_yet() -> bool:
-    """Whether the embedded store was never made: readers need not make one to find it empty."""
+    """Whether the embedded store does not exist yet: readers need not create one to find it empty."""
     uri = tracking_uri()
     return uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists()
 
@@ -67,11 +67,11 @@ def connect() -> Any:
 
 @contextlib.contextmanager
 def first_request() -> Iterator[Any]:
-    """An MlflowClient, for the block to ask it something: that fails soon, and as a RegistryError.
+    """An MlflowClient whose requests in this block fail within seconds, and as a RegistryError.
 
-    Also sets mlflow's process-wide tracking URI: resolving `runs:/` and `models:/` reads that one. The
-    registry stays MLflow's choice (MLFLOW_REGISTRY_URI, else the same): set here, it would outlive a
-    change of store, for the whole process and its children.
+    Also sets mlflow's process-wide tracking URI, by which `runs:/` and `models:/` are resolved. The
+    registry URI stays MLflow's choice (MLFLOW_REGISTRY_URI, else the same): set here, it would stay
+    when the store changes, in this process and its children.
     """
     uri = tracking_uri()
     for name, value in QUIET.items():
@@ -79,10 +79,10 @@ def first_request() -> Iterator[Any]:
     try:
         if uri.startswith(SQLITE):
             Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
-        if mlflow.get_tracking_uri() != uri:  # to set it takes 30 ms: MLflow makes ready to trace
+        if mlflow.get_tracking_uri() != uri:  # setting it takes 30 ms: MLflow prepares tracing
             mlflow.set_tracking_uri(uri)
         client = mlflow.MlflowClient()
-        with _impatient():
+        with _short_timeouts():
             yield client
             if mlflow.get_registry_uri() != uri:
                 client.search_registered_models(max_results=1)
@@ -91,30 +91,30 @@ def first_request() -> Iterator[Any]:
             error, (MlflowException, OSError, ImportError, ValueError, *_sql_errors())
         ):
             raise
-        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        first = first.replace(uri, shown(uri)).replace(_password(uri), "***")
-        mend = "start the server, correct MLFLOW_TRACKING_URI, or unset it to use mlruns/"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        reason = reason.replace(uri, shown(uri)).replace(_password(uri), "***")
+        fix = "start the server, correct MLFLOW_TRACKING_URI, or unset it to use mlruns/"
         status = error.get_http_status_code() if isinstance(error, MlflowException) else None
         if status == UNAUTHORIZED:
-            mend = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         elif status == FORBIDDEN:
-            mend = "ask for the right to read and write the model's experiment and registered model"
-        raise RegistryError(f"MLflow at {shown(uri)} does not answer: {first}\n{mend}") from error
+            fix = "ask for the right to read and write the model's experiment and registered model"
+        raise RegistryError(f"MLflow at {shown(uri)} does not answer: {reason}\n{fix}") from error
 
 
 def _sql_errors() -> tuple[type[Exception], ...]:
-    """What a broken SQLite store raises; imported when asked for, it takes 0.2 s."""
+    """The errors of a broken SQLite store; imported only here, since that takes 0.2 s."""
     from sqlalchemy.exc import SQLAlchemyError
 
     return (SQLAlchemyError,)
 
 
 @contextlib.contextmanager
-def _impatient() -> Iterator[None]:
-    """MLflow retries for minutes by default: right in mid-run, wrong for the first knock."""
-    ours = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update({name: value for name, value in ours.items() if before[name] is None})
+def _short_timeouts() -> Iterator[None]:
+    """MLflow retries for minutes by default: right in mid-run, too long for the first request."""
+    settings = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update({name: value for name, value in settings.items() if before[name] is None})
     try:
         yield
     finally:

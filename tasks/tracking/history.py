@@ -1,7 +1,7 @@
 """The history of a registered model: every promotion, refusal and rollback, in order.
 
-Each flow run writes its record as a tag of its own MLflow run, so that nothing is ever rewritten by
-another; whether a promotion took effect is read from the registry, the one place that decides it.
+Each flow run writes its record as a tag of its own MLflow run, so no run ever rewrites another's;
+whether a promotion took effect is read from the registry, which alone decides it.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ class HistoryRecord:
 
     def line(self) -> str:
         """One line for a terminal."""
-        what = {
+        titles = {
             "promotion": f"promoted v{self.version}",
             "rollback": f"rolled back to v{self.version}",
         }
-        head = what.get(self.kind, f"refused ({self.verdict})")
+        title = titles.get(self.kind, f"refused ({self.verdict})")
         if self.kind == "promotion" and self.version is None:
-            head = "passed the gate, not registered"
+            title = "passed the gate, not registered"
         if self.kind == "rollback" and self.version is None:
-            head = "rollback begun, not carried out"
+            title = "rollback started, not finished"
         against = f"v{self.opponent_version}" if self.opponent_version else "the untuned base"
         gain = ""
         metric, numbers = (
@@ -67,23 +67,23 @@ class HistoryRecord:
                 f"  {metric} {moved:+.4f} [{low:+.4f}, {high:+.4f}]{direction(metric)} "
                 f"against {against}, look {self.looks}"
             )
-        return f"{self.time}  {head}{gain}"
+        return f"{self.time}  {title}{gain}"
 
 
 def count_look(run: Any, model_digest: str, rows_digest: str) -> int:
-    """Record that a challenger is judged on these evaluation rows; how many have been, it included.
+    """Record that a challenger is judged on these evaluation rows; the number judged, it included.
 
-    By rows, not by the seal: another prompt or token limit is one more try on the same rows.
+    Counted by rows, not by seal: another prompt or token limit is one more look at the same rows.
     """
     run.write(tags={LOOK_MODEL: model_digest, LOOK_ROWS: rows_digest})
-    # Runs come with all that they logged: of the many that judged this same model none need come.
+    # A run is returned with all that it logged, so those that judged this same model are left out.
     others = f"tags.`{LOOK_ROWS}` = '{rows_digest}' and tags.`{LOOK_MODEL}` != '{model_digest}'"
-    seen = runs(run.client, run.experiment_id, others)
-    return 1 + len({found.data.tags[LOOK_MODEL] for found in seen})
+    looks = runs(run.client, run.experiment_id, others)
+    return 1 + len({look.data.tags[LOOK_MODEL] for look in looks})
 
 
-def of_decision(run: Any, recipe: Recipe, decision: Decision) -> dict[str, str]:
-    """The tag that puts a gate's decision into the history; to be written before it is acted on."""
+def decision_tags(run: Any, recipe: Recipe, decision: Decision) -> dict[str, str]:
+    """The tag that puts a gate's decision into the history; written before anything acts on it."""
     primary = decision.metrics[recipe.gate.metric]
     record = HistoryRecord(
         kind="promotion" if decision.verdict == "PROMOTE" else "refusal",
@@ -102,15 +102,15 @@ def of_decision(run: Any, recipe: Recipe, decision: Decision) -> dict[str, str]:
         model_digest=decision.challenger_digest,
         mlflow_run_id=run.id,
     )
-    return _tag(record)
+    return _as_tags(record)
 
 
 def write(run: Any, record: HistoryRecord) -> None:
     """Write a record as its run's tag."""
-    run.write(tags=_tag(record))
+    run.write(tags=_as_tags(record))
 
 
-def _tag(record: HistoryRecord) -> dict[str, str]:
+def _as_tags(record: HistoryRecord) -> dict[str, str]:
     return {RECORD: json.dumps(asdict(record))}
 
 
@@ -119,17 +119,17 @@ def read(client: Any, name: str, versions: dict[str, int]) -> list[HistoryRecord
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         return []
-    found = runs(client, experiment.experiment_id, f"tags.`{RECORD}` != ''")
-    records = [from_json(HistoryRecord, run.data.tags[RECORD]) for run in found]
-    filled = [
+    recorded = runs(client, experiment.experiment_id, f"tags.`{RECORD}` != ''")
+    records = [from_json(HistoryRecord, run.data.tags[RECORD]) for run in recorded]
+    with_versions = [
         replace(record, version=versions.get(record.mlflow_run_id, _own_version(record)))
         for record in records
     ]
-    return sorted(filled, key=lambda record: record.time)
+    return sorted(with_versions, key=lambda record: record.time)
 
 
 def _own_version(record: HistoryRecord) -> int | None:
-    """A rollback that only put the alias back made no version: its record names the one meant."""
+    """A rollback that only moved the alias back made no version: its record has the target's number."""
     return record.version if record.kind == "rollback" else None
 
 
@@ -138,11 +138,11 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def runs(client: Any, experiment_id: str, where: str, page_size: int = 1000) -> Iterator[Any]:
-    """MLflow runs by a search, newest first, page by page as they are asked for."""
+def runs(client: Any, experiment_id: str, query: str, page_size: int = 1000) -> Iterator[Any]:
+    """MLflow runs that match a search, newest first, requested page by page as they are needed."""
     token = None
     while True:
-        page = client.search_runs([experiment_id], where, max_results=page_size, page_token=token)
+        page = client.search_runs([experiment_id], query, max_results=page_size, page_token=token)
         yield from page
         token = page.token
         if not token:

@@ -74,7 +74,7 @@ class Run:
 
     @functools.cached_property
     def _store(self) -> Any:
-        return artifacts.store_of(self.id)
+        return artifacts.repository_of(self.id)
 
     def log_folder(self, folder: Path, name: str) -> str:
         """Store a folder as artifact `name`; returns its `runs:/` URI."""
@@ -139,7 +139,7 @@ def run_for(
     if run_id is None:
         own_tags = {"precis.name": name, "precis.flow_run_id": flow_run_id}
         info = client.create_run(experiment_id, tags=own_tags | tags).info
-        artifacts.know_root(info)
+        artifacts.remember_root(info)
         run_id = info.run_id
     run = Run(client, run_id, experiment_id, resumed)
     token = _current.set(run)
@@ -185,7 +185,7 @@ def _tag_error(client: Any, run_id: str, error: Exception) -> None:
 
 
 def _experiment(client: Any, name: str) -> str:
-    """The id of the experiment of this name, created if it does not exist (by whoever is first)."""
+    """The id of the experiment of this name, created if it does not exist."""
     artifact_location = None
     if client.tracking_uri.startswith("sqlite:"):
         # A store without a server would put artifacts wherever the command happens to run.
@@ -193,7 +193,7 @@ def _experiment(client: Any, name: str) -> str:
         artifact_location = folder.absolute().as_uri()
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        try:
+        try:  # another process may create it first
             return str(client.create_experiment(name, artifact_location=artifact_location))
         except MlflowException:
             experiment = client.get_experiment_by_name(name)

@@ -13,10 +13,10 @@ from pathlib import Path
 from tasks.contracts.metrics import LOSS
 from tasks.contracts.records import ROUGE_NAMES, Prediction
 
-PLAIN = ("id", "source", "document", "references", "text", "finished")
-COUNTS = ("prompt_tokens", "output_tokens", "batch")
-COLUMNS = (*PLAIN, *COUNTS, *ROUGE_NAMES)  # of every table there ever was
-LATER = ("cut_tokens", "parts")  # of tables since map_reduce
+FIELD_COLUMNS = ("id", "source", "document", "references", "text", "finished")
+COUNT_COLUMNS = ("prompt_tokens", "output_tokens", "batch")
+COLUMNS = (*FIELD_COLUMNS, *COUNT_COLUMNS, *ROUGE_NAMES)  # of every table, old ones too
+OPTIONAL_COLUMNS = ("cut_tokens", "parts")  # of tables since map_reduce
 SCORES = (*ROUGE_NAMES, LOSS)
 
 
@@ -25,7 +25,11 @@ def write_table(path: Path, predictions: Sequence[Prediction]) -> None:
 
     Raises KeyError when only some of them have.
     """
-    columns = [*COLUMNS, *LATER, *([LOSS] if any(LOSS in p.scores for p in predictions) else [])]
+    columns = [
+        *COLUMNS,
+        *OPTIONAL_COLUMNS,
+        *([LOSS] if any(LOSS in p.scores for p in predictions) else []),
+    ]
     data = [
         [p.scores[name] if name in SCORES else getattr(p, name) for name in columns]
         for p in predictions
@@ -38,7 +42,7 @@ def read_table(path: Path) -> list[Prediction]:
     """The predictions back, equal to those written. Raises ValueError for another file's columns."""
     table = json.loads(path.read_text(encoding="utf-8"))
     columns = table["columns"]
-    if not set(COLUMNS) <= set(columns) <= {*COLUMNS, *LATER, LOSS}:
+    if not set(COLUMNS) <= set(columns) <= {*COLUMNS, *OPTIONAL_COLUMNS, LOSS}:
         raise ValueError(f"{path} has columns {columns}; a predictions table has {COLUMNS}")
     return [_prediction(dict(zip(columns, row, strict=True))) for row in table["data"]]
 

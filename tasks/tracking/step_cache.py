@@ -75,7 +75,7 @@ def _recorded(run: Run, tag: str) -> Iterator[str]:
     if read_before is not None:
         yield read_before
     for other in history.runs(run.client, run.experiment_id, f"tags.`{tag}` != ''", RUNS_PER_PAGE):
-        artifacts.know_root(other.info)
+        artifacts.remember_root(other.info)
         tags = other.data.tags
         new = {name: value for name, value in tags.items() if name.startswith(STEP_TAGS)}
         run.step_tags = new | run.step_tags

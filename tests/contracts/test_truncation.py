@@ -20,6 +20,7 @@ from tasks.evaluate.predict import predict
 from tasks.evaluate.scores import lead3_predictions
 from tasks.ingest.prepare import prepare
 from tasks.models.encoding import encode_for
+from tasks.report.task import StoredReport
 from tasks.serving.summarizer import SummarizerSettings
 from tasks.tracking.predictions_table import read_table
 
@@ -159,9 +160,9 @@ def test_the_terminal_says_it_in_one_line_if_anything_was_cut() -> None:
     outcome = Outcome("demo", decision, None, "REJECTED demo", (), "run", "flow")
     assert "did not fit" not in outcome.as_text()
     none = Cut("evaluation documents", "cut", 0, 30, 0.0, 0)
-    assert "did not fit" not in outcome.with_report("", [none]).as_text()
+    assert "did not fit" not in outcome.with_report(StoredReport("", (none,), ())).as_text()
     some = Cut("training documents", "cut", 2, 40, 15.0, 20)
-    told = outcome.with_report("", [none, some])
+    told = outcome.with_report(StoredReport("", (none, some), ()))
     lines = [line for line in told.as_text().splitlines() if "did not fit" in line]
     assert lines == [
         "did not fit: cut: 2 of 40 training documents (5.0%), by 15 tokens on average and 20 at most"

@@ -34,7 +34,7 @@ def table(
         Prediction(
             id=f"row{i:05}",
             source=sources[i] if sources else f"doc{i}",
-            document=f"what was said in {sources[i] if sources else i}",
+            document=f"what was written in {sources[i] if sources else i}",
             references=(f"reference {i}",),
             text="" if i < empty else f"summary {i}",
             finished=i >= unfinished,

@@ -54,7 +54,7 @@ def judged(
 
 
 def test_a_clear_drop_is_decay() -> None:
-    """Its lower bound is over what is allowed, and the numbers are said."""
+    """Its lower bound is over what is allowed, and the numbers are in the reason."""
     found = judged(rows(around(0.8, 200, 1), "s"), rows(around(0.7, 100, 2), "f"))
     assert found.verdict == "DECAYED"
     assert ALLOWED < found.low < found.drop < found.high
@@ -169,11 +169,11 @@ def test_a_steady_champion_is_called_decayed_at_most_at_alpha(
 def test_the_headline_holds_the_numbers() -> None:
     """One line, and a page that starts with it."""
     found = judged(rows([0.837] * 200, "s"), rows([0.831] * 120, "f"))
-    said = decay_headline(found, "demo")
-    assert said == (
+    headline = decay_headline(found, "demo")
+    assert headline == (
         "STEADY demo v3: rougeL 0.831 on 120 fresh rows, 0.837 on the 200 of the evaluation set; "
         "drop +0.006 [0.006, 0.006]"
     )
     page = decay_markdown(found, "demo")
-    assert page.startswith(f"**{said}**")
+    assert page.startswith(f"**{headline}**")
     assert "| fresh rows | 0.8310 | 120 | 120 |" in page

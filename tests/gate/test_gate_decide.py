@@ -76,9 +76,9 @@ def test_a_gain_that_noise_could_explain_is_inconclusive() -> None:
     assert decision.rows_needed is not None
     assert decision.smallest_gain > decision.metrics["rougeL"].gain > 0
     assert decision.rows_needed > 60
-    said = " ".join(decision.reasons)
-    assert f"{decision.smallest_gain:+.3f}" in said
-    assert f"about {decision.rows_needed:,} rows" in said
+    reasons = " ".join(decision.reasons)
+    assert f"{decision.smallest_gain:+.3f}" in reasons
+    assert f"about {decision.rows_needed:,} rows" in reasons
 
 
 def test_a_gain_up_to_min_delta_is_no_gain() -> None:

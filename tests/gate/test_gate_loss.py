@@ -86,25 +86,25 @@ def test_min_delta_is_in_nats() -> None:
 
 
 def test_a_fall_that_noise_could_explain_is_inconclusive() -> None:
-    """What the set could have shown is said as a fall."""
+    """What the set could have shown is called a fall."""
     decision = by_loss(*two_models(0.008, rows=60, seed=3))
     assert decision.metrics["loss"].gain > 0
     assert decision.verdict == "INCONCLUSIVE"
-    said = " ".join(decision.reasons)
-    assert "loss fell by 0.0" in said
-    assert "noise could explain it: the fall's 95% lower bound -0.0" in said
+    reasons = " ".join(decision.reasons)
+    assert "loss fell by 0.0" in reasons
+    assert "noise could explain it: the fall's 95% lower bound -0.0" in reasons
     assert decision.smallest_gain is not None
     assert (
         f"the smallest fall these 60 rows could have shown is {decision.smallest_gain:.3f} nats"
-        in said
+        in reasons
     )
-    assert "would show a fall of this size" in said
+    assert "would show a fall of this size" in reasons
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 20), st.floats(0, 20)), min_size=1, max_size=60))
 def test_no_two_models_beat_each_other(losses: list[tuple[float, float]]) -> None:
-    """And whoever is promoted has the lower mean loss."""
+    """And the one that is promoted has the lower mean loss."""
     ours, theirs = ([pair[i] for pair in losses] for i in range(2))
     flat = [0.4] * len(losses)
     one = by_loss(table(flat, losses=ours), table(flat, losses=theirs))
@@ -117,7 +117,7 @@ def test_no_two_models_beat_each_other(losses: list[tuple[float, float]]) -> Non
 
 
 def test_an_equal_loss_keeps_the_champion() -> None:
-    """A tie, said as one."""
+    """A tie, reported as one."""
     ours, _ = two_models(0.1)
     decision = by_loss(ours, ours)
     assert decision.verdict == "REJECT"
@@ -224,7 +224,7 @@ def test_a_loss_of_a_huge_size_is_a_number() -> None:
 def test_losses_of_two_tokenizers_are_never_compared(
     tokenizers: tuple[str, str], says: str
 ) -> None:
-    """A loss a token of longer tokens is larger, and says nothing; the mend is told."""
+    """A loss a token of longer tokens is larger, and says nothing; the error says how to fix it."""
     with pytest.raises(SealBroken, match=says):
         by_loss(*two_models(0.12), tokenizers=tokenizers)
 
@@ -321,7 +321,7 @@ def test_a_champion_whose_loss_rose_has_decayed(rise: float, verdict: str) -> No
         f"loss {'rose' if rise > 0 else 'fell'} by {abs(found.drop):.3f} nats a token; the rise's"
     )
     assert found.reasons[0].startswith(moved)
-    said = decay_headline(found, "qa")
-    assert f"; rise {found.drop:+.3f} [" in said
-    assert said.endswith("(lower is better)")
+    text = decay_headline(found, "qa")
+    assert f"; rise {found.drop:+.3f} [" in text
+    assert text.endswith("(lower is better)")
     assert f"| rise | {found.drop:+.4f} [" in decay_markdown(found, "qa")

@@ -125,7 +125,7 @@ def test_a_crash_at_any_write_leaves_the_alias_where_it_was_or_fully_moved(
     known = claims.versions(store, NAME) if store.search_registered_models() else []
     stands = alias(store) if store.search_registered_models() else None
     assert stands in {expected or None, expected + 1}  # never nowhere, never elsewhere
-    now = claims.find_champion(store, NAME)  # whoever comes next finishes an unfinished claim
+    now = claims.find_champion(store, NAME)  # the next reader finishes an unfinished claim
     claimed = any(v.number == expected + 1 for v in known)
     assert (now.number if now else 0) == (expected + 1 if claimed else expected)
     again = claim(

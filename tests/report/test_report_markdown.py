@@ -51,7 +51,7 @@ def test_the_artifact_shows_a_loss_as_it_changed_and_what_did_not_fit() -> None:
 
 def test_large_pictures_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """An artifact lives in a database: a picture over the limit is left out."""
-    monkeypatch.setattr(markdown, "LARGEST_IMAGE", 100)
+    monkeypatch.setattr(markdown, "MAX_IMAGE_CHARACTERS", 100)
     assert "![" not in rendered(report_data())
 
 

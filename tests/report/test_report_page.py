@@ -23,7 +23,7 @@ class _Page(HTMLParser):
         super().__init__()
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str, str]] = []
-        self.words = ""
+        self.text = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -31,7 +31,7 @@ class _Page(HTMLParser):
         self.attributes += [(tag, name, value or "") for name, value in attrs]
 
     def handle_data(self, data: str) -> None:
-        self.words += f"{data} "
+        self.text += f"{data} "
 
 
 def rendered(data: ReportData) -> str:
@@ -41,30 +41,30 @@ def rendered(data: ReportData) -> str:
 def test_the_page_holds_the_numbers() -> None:
     """Verdict, every metric's means, gain and bounds, guardrails, cost, data and digests."""
     data = report_data()
-    words = " ".join(_Page(rendered(data)).words.split())
+    shown = " ".join(_Page(rendered(data)).text.split())
     for name, found in data.decision.metrics.items():
-        assert name in words
+        assert name in shown
         for value in (found.champion, found.challenger):
-            assert f"{value:.4f}" in words
-        assert f"{found.gain:+.4f} [{found.low:+.4f}, {found.high:+.4f}]" in words
-    assert data.headline in words
+            assert f"{value:.4f}" in shown
+        assert f"{found.gain:+.4f} [{found.low:+.4f}, {found.high:+.4f}]" in shown
+    assert data.headline in shown
     for text in (*data.decision.reasons, "champion v2", "empty outputs", "1.27", "1.42", "abc123"):
-        assert text in words
+        assert text in shown
     for text in ("1,500", "p50 207 · p95 435 · max 744", "no <summary>", "t.jsonl"):
-        assert text in words
-    assert data.decision.evaluation_digest in words
+        assert text in shown
+    assert data.decision.evaluation_digest in shown
 
 
 def test_the_page_says_what_did_not_fit() -> None:
     """How many, of how many, their share, tokens on average and at most; a dash where not known."""
-    words = " ".join(_Page(rendered(report_data())).words.split())
+    shown = " ".join(_Page(rendered(report_data())).text.split())
     for text in (
         "What did not fit of them all share on average at most",
         "evaluation documents, challenger cut 12 60 20.0% 310.4 tokens 1,204 tokens",
         "training documents cut 0 1,500 0.0%",
         "training completions cut 3 1,500 0.2% - -",
     ):
-        assert text in words
+        assert text in shown
     assert "What did not fit" not in rendered(report_data(cuts=()))
 
 
@@ -72,7 +72,7 @@ def test_a_loss_is_shown_as_it_changed() -> None:
     """Its own sign beside its own numbers, and which way is better; wins are the largest falls."""
     data = by_loss()
     found = data.decision.metrics["loss"]
-    words = " ".join(_Page(rendered(data)).words.split())
+    shown = " ".join(_Page(rendered(data)).text.split())
     assert found.gain > 0
     assert found.champion is not None
     for text in (
@@ -84,14 +84,14 @@ def test_a_loss_is_shown_as_it_changed() -> None:
         "to its right is better, where a loss fell",
         "rouge1: gain measured",
     ):
-        assert text in words
+        assert text in shown
     ordered = examples(data.challenger, data.opponent, "loss")
     best = wins(ordered)[0]
     assert best.gain == pytest.approx(0.1)
     assert best.change == pytest.approx(-0.1)
     old, new = (row.scores["loss"] for row in (best.opponent, best.challenger))
     assert new < old
-    assert f"{best.change:+.4f} loss {old:.4f} → {new:.4f}" in words
+    assert f"{best.change:+.4f} loss {old:.4f} → {new:.4f}" in shown
 
 
 def test_losses_are_drawn_on_a_scale_of_their_own() -> None:
@@ -133,7 +133,7 @@ def test_untrusted_text_is_escaped() -> None:
     page = _Page(rendered(data))
     assert "script" not in page.tags
     assert page.tags.count("img") == 3
-    assert page.words.count("<script>alert('x')</script>") >= 10 * 5
+    assert page.text.count("<script>alert('x')</script>") >= 10 * 5
 
 
 def test_wins_and_losses_are_the_largest() -> None:
@@ -167,10 +167,10 @@ def test_a_page_with_little_to_show() -> None:
     rows = table([0.5])
     decision = judged(rows, rows, kind="base", digests=("m", "m"))
     data = report_data(rows, rows, training_curve=(), data_report={}, cost={}, decision=decision)
-    words = " ".join(_Page(rendered(replace(data, version=None))).words.split())
+    shown = " ".join(_Page(rendered(replace(data, version=None))).text.split())
     for text in ("same model", "No row gained.", "No row lost.", "did not train", "untuned base"):
-        assert text in words
-    assert words.count("Not recorded.") == 2
+        assert text in shown
+    assert shown.count("Not recorded.") == 2
 
 
 def test_rendering_is_repeatable() -> None:

@@ -33,7 +33,7 @@ def run(number: int) -> Iterator[mlflow_run.Run]:
 
 
 def test_all_steps_of_a_run_are_found_by_one_search(home: Path) -> None:
-    """Whoever did one step has the results of the others on record, which are then not searched for."""
+    """A run that did one step has the results of the others on record: they are not searched for."""
     with run(1) as first:
         for step in range(5):
             step_cache.record(first, f"step{step}", f"key{step}", Result(step))
