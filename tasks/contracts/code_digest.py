@@ -45,6 +45,7 @@ PLUMBING = {
     "tasks.train.launch": "starts processes",
     "tasks.train.rank": "starts processes",
     "tasks.train.meter": "measures time and memory",
+    "tasks.train.notes": "messages for people",
     "tasks.train.checkpoints.store": "keeps checkpoints, which are digested",
     "tasks.train.checkpoints.backends": "keeps checkpoints, which are digested",
     "tasks.ingest.s3": "brings files, which are digested",

@@ -1,7 +1,7 @@
-"""Attention over packed rows that never builds a dense mask, and needs no flash-attn package.
+"""Attention over packed rows that builds no dense mask and needs no flash-attn package.
 
-sdpa isolates packed rows with a mask of tokens x tokens; attending row by row is the same function
-and halves a step (dialog-7m, 2 x 1024 packed on 2 cores: 2.3 s -> 1.4 s; Llama-2-7B's shape on an
+sdpa separates packed rows by a mask of tokens x tokens; attention row by row is the same function and
+halves a step (dialog-7m, 2 x 1024 packed on 2 cores: 2.3 s -> 1.4 s; Llama-2-7B's shape on an
 H200: 6.4k -> 12.5k tokens/s).
 """
 
@@ -19,20 +19,20 @@ NAME = "precis_packed_rows"
 
 
 def register() -> str:
-    """Make the function below known to transformers; returns its `attn_implementation` name."""
+    """Register `packed_rows` with transformers; returns its `attn_implementation` name."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(NAME, packed_rows)
-    AttentionMaskInterface.register(NAME, lambda *_, **__: None)  # the bounds say it all
+    AttentionMaskInterface.register(NAME, lambda *_, **__: None)  # cu_seq_lens_q replaces the mask
     return NAME
 
 
 def implementation(config: dict[str, Any]) -> str | None:
-    """The `attn_implementation` for packed rows of such a model; None: transformers' own choice."""
-    ours = config.get("model_type") in compatibility.SUPPORTED_MODEL_TYPES and not config.get(
+    """The `attn_implementation` for packed rows of this model; None: transformers' own choice."""
+    supported = config.get("model_type") in compatibility.SUPPORTED_MODEL_TYPES and not config.get(
         "use_bidirectional_attention"
     )
-    return register() if ours else None
+    return register() if supported else None
 
 
 def packed_rows(
@@ -72,7 +72,7 @@ def packed_rows(
             value[:, :, start:end],
             attn_mask=_band(end - start, sliding_window, query.device),
             dropout_p=dropout,
-            is_causal=not _slides(end - start, sliding_window),
+            is_causal=not _is_windowed(end - start, sliding_window),
             scale=scaling,
         )
         for start, end in itertools.pairwise(bounds)
@@ -80,12 +80,12 @@ def packed_rows(
     return torch.cat(rows, dim=2).transpose(1, 2), None
 
 
-def _slides(length: int, window: int | None) -> bool:
+def _is_windowed(length: int, window: int | None) -> bool:
     return window is not None and window < length
 
 
 def _band(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
-    if not _slides(length, window):
+    if not _is_windowed(length, window):
         return None
     assert window is not None
     return torch.ones(length, length, dtype=torch.bool, device=device).tril().triu(1 - window)
@@ -101,16 +101,16 @@ def _capped(
     softcap: float,
     dropout: float,
 ) -> tuple[torch.Tensor, None]:
-    """With scores s as softcap tanh(s / softcap); no kernel of torch's does that."""
+    """With scores s replaced by softcap tanh(s / softcap), which no kernel of torch computes."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     rows = []
     for start, end in itertools.pairwise(bounds.tolist()):
         q, k, v = (x[:, :, start:end] for x in (query, key, value))
-        seen = torch.ones(end - start, end - start, dtype=torch.bool, device=q.device).tril()
+        visible = torch.ones(end - start, end - start, dtype=torch.bool, device=q.device).tril()
         if window is not None:
-            seen = seen.triu(1 - window)
+            visible = visible.triu(1 - window)
         scores = softcap * torch.tanh(q @ k.transpose(2, 3) * scale / softcap)
-        weights = scores.masked_fill(~seen, -torch.inf).softmax(-1, dtype=torch.float32)
+        weights = scores.masked_fill(~visible, -torch.inf).softmax(-1, dtype=torch.float32)
         rows.append(torch.nn.functional.dropout(weights.to(v.dtype), dropout) @ v)
     return torch.cat(rows, dim=2).transpose(1, 2), None
 
@@ -134,7 +134,7 @@ def _by_kernel(
     heads, tokens, width = query.shape[1:]
     flat = [x.transpose(1, 2).reshape(tokens, heads, width) for x in (query, key, value)]
     behind = -1 if window is None else window - 1
-    found = varlen_attn(
+    output = varlen_attn(
         *flat, bounds, bounds, longest, longest, scale=scaling, window_size=(behind, 0)
     )
-    return found.view(1, tokens, heads, width), None
+    return output.view(1, tokens, heads, width), None

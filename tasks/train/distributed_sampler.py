@@ -1,8 +1,8 @@
-"""Deal the batches of one process out to several, so that each step learns the very same rows.
+"""Split the batches of one process between several ranks, so that each step learns the very same rows.
 
-Batches go round: with two processes, the first and second batch of one are a step of both. Where an
-epoch's last round has too few, accelerate repeats the epoch's first rows; here what is missing is
-nothing, as for one process.
+Batches are dealt out in turn: with two ranks, the first and second batch of one process are one step
+of both. Where an epoch's last round has too few rows, accelerate's sampler repeats the epoch's first
+ones; here padding rows, which are not learned, take their place, as if one process had trained.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch.utils.data import Sampler
 from tasks.models.encoding import IGNORED
 
 
-class Rounds(Sampler):  # type: ignore[misc]
-    """Numbers of `rows` rows in the order of one process, then of nothing up to whole rounds.
+class PaddedSampler(Sampler):  # type: ignore[misc]
+    """Row indices in the order of one process, then the padding row's up to a whole round.
 
-    Nothing has the number `rows`; `round_rows` is what all processes take at once.
+    Index `rows` is the padding row; `round_rows` is the number of rows that all ranks take at once.
     """
 
     def __init__(self, rows: int, round_rows: int, seed: int) -> None:
@@ -34,28 +34,28 @@ class Rounds(Sampler):  # type: ignore[misc]
         return self.rows + self.missing
 
     def set_epoch(self, epoch: int) -> None:
-        """The order of that epoch."""
+        """Shuffle as that epoch does."""
         self.order.set_epoch(epoch)
 
 
-def with_nothing(dataset: Any, pad: int) -> Any:
+def with_padding_row(dataset: Any, pad: int) -> Any:
     """The dataset with one more row, of a single token that is not learned."""
     from datasets import Dataset, concatenate_datasets
 
-    nothing = {"input_ids": [[pad]], "labels": [[IGNORED]], "seq_lengths": [[1]]}
-    row = {name: nothing[name] for name in dataset.column_names}
+    padding = {"input_ids": [[pad]], "labels": [[IGNORED]], "seq_lengths": [[1]]}
+    row = {name: padding[name] for name in dataset.column_names}
     return concatenate_datasets([dataset, Dataset.from_dict(row, features=dataset.features)])
 
 
-class Present:
-    """Leaves nothing out of batches, but of those that would be empty."""
+class PaddingRowFilter:
+    """A collator that drops padding rows, except from batches that hold nothing else."""
 
     def __init__(self, inner: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
         self.inner = inner
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """As the inner collator; `real_tokens` is 0 for a batch of nothing."""
-        there = [row for row in examples if list(row["labels"]) != [IGNORED]]
-        if there:
-            return self.inner(there)
+        """As the inner collator; `real_tokens` is 0 for a batch of padding rows."""
+        rows = [row for row in examples if list(row["labels"]) != [IGNORED]]
+        if rows:
+            return self.inner(rows)
         return self.inner(examples[:1]) | {"real_tokens": 0}

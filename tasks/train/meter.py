@@ -1,4 +1,4 @@
-"""What training uses (time, tokens, memory), kept across resumes; and progress lines of it."""
+"""Measure what training uses (seconds, tokens, memory), across resumes, and report progress."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.train import collectives
 
 
 class Meter:
-    """Seconds and tokens of a job, all its devices together; `before`: what it used before."""
+    """Seconds and tokens of a job, of all ranks together; `before`: what it had used when resumed."""
 
     def __init__(self, before: dict[str, float]) -> None:
         self._seconds = before.get("seconds", 0.0)
@@ -24,11 +24,11 @@ class Meter:
         self._started = time.monotonic()
 
     def start(self) -> None:
-        """Training begins now; what came before was loading."""
+        """Start the clock: loading is over and training begins."""
         self._started = time.monotonic()
 
     def count(self, batch: dict[str, Any]) -> None:
-        """Count a micro-batch's tokens, on its device: nothing waits for a GPU here."""
+        """Count a micro-batch's tokens, on its device, so that the CPU does not wait for a GPU."""
         mask, tokens = batch.get("attention_mask"), batch.get("real_tokens")
         if tokens is None:
             tokens = batch["input_ids"].numel() if mask is None else mask.sum()
@@ -36,9 +36,9 @@ class Meter:
         self._completion_tokens = self._completion_tokens + (batch["labels"] != -100).sum()
 
     def read(self) -> dict[str, float]:
-        """Seconds, tokens (padding excluded) and completion tokens so far; the whole team asks."""
-        used = collectives.totals([int(self._tokens), int(self._completion_tokens)])
-        tokens, completion = (a + b for a, b in zip(self._before, used, strict=True))
+        """Seconds, tokens (padding excluded) and completion tokens so far. All ranks must call it."""
+        counts = collectives.sums([int(self._tokens), int(self._completion_tokens)])
+        tokens, completion = (a + b for a, b in zip(self._before, counts, strict=True))
         return {
             "seconds": self._seconds + time.monotonic() - self._started,
             "tokens": tokens,
@@ -46,30 +46,30 @@ class Meter:
         }
 
 
-class Watch(TrainerCallback):  # type: ignore[misc]
-    """Reports progress, stops at a loss that is no number, and ends the run cleanly when it is cancelled."""
+class ProgressCallback(TrainerCallback):  # type: ignore[misc]
+    """Reports progress, stops at a loss that is not finite, and saves when training is cancelled."""
 
     def __init__(self, meter: Meter) -> None:
         self.meter = meter
         self.cancelled = False
-        self._asked = False
+        self._cancel_requested = False
         self._last = meter.read()
 
     def cancel(self, *_: Any) -> None:
-        """Stop after the step under way, with a checkpoint. A signal handler."""
-        self._asked = True
+        """Stop after the current step, with a checkpoint. A signal handler."""
+        self._cancel_requested = True
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Set the clock."""
+        """Start the clock."""
         self.meter.start()
         self._last = self.meter.read()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Save before a cancelled run ends; log whatever is saved."""
-        # All end after the same step. What is asked while they agree on it is heard after the next.
-        self.cancelled = collectives.any_of(self._asked)
+        """Save before a cancelled training ends; log before every save."""
+        # All ranks end after the same step. A cancel that comes during this call acts after the next one.
+        self.cancelled = collectives.any_rank(self._cancel_requested)
         if self.cancelled:
             control.should_save = control.should_training_stop = True
         if control.should_save:
@@ -85,10 +85,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, Any],
         **_: Any,
     ) -> None:
-        """Report; raise TrainingError where the loss is not a finite number."""
+        """Report progress; raise TrainingError where the loss is not a finite number."""
         if "loss" not in logs:
             return
-        _refuse_broken(logs, args, state)
+        _require_finite(logs, args, state)
         now = self.meter.read()
         tokens, seconds = (now[name] - self._last[name] for name in ("tokens", "seconds"))
         self._last = now
@@ -105,8 +105,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         )
 
 
-def _refuse_broken(logs: dict[str, Any], args: TrainingArguments, state: TrainerState) -> None:
-    # fp16's scaler tries scales until the gradient is finite, and skips those steps
+def _require_finite(logs: dict[str, Any], args: TrainingArguments, state: TrainerState) -> None:
+    # fp16's gradient scaler skips steps whose gradient is not finite, until its scale fits
     watched = ("loss",) if args.fp16 else ("loss", "grad_norm")
     for name in watched:
         if not math.isfinite(logs.get(name, 0.0)):

@@ -1,8 +1,8 @@
 """Train an adapter on a quantized base (QLoRA: Dettmers et al. 2023, arXiv:2305.14314).
 
 A child-process target: JSON-able arguments and result, no Prefect, no MLflow. A run that was killed
-resumes from its last whole checkpoint, here or in the checkpoint store, and, on one CPU thread, ends
-with the very same weights.
+resumes from its last complete checkpoint, here or in the checkpoint store, and, on one CPU thread,
+ends with the very same weights. `train_in_this_process` shows the whole training in order.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from tasks.contracts.records import read_rows
 from tasks.models import compatibility, loading
 from tasks.models.encoding import encode_for
 from tasks.models.prepared_base import PreparedBase
-from tasks.processes import step_process
-from tasks.train import launch, result, resume
-from tasks.train.checkpoints import local, store
+from tasks.train import launch, notes, result, resume
+from tasks.train.checkpoints import local
 
-NOT_TRAINER_S = {"timeout_hours", "checkpoint_store", "memory", "devices", "nodes", "base_weights"}
+# Training settings that are ours; all others are arguments of transformers' and TRL's trainers.
+OWN_SETTINGS = {"timeout_hours", "checkpoint_store", "memory", "devices", "nodes", "base_weights"}
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
 
 
 def train(rows: str, base: dict[str, Any], recipe: dict[str, Any], folder: str) -> dict[str, Any]:
-    """Train on canonical `rows` (JSONL) over `base` (PreparedBase.as_json); everything is kept in `folder`.
+    """Train on canonical `rows` (JSONL) over `base` (PreparedBase.as_json); all files stay in `folder`.
 
     Returns {"adapter": folder in PEFT's format, "digest", "metrics", "job": name of its checkpoints
-    in the store, which stay there}; a job that ended in `folder` before is not trained again. Raises
+    in the store, which stay there}; a job that finished in `folder` before is not trained again. Raises
     DataError without rows, TrainingError when the loss is not finite, memory runs out, the recipe
     does not fit the model, the checkpoint store cannot be used, or the run is cancelled (SIGTERM).
 
@@ -44,33 +44,73 @@ def train(rows: str, base: dict[str, Any], recipe: dict[str, Any], folder: str) 
     """
     call: dict[str, Any] = {"rows": rows, "base": base, "recipe": recipe, "folder": folder}
     parsed = Recipe.model_validate(recipe)
-    if launch.wanted(parsed.training):
+    if launch.needs_several_processes(parsed.training):
         return launch.train(call, parsed.training, Path(folder))
     loading.one_gpu()
-    return train_here(Path(rows), PreparedBase.from_json(base), parsed, Path(folder))
+    prepared = PreparedBase.from_json(base)
+    return train_in_this_process(Path(rows), prepared, parsed, Path(folder))
 
 
-def train_here(rows: Path, base: PreparedBase, recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """`train` in this process, alone or in a team (tasks.train.collectives) that all call it."""
+def train_in_this_process(
+    rows: Path, base: PreparedBase, recipe: Recipe, folder: Path
+) -> dict[str, Any]:
+    """`train` on one rank; with several, all of them call it (tasks.train.collectives)."""
     if problems := compatibility.problems(recipe, base):
         raise TrainingError.of(["the recipe does not fit this base model:", *problems])
     start = resume.begin(lambda: _job(rows, base, recipe), folder, recipe.training.checkpoint_store)
     if start.answer:
         return start.answer
-    trainer, facts = _build(rows, base, recipe, folder, start.resume, start.kept)
-    _run(trainer, start.resume)
-    metrics = result.metrics(trainer) | facts | (trainer.fast.facts() if trainer.fast else {})
-    return resume.end(trainer.model, recipe.base.model, folder, metrics, start.key)
+    trainer, facts = build_trainer(rows, base, recipe, folder, start)
+    _run(trainer, start.checkpoint)
+    metrics = result.metrics(trainer) | facts
+    return resume.finish(trainer.model, recipe.base.model, folder, metrics, start.key)
+
+
+def build_trainer(
+    rows: Path,
+    base: PreparedBase,
+    recipe: Recipe,
+    folder: Path,
+    start: resume.Start = resume.FROM_SCRATCH,
+) -> tuple[Any, dict[str, float]]:
+    """Load data and base, and make the trainer with its adapter; and the metrics of the data."""
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+
+    from tasks.train.fast_path import base_model, setup
+    from tasks.train.meter import Meter
+    from tasks.train.trainer import AdapterTrainer
+
+    tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True)
+    examples = encode_for(read_rows(rows), tokenizer, base)
+    dataset = Dataset.from_dict({"input_ids": examples.input_ids, "labels": examples.labels})
+    model, choice = base_model.load(base, recipe)
+    try:
+        trainer = AdapterTrainer(
+            model=model,
+            args=_arguments(recipe, folder / "checkpoints", fast=choice is not None),
+            train_dataset=dataset,
+            processing_class=tokenizer,
+            peft_config=lora_config(recipe),
+            meter=Meter(local.usage_at(start.checkpoint) if start.checkpoint else {}),
+            store=start.store,
+        )
+    except ValueError as error:
+        raise TrainingError(f"the recipe does not fit this base model: {error}") from error
+    if choice and not setup.enable(trainer, choice):
+        base_model.use_plain_attention(trainer.model, base, recipe)
+        trainer.args.gradient_checkpointing = recipe.training.gradient_checkpointing
+    return trainer, {"rows": len(examples.input_ids), "truncated_rows": examples.truncated}
 
 
 def _job(rows: Path, base: PreparedBase, recipe: Recipe) -> dict[str, Any]:
-    """All that the weights depend on. Only the same job may go on from a checkpoint."""
+    """All that the weights depend on. A checkpoint is resumed by the same job only."""
     return {
         "rows": digest.of_file(rows),
         "base": base.digest,
         "quantization": recipe.base.quantization,
         "adapter": recipe.adapter.model_dump(mode="json"),
-        "training": local.deciding(recipe.training),
+        "training": local.deciding_settings(recipe.training),
         "settings": json.loads(json.dumps(asdict(base.settings))),
         "max_row_tokens": base.max_row_tokens,
         **base.context_limits,
@@ -80,94 +120,8 @@ def _job(rows: Path, base: PreparedBase, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _build(
-    rows: Path,
-    base: PreparedBase,
-    recipe: Recipe,
-    folder: Path,
-    resume: Path | None,
-    kept: store.Store | None,
-) -> tuple[Any, dict[str, float]]:
-    """The trainer, and what is known of its data before the first step."""
-    from datasets import Dataset
-    from transformers import AutoTokenizer
-
-    from tasks.train.fast_path import setup
-    from tasks.train.meter import Meter
-    from tasks.train.trainer import AdapterTrainer
-
-    tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True)
-    examples = encode_for(read_rows(rows), tokenizer, base)
-    model, chosen = _base_model(base, recipe)
-    try:
-        trainer = AdapterTrainer(
-            model=model,
-            args=_arguments(recipe, folder / "checkpoints", fast=chosen is not None),
-            train_dataset=Dataset.from_dict(
-                {"input_ids": examples.input_ids, "labels": examples.labels}
-            ),
-            processing_class=tokenizer,
-            peft_config=_lora(recipe),
-            meter=Meter(local.meter_of(resume) if resume else {}),
-            store=kept,
-        )
-    except ValueError as error:
-        raise TrainingError(f"the recipe does not fit this base model: {error}") from error
-    if chosen and not setup.set_up(trainer, chosen):
-        _take_plain_path(trainer.model, base, recipe)
-        trainer.args.gradient_checkpointing = recipe.training.gradient_checkpointing
-    return trainer, {"rows": len(examples.input_ids), "truncated_rows": examples.truncated}
-
-
-def _base_model(base: PreparedBase, recipe: Recipe) -> tuple[Any, Any]:
-    """The base as it is trained, and how (fast.choose): None on a CPU, or for TRL's own path."""
-    import torch
-
-    from tasks.models import quantization
-    from tasks.train import attention
-    from tasks.train.fast_path import compilation, setup, varlen_attention, weight_sharding
-
-    dtype, cuda = loading.compute_dtype(), loading.device() != "cpu"
-    plain = attention.implementation(base.config) if recipe.training.packing else None
-    # Scores that are capped, or shapes that no test has shown, are for the plain path.
-    serves = cuda and plain is not None and not base.config.get("attn_logit_softcapping")
-    shards = weight_sharding.wanted(recipe, base)
-    try:
-        with weight_sharding.while_loading(base) if shards > 1 else contextlib.nullcontext():
-            model = loading.load_base(
-                base.path,
-                recipe.base.quantization,
-                dtype,
-                varlen_attention.register() if serves else plain,
-            )
-    except torch.cuda.OutOfMemoryError as error:
-        raise TrainingError(
-            "the base model does not fit the GPU; set base.quantization: nf4, name a smaller "
-            "base.model, or train on more devices, each with a part of it (training.base_weights: "
-            f"sharded, docs/devices.md), or on GPUs with more memory ({error})"
-        ) from error
-    if shards > 1:
-        try:
-            weight_sharding.install(model)  # a layer is there twice while it is put in its place
-        except torch.cuda.OutOfMemoryError as error:
-            raise compilation.does_not_fit(error, shards) from error
-    chosen = setup.choose(model, recipe, shards) if serves else None
-    if chosen and chosen[0].resident:
-        quantization.dequantize_once(model)
-    elif serves and not chosen:
-        _take_plain_path(model, base, recipe)
-    return model, chosen
-
-
-def _take_plain_path(model: Any, base: PreparedBase, recipe: Recipe) -> None:
-    from tasks.serving.summarizer import served_attention
-    from tasks.train import attention
-
-    plain = attention.implementation(base.config) if recipe.training.packing else None
-    model.set_attn_implementation(plain or served_attention(base.path) or "sdpa")
-
-
-def _lora(recipe: Recipe) -> Any:
+def lora_config(recipe: Recipe) -> Any:
+    """PEFT's configuration of the recipe's adapter."""
     from peft import LoraConfig
 
     targets = recipe.adapter.target_modules
@@ -187,42 +141,42 @@ def _arguments(recipe: Recipe, checkpoint_folder: Path, fast: bool) -> Any:
     from trl import SFTConfig
 
     dtype, cuda = loading.compute_dtype(), torch.cuda.is_available()
-    values = recipe.training.model_dump(exclude=NOT_TRAINER_S)
-    if fast:  # its plan says which layers are computed again
+    values = recipe.training.model_dump(exclude=OWN_SETTINGS)
+    if fast:  # its memory plan says which layers are recomputed
         values["gradient_checkpointing"] = False
     if fast and dtype == torch.bfloat16 and values["optim"] == "adamw_torch":
         values["optim"] = "adamw_torch_fused"  # the same update in one kernel, without copies
     return SFTConfig(
         output_dir=str(checkpoint_folder),
         **values,
-        # Or each batch waits until the GPU has done the one before.
+        # Otherwise each batch waits until the GPU is done with the one before.
         accelerator_config={"non_blocking": cuda},
         data_seed=recipe.training.seed,
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,
         use_cpu=not cuda,
         dataloader_pin_memory=cuda,
-        packing_strategy="bfd",  # whole rows only; "wrapped" lets them see each other
+        packing_strategy="bfd",  # whole rows only; under "wrapped" rows see each other
         save_strategy="steps",
         save_total_limit=2,
         logging_first_step=True,
-        logging_nan_inf_filter=False,  # it hides a broken loss behind an average
+        logging_nan_inf_filter=False,  # it hides a loss that is not finite behind an average
         report_to=[],
         disable_tqdm=True,
     )
 
 
-def _run(trainer: Any, resume: Path | None) -> None:
+def _run(trainer: Any, checkpoint: Path | None) -> None:
+    """All steps, from the checkpoint if there is one; TrainingError when cancelled or out of memory."""
     import torch
 
     from tasks.train import collectives
 
-    if resume:
-        step = resume.name.rpartition("-")[2]
-        step_process.report(kind="note", text=f"training goes on from step {step}", failed=False)
-    with _on_sigterm(trainer.watch.cancel):
+    if checkpoint:
+        notes.info(f"training goes on from step {checkpoint.name.rpartition('-')[2]}")
+    with _on_sigterm(trainer.progress.cancel):
         try:
-            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except torch.cuda.OutOfMemoryError as error:
             raise TrainingError(
                 "the GPU's memory does not hold this training step; lower "
@@ -230,8 +184,8 @@ def _run(trainer: Any, resume: Path | None) -> None:
                 f"training.memory: least ({error})"
             ) from error
     step, steps = trainer.state.global_step, trainer.state.max_steps
-    collectives.wait()  # or torchrun ends the first one while it puts the checkpoint into the store
-    if trainer.watch.cancelled and step < steps:
+    collectives.barrier()  # torchrun would end rank 0 while it uploads the last checkpoint
+    if trainer.progress.cancelled and step < steps:
         raise TrainingError(
             f"training was cancelled at step {step} of {steps}; the same recipe goes on from there"
         )
@@ -239,7 +193,7 @@ def _run(trainer: Any, resume: Path | None) -> None:
 
 @contextlib.contextmanager
 def _on_sigterm(call: Callable[..., None]) -> Iterator[None]:
-    """A cancel (tasks.processes.step_process ends the group with TERM first) lets the step under way end."""
+    """Let the current step end on a cancel: tasks.processes.step_process sends TERM first."""
     before = signal.signal(signal.SIGTERM, call)
     try:
         yield

@@ -1,6 +1,7 @@
-"""A job from its folder's point of view: what there is of it, and what it leaves.
+"""Resume and finish a job in its folder.
 
-In a team (tasks.train.collectives) all call these; the first one reads and writes, and tells the others.
+With several ranks (tasks.train.collectives) all of them call these functions; rank 0 reads and writes
+the files and broadcasts what it found.
 """
 
 from __future__ import annotations
@@ -12,40 +13,47 @@ from typing import Any
 
 from tasks.contracts import digest
 from tasks.train import result
-from tasks.train.checkpoints import local, store
+from tasks.train.checkpoints import local
+from tasks.train.checkpoints.store import CheckpointStore, open_store
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a job stands: its digest; finished before, or the checkpoint that it goes on from."""
+    """Where a job stands: already finished (`answer`), or the checkpoint that it resumes from."""
 
-    key: str
+    key: str = ""  # the job's digest
     answer: dict[str, Any] | None = None
-    resume: Path | None = None
-    kept: store.Store | None = None  # the first one has it
+    checkpoint: Path | None = None
+    store: CheckpointStore | None = None  # on rank 0 only
 
 
-def begin(describe: Callable[[], dict[str, Any]], folder: Path, place: str | None) -> Start:
-    """Make the folder that job's, and find what there is of it here and in the store at `place`."""
+FROM_SCRATCH = Start()
+
+
+def begin(describe: Callable[[], dict[str, Any]], folder: Path, store_uri: str | None) -> Start:
+    """Assign `folder` to the job, and look for its answer or checkpoint, here and in the store.
+
+    `describe()` returns all that the weights depend on; only rank 0 calls it.
+    """
     from tasks.train import collectives
 
-    kept: store.Store | None = None
-    found: Start | None = None
+    store: CheckpointStore | None = None
+    start: Start | None = None
     if collectives.rank() == 0:
         job = describe()
-        resume = local.prepare(folder, job)
+        checkpoint = local.prepare(folder, job)
         answer = local.finished(folder)
-        if not answer and (kept := store.open_store(place, job)):
-            resume = kept.newest(folder / "checkpoints", resume)
-        found = Start(digest.of_value(job), answer, resume)
-    known: Start = collectives.share(found)
-    return replace(known, kept=kept)
+        if not answer and (store := open_store(store_uri, job)):
+            checkpoint = store.newest(folder / "checkpoints", checkpoint)
+        start = Start(digest.of_value(job), answer, checkpoint)
+    broadcast: Start = collectives.broadcast(start)
+    return replace(broadcast, store=store)
 
 
-def end(
+def finish(
     model: Any, base_name: str, folder: Path, metrics: dict[str, float], key: str
 ) -> dict[str, Any]:
-    """Write the adapter and keep the answer (tasks.train.qlora.train's)."""
+    """Save the adapter and store the answer, which is that of tasks.train.qlora.train."""
     from tasks.train import collectives
 
     answer = None
@@ -59,5 +67,5 @@ def end(
             "job": key,
         }
         local.finish(folder, answer)
-    found: dict[str, Any] = collectives.share(answer)
-    return found
+    broadcast: dict[str, Any] = collectives.broadcast(answer)
+    return broadcast

@@ -23,17 +23,17 @@ from tasks.tracking import artifacts, mlflow_run, step_cache
 from tasks.train import launch
 from tasks.train.checkpoints import local, store
 
-WATCHED = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_gib")
-WAIT_SECONDS = 300.0  # for a dead run's trainer, which may still be writing its checkpoint
+REPORTED = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_gib")
+WAIT_SECONDS = 300.0  # for a killed run's trainer, which may still be writing a checkpoint
 
 
 @task(name="train", **STEP)
 def train(dataset: DatasetRef, base: PreparedBase, recipe: Recipe) -> AdapterRef:
     """The LoRA adapter for these rows; resumes from the last checkpoint of the same job."""
     run, key = mlflow_run.current(), step_key(dataset, base, recipe)
-    if known := step_cache.recall(run, "train", key, AdapterRef, _intact):
-        return known
-    # The first moment at which the rows are known; a run that recalls its training gets no forecast.
+    if cached := step_cache.recall(run, "train", key, AdapterRef, _intact):
+        return cached
+    # Only now are the rows known; a run that takes its adapter from the cache gets no forecast.
     report = artifacts.fetch(dataset.uri) / "report.json"
     run.add_tags_to_next_write(step_costs.forecast_tags(recipe, base, report))
     with concurrency.gpu(recipe.training.devices):
@@ -47,7 +47,7 @@ def train(dataset: DatasetRef, base: PreparedBase, recipe: Recipe) -> AdapterRef
             },
             workspace.work_folder() / "train" / key[:16],
             timeout_seconds=recipe.training.timeout_hours * 3600,
-            on_progress=_Watch(),
+            on_progress=_ProgressReporter(),
             wait_seconds=WAIT_SECONDS,
         )
     uri = run.log_folder(Path(answer["adapter"]), "adapter")
@@ -61,19 +61,19 @@ def train(dataset: DatasetRef, base: PreparedBase, recipe: Recipe) -> AdapterRef
         metrics | resource_usage.as_metrics("train", _cost(key, adapter)),
     )
     if recipe.training.checkpoint_store:
-        _forget(recipe.training.checkpoint_store, answer["job"])
+        _remove_checkpoints(recipe.training.checkpoint_store, answer["job"])
     return adapter
 
 
 def step_key(dataset: DatasetRef, base: PreparedBase, recipe: Recipe) -> str:
-    """What an adapter is known by: all that its weights depend on."""
+    """The digest of all that an adapter's weights depend on."""
     return step_cache.step_key(
         "train",
         rows=dataset.train_digest,
         base=base.digest,
         quantization=recipe.base.quantization,
         adapter=recipe.adapter.model_dump(mode="json"),
-        training=local.deciding(recipe.training),
+        training=local.deciding_settings(recipe.training),
         settings=repr(base.settings),
         max_row_tokens=base.max_row_tokens,
         **base.context_limits,
@@ -81,27 +81,27 @@ def step_key(dataset: DatasetRef, base: PreparedBase, recipe: Recipe) -> str:
 
 
 def preflight(recipe: Recipe) -> tuple[list[str], list[str]]:
-    """What is known of training's devices and checkpoint store before a run; what would stop it."""
-    found, problems = launch.facts(recipe.training), launch.problems(recipe.training)
+    """Lines about training's devices and checkpoint store for `precis check`, and what would stop it."""
+    facts, problems = launch.facts(recipe.training), launch.problems(recipe.training)
     if recipe.training.checkpoint_store:
         try:
-            found.append(store.look(recipe.training.checkpoint_store))
+            facts.append(store.check(recipe.training.checkpoint_store))
         except TrainingError as error:
             problems.append(str(error))
-    return found, problems
+    return facts, problems
 
 
 def _cost(key: str, adapter: AdapterRef) -> Cost:
-    """What training took: all of its parts together, if it went on from a checkpoint."""
+    """What training took, the parts before a resume included."""
     last = resource_usage.by_child(workspace.work_folder() / "train" / key[:16])
     seconds = max(last.seconds or 0.0, adapter.metrics["seconds"])
     return Cost(seconds, adapter.metrics["peak_memory_gib"])
 
 
-def _forget(place: str, job: str) -> None:
-    # Only now: until the adapter lies in MLflow, this machine's end would cost all of the training.
+def _remove_checkpoints(place: str, job: str) -> None:
+    # Only now: until the adapter is stored in MLflow, losing this machine would lose the training.
     try:
-        store.forget(place, job)
+        store.remove_job(place, job)
     except TrainingError as error:
         get_run_logger().warning(f"the finished job's checkpoints stay in the store: {error}")
 
@@ -113,8 +113,8 @@ def _intact(adapter: AdapterRef) -> bool:
     )
 
 
-class _Watch:
-    """Progress of the child, to the terminal, Prefect and MLflow."""
+class _ProgressReporter:
+    """Passes the child's progress on to the log, Prefect and MLflow."""
 
     def __init__(self) -> None:
         self.run = mlflow_run.current()
@@ -127,8 +127,8 @@ class _Watch:
         if line.get("kind") != "train":
             return
         step, total = int(line["step"]), int(line["total_steps"])
-        found = {name: float(line[name]) for name in WATCHED if line.get(name) is not None}
-        self.run.log_metrics(found, step=step)
+        values = {name: float(line[name]) for name in REPORTED if line.get(name) is not None}
+        self.run.log_metrics(values, step=step)
         self.bar.update(step / max(total, 1))
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in found.items())
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         self.log.info(f"step {step}/{total}  {shown}")

@@ -628,16 +628,16 @@ def check(folder: Path) -> None:
         for title, plan, dtype, flash in variants:
             torch.backends.cuda.enable_flash_sdp(flash)
             loading.compute_dtype = lambda dtype=dtype: dtype
-            setup.choose = lambda *_: None
+            setup.choose_plan = lambda *_: None
             job = folder / f"{name}-{title}".replace(" ", "-")
-            trainer = qlora._build(rows, tiny.prepared(base, recipe), recipe, job, None, None)[0]
+            trainer = qlora.build_trainer(rows, tiny.prepared(base, recipe), recipe, job)[0]
             examples = [trainer.train_dataset[i] for i in range(2)]
             batch = trainer.data_collator(examples)
             if plan:
                 trainer.model.set_attn_implementation(varlen_attention.register())
-                shape = setup._shape(trainer.model.get_base_model(), recipe)
+                shape = setup.shape_for(trainer.model.get_base_model(), recipe)
                 compiler = "inductor" if title == "none" else "aot_eager"
-                assert setup.set_up(trainer, (plan, shape), compiler)
+                assert setup.enable(trainer, (plan, shape), compiler)
             for i, p in enumerate(p for p in trainer.model.parameters() if p.requires_grad):
                 made = torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
                 p.data.copy_(made * 0.05)
@@ -645,7 +645,7 @@ def check(folder: Path) -> None:
                 plain = AutoModelForCausalLM.from_pretrained(
                     base, dtype=torch.float32, attn_implementation=attention.register()
                 )
-                reference = get_peft_model(plain, qlora._lora(recipe)).train()
+                reference = get_peft_model(plain, qlora.lora_config(recipe)).train()
                 held = trainer.model.state_dict()
                 reference.load_state_dict({n: held[n].cpu() for n in reference.state_dict()})
                 truth = completion_loss(reference, dict(batch))
@@ -657,7 +657,7 @@ def check(folder: Path) -> None:
             batch = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
             with torch.autocast("cuda", dtype=torch.bfloat16, enabled=plan is None):
                 run = (
-                    trainer.fast
+                    trainer.fast_path
                     if plan
                     else functools.partial(completion_loss, trainer.model.train())
                 )
@@ -668,7 +668,7 @@ def check(folder: Path) -> None:
             print(
                 f"check {name:6} {title:14} loss {loss.item():.5f}  gradients off by {max(off):.4f} at "
                 f"most, median {statistics.median(off):.4f}  "
-                f"compiled {trainer.fast.compiled if plan else '-'}",
+                f"compiled {trainer.fast_path.compiled if plan else '-'}",
                 flush=True,
             )
 

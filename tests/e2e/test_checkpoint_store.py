@@ -11,7 +11,7 @@ import s3_server
 from stack import Stack
 from test_faults import family, wait_for
 
-from tasks.train.checkpoints.backends import place_of
+from tasks.train.checkpoints.backends import backend_of
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 
@@ -41,4 +41,4 @@ def test_a_run_killed_on_one_machine_goes_on_on_another(
         assert min(map(int, re.findall(r"- step (\d+)/", text))) > int(went_on[1])
         for name, value in env.items():
             monkeypatch.setenv(name, value)
-        assert place_of("s3://bucket/runs").names("") == []
+        assert backend_of("s3://bucket/runs").names("") == []

@@ -16,7 +16,7 @@ from tasks.train import collectives
 from tasks.train.fast_path import setup
 
 
-class FullOnce(setup.Fast):
+class FullOnce(setup.FastPath):
     """A GPU whose memory does not hold a step unless all layers are computed again."""
 
     def __call__(self, inputs: dict[str, Any], num_items: Any = None) -> torch.Tensor:
@@ -34,21 +34,21 @@ def trained(folder: Path, accumulation: int) -> dict[str, Any]:
         folder / str(collectives.rank()),
         training=more | {"gradient_accumulation_steps": accumulation},
     )
-    assert single.set_up(trainer, recipe, Plan())
+    assert single.enable(trainer, recipe, Plan())
     trainer.train()
     lines = [line for line in trainer.state.log_history if "loss" in line]
     return {
         "steps": [(line["loss"], line["grad_norm"]) for line in lines],
         "tokens": trainer.meter.read()["tokens"],
-        "recomputed": trainer.fast.plan.recomputed,
+        "recomputed": trainer.fast_path.plan.recomputed,
     }
 
 
 def main(folder: Path) -> None:
     """As one of a team; the second one's memory is small."""
-    collectives.join()
+    collectives.init_process_group()
     if collectives.rank() == 1:
-        setup.Fast = FullOnce  # type: ignore[misc]
+        setup.FastPath = FullOnce  # type: ignore[misc]
         single.compilation.compile_layers, compile_layers = (
             _patient,
             single.compilation.compile_layers,
@@ -56,8 +56,8 @@ def main(folder: Path) -> None:
         _patient.inner = compile_layers  # type: ignore[attr-defined]
     found = trained(folder, accumulation=1)
     (folder / f"{collectives.rank()}.json").write_text(json.dumps(found))
-    collectives.wait()
-    collectives.leave()
+    collectives.barrier()
+    collectives.destroy_process_group()
 
 
 def _patient(one: Any, *rest: Any) -> None:

@@ -1,10 +1,11 @@
-"""A base shared out over two processes against the same base held whole: run by test_train_sharding."""
+"""A base sharded over two processes against a whole one: run by test_train_weight_sharding."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from peft import LoraConfig, get_peft_model
 from tasks.costs.memory_plan import Plan
 from tasks.models import loading
 from tasks.train import collectives
-from tasks.train.fast_path import model_call, weight_sharding
+from tasks.train.fast_path import model_call, setup, weight_sharding
 
 TOKENS = torch.arange(3, 43).reshape(2, 20)
 LAYERS = 5
@@ -35,9 +36,9 @@ def load(base: Path, quantization: str, shared: bool) -> Any:
     if not shared:
         model = loading.load_base(base, quantization, torch.float32)
     else:
-        with weight_sharding.while_loading(tiny.prepared(base)):
+        with weight_sharding.sharded_loading(tiny.prepared(base)):
             model = loading.load_base(base, quantization, torch.float32)
-        weight_sharding.install(model)
+        weight_sharding.gather_before_each_layer(model)
     torch.manual_seed(1)
     lora = LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
     return get_peft_model(model, lora).train()
@@ -88,10 +89,10 @@ def fast_path(base: Path, folder: Path, plan: Plan) -> dict[str, Any]:
             folder / f"{shared}-{collectives.rank()}",
             training=steps | {"base_weights": shared, "devices": 2},
         )
-        shards = weight_sharding.wanted(recipe, tiny.prepared(base, recipe))
+        shards = weight_sharding.shard_count(recipe, tiny.prepared(base, recipe))
         trainer.model.set_attn_implementation(single.varlen_attention.register())
-        shape = plan.replace(plan._shape(trainer.model.get_base_model(), recipe), shards=shards)
-        assert plan.set_up(trainer, (plan, shape), single.COMPILER)
+        shape = replace(setup.shape_for(trainer.model.get_base_model(), recipe), shards=shards)
+        assert setup.enable(trainer, (plan, shape), single.COMPILER)
         trainer.train()
         lines = [line for line in trainer.state.log_history if "loss" in line]
         found.append([(line["loss"], line["grad_norm"]) for line in lines])
@@ -100,7 +101,7 @@ def fast_path(base: Path, folder: Path, plan: Plan) -> dict[str, Any]:
         "steps": found[1],
         "equal": found[0] == found[1],
         "shards": shards,
-        "compiled": trainer.fast.compiled,
+        "compiled": trainer.fast_path.compiled,
         "left": left,
     }
 
@@ -113,7 +114,7 @@ def main(folder: Path) -> None:
         "tied": tiny.make_tiny_base(here / "tied", hidden=128, layers=LAYERS),
         "phi": single.make_phi(here / "phi"),  # before the others are met: or one alone saves it
     }
-    collectives.join()
+    collectives.init_process_group()
     cases = [
         ("llama", "nf4", "no"),
         ("llama", "nf4", "yes"),
@@ -127,8 +128,8 @@ def main(folder: Path) -> None:
     for name, plan in (("kept", Plan()), ("again", single.ALL_AGAIN)):
         found[f"fast {name}"] = fast_path(bases["llama"], folder / name, plan)
     (folder / f"{collectives.rank()}.json").write_text(json.dumps(found))
-    collectives.wait()
-    collectives.leave()
+    collectives.barrier()
+    collectives.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Places for checkpoint stores in tests: a folder, and a bucket of a real S3 server."""
+"""Checkpoint stores for tests: a folder, and a bucket of a real S3 server."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def site(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
     root = folder / "share" / "bucket"
     root.mkdir(parents=True)
     if kind == "folder":
-        found = Site(str(root))
-        found.ending.callback(lambda: root.rename(folder / "gone"))
+        opened = Site(str(root))
+        opened.ending.callback(lambda: root.rename(folder / "gone"))
     else:
-        found = Site("s3://bucket/some/prefix/")
-        endpoint = found.ending.enter_context(s3_server.running(root.parent))
+        opened = Site("s3://bucket/some/prefix/")
+        endpoint = opened.ending.enter_context(s3_server.running(root.parent))
         for name, value in s3_server.environment(endpoint).items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     try:
-        yield found
+        yield opened
     finally:
-        found.vanish()
+        opened.vanish()

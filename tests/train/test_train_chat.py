@@ -37,9 +37,9 @@ def test_batches_hold_every_answer_and_nothing_else(packing: bool, tmp_path: Pat
         training={"packing": packing, "max_length": 256},
     )
     path = tiny.write_rows(tmp_path / "rows.jsonl", rows())
-    trainer: Any = qlora._build(
-        path, tiny.prepared(base, recipe), recipe, tmp_path / "job", None, None
-    )[0]
+    trainer: Any = qlora.build_trainer(path, tiny.prepared(base, recipe), recipe, tmp_path / "job")[
+        0
+    ]
     learnt, ignored = [], []
     for batch in trainer.get_train_dataloader():
         for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):

@@ -30,7 +30,7 @@ def trainer(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A real trainer over nf4, as `train` builds it."""
     folder = tmp_path_factory.mktemp("job")
     rows = tiny.write_rows(folder / "rows.jsonl", ROWS)
-    return qlora._build(rows, tiny.prepared(base), tiny.make_recipe(base), folder, None, None)[0]
+    return qlora.build_trainer(rows, tiny.prepared(base), tiny.make_recipe(base), folder)[0]
 
 
 @pytest.fixture(scope="module")

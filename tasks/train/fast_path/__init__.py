@@ -1,4 +1,5 @@
-"""Training on a GPU: fixed shapes, compiled layers, own kernels, weights sharded over GPUs.
+"""Training on a GPU: fixed shapes, compiled layers, our own kernels, weights sharded over GPUs.
 
-Not for CPUs and models that it does not know: those train by TRL alone. `setup` is the door.
+It has one door: `base_model.load` loads the base and chooses a plan, `setup.enable` puts the trainer
+on it. Not for CPUs and models that it does not support: those train by TRL alone.
 """

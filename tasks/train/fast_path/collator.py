@@ -1,7 +1,8 @@
 """Batches of packed rows whose shapes never change, made on the CPU.
 
-Fixed shapes let a compiled layer be compiled once; and what depends on a batch (the longest row,
-the tokens that are learned) is found here, where finding it does not make a GPU wait.
+With fixed shapes a layer is compiled once. What depends on a batch (the longest row, the tokens that
+are learned) is computed here on the CPU, so that no GPU has to wait for it. TRL's packing ("bfd")
+and its padding-free collator are used inside; on their own they give each batch another length.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import torch
 
 from tasks.models.encoding import IGNORED
 
-MULTIPLE = 64  # completion tokens are filled up to a multiple: a matrix product's granularity
+MULTIPLE = 64  # completion tokens are padded to a multiple: the tile size of a matrix product
 
 
-class Steady:
-    """Fills up what TRL's padding-free collator makes of packed sequences.
+class FixedShapeCollator:
+    """Pads the batches that TRL's padding-free collator makes of packed sequences.
 
-    `tokens` is the size of every batch, `rows` no less than the rows of any; `embed` (ids [tokens]
-    -> [tokens, width]) gives batches their `inputs_embeds` where the embedding lies on the host.
+    `tokens` is the size of every batch, `rows` the most rows of any batch; `embed` (ids [tokens] ->
+    [tokens, width]) computes `inputs_embeds` where the embedding is kept in the host's memory.
     """
 
     def __init__(
@@ -34,11 +35,12 @@ class Steady:
         self.embed: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """A batch of `tokens` tokens; what is filled in is a row of its own that is not learned.
+        """A batch of `tokens` tokens; the padding is a row of its own that is not learned.
 
-        `input_ids`, `labels`, `position_ids` [1, tokens]; `bounds` [rows + 2] (int32), the last
-        ones equal; `learned_at` and `learned` (padded with IGNORED): where a completion token is
-        predicted, and which; `longest`, `row_count` and `real_tokens`: numbers.
+        `input_ids`, `labels`, `position_ids` [1, tokens]; `bounds` [rows + 2] (int32), unused ones
+        equal to `tokens`; `learned_at` and `learned` (padded with IGNORED): positions whose logits
+        predict a completion token, and that token; `longest`, `row_count` and `real_tokens`: integers.
+        Raises ValueError for a batch of more tokens or rows than that.
         """
         batch = self.inner(examples)
         ids, labels = batch["input_ids"][0], batch["labels"][0]
@@ -53,7 +55,7 @@ class Steady:
         ids = torch.nn.functional.pad(ids, (0, missing), value=self.pad)
         at = (labels[1:] != IGNORED).nonzero()[:, 0]
         spare = -len(at) % MULTIPLE if len(at) else MULTIPLE
-        found = {
+        padded = {
             "input_ids": ids[None],
             "labels": labels[None],
             "position_ids": torch.cat([batch["position_ids"][0], torch.arange(missing)])[None],
@@ -67,10 +69,10 @@ class Steady:
             "real_tokens": batch.get("real_tokens", used),
         }
         if self.embed is not None:
-            found["inputs_embeds"] = self.embed(ids)[None]
-        return found
+            padded["inputs_embeds"] = self.embed(ids)[None]
+        return padded
 
 
-def most_rows(lengths: list[list[int]], batch: int) -> int:
-    """No batch of `batch` packed sequences has more rows; `lengths` are their rows' lengths."""
+def max_rows_per_batch(lengths: list[list[int]], batch: int) -> int:
+    """The most rows in any `batch` packed sequences; `lengths`: the rows' lengths of each sequence."""
     return sum(sorted(map(len, lengths), reverse=True)[:batch])

@@ -1,4 +1,4 @@
-"""Operations that a compiler leaves alone, at little cost a call.
+"""Custom operations that torch.compile does not look into, at little cost a call.
 
 torch.library.custom_op does the same with checks and wrappers in Python around every call: about
 0.1 ms, six times a decoder layer and step, which is more than the GPU needs for a small layer.
@@ -17,7 +17,7 @@ _LIBRARY = torch.library.Library("precis", "FRAGMENT")
 def operation(schema: str, compute: Callable[..., Any], shapes: Callable[..., Any]) -> Any:
     """Define `precis::NAME` with this schema; `shapes` makes empty outputs for a compiler.
 
-    It knows no gradient: it is to be called within a torch.autograd.Function.
+    It has no gradient: call it within a torch.autograd.Function.
     """
     name = schema.partition("(")[0]
     _LIBRARY.define(schema, tags=(torch.Tag.needs_exact_strides,))

@@ -1,7 +1,7 @@
 """Attention over packed rows without flash kernels: torch's memory-efficient one, or row by row.
 
-All tensors are [tokens, heads, width]; `bounds` are those of the rows alone. Both are called below
-autograd, inside an operation, so their gradients are taken here.
+All tensors are [tokens, heads, width]; `bounds` are those of the rows, without padding. Both are called
+inside a custom operation, below autograd, so their gradients are computed here.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from tasks.serving.summarizer.kernels import CAUSAL, repeat_heads
 
 
-def _fewer_heads(grad: Tensor, heads: int) -> Tensor:
-    """What `repeat_heads` does to a key, backwards."""
+def _sum_heads(grad: Tensor, heads: int) -> Tensor:
+    """The backward pass of `repeat_heads` for keys or values."""
     if grad.shape[1] == heads:
         return grad
     return grad.unflatten(1, (heads, -1)).sum(2)
@@ -27,8 +27,8 @@ def efficient_out(
     query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, size: int, scale: float
 ) -> Tensor:
     """The memory-efficient kernel; `size` is the longest row's length."""
-    found: Tensor = _efficient(*repeat_heads(query, key, value), bounds, size, scale, False)[0][0]
-    return found
+    output: Tensor = _efficient(*repeat_heads(query, key, value), bounds, size, scale, False)[0][0]
+    return output
 
 
 def _efficient(
@@ -50,9 +50,9 @@ def efficient_back(
 ) -> list[Tensor]:
     """Its gradients of query, key and value."""
     q, k, v = repeat_heads(query, key, value)
-    # Its sums have a shape that depends on the batch, so they are not kept but computed again.
+    # The shape of its sums depends on the batch, so they are not kept but computed again.
     out, sums, seed, offset, *_ = _efficient(q, k, v, bounds, size, scale, True)
-    found = torch.ops.aten._efficient_attention_backward(
+    gradients = torch.ops.aten._efficient_attention_backward(
         grad.contiguous()[None],
         q[None],
         k[None],
@@ -71,9 +71,9 @@ def efficient_back(
         False,
         scale=scale,
     )
-    dq, dk, dv = (x[0] for x in found[:3])
+    dq, dk, dv = (x[0] for x in gradients[:3])
     heads = key.shape[1]
-    return [x.contiguous() for x in (dq, _fewer_heads(dk, heads), _fewer_heads(dv, heads))]
+    return [x.contiguous() for x in (dq, _sum_heads(dk, heads), _sum_heads(dv, heads))]
 
 
 def _rows(bounds: Tensor) -> list[tuple[int, int]]:
@@ -88,9 +88,9 @@ def rows_out(
     rows = []
     for start, end in _rows(bounds):
         a, b, c = (x[start:end].transpose(0, 1)[None] for x in (q, k, v))
-        mask = _seen(end - start, behind, q.device)
-        found = scaled_dot_product_attention(a, b, c, attn_mask=mask, scale=scale)
-        rows.append(found[0].transpose(0, 1))
+        mask = _visible(end - start, behind, q.device)
+        output = scaled_dot_product_attention(a, b, c, attn_mask=mask, scale=scale)
+        rows.append(output[0].transpose(0, 1))
     return torch.cat(rows).contiguous()
 
 
@@ -103,22 +103,26 @@ def rows_back(
     scale: float,
     behind: int,
 ) -> list[Tensor]:
-    """By the formulas: below autograd, where a custom operation runs, nothing is recorded."""
+    """The gradients, by the formulas: autograd records nothing inside a custom operation."""
     q, k, v = repeat_heads(query, key, value)
-    found = [torch.empty_like(x) for x in (q, k, v)]
+    gradients = [torch.empty_like(x) for x in (q, k, v)]
     for start, end in _rows(bounds):
         a, b, c, d = (x[start:end].transpose(0, 1).float() for x in (q, k, v, grad))
-        scores = (a @ b.mT * scale).masked_fill(~_seen(end - start, behind, q.device), -torch.inf)
-        share = scores.softmax(-1)
-        felt = d @ c.mT
-        pull = share * (felt - (felt * share).sum(-1, keepdim=True)) * scale
-        for into, part in zip(found, (pull @ b, pull.mT @ a, share.mT @ d), strict=True):
+        scores = (a @ b.mT * scale).masked_fill(
+            ~_visible(end - start, behind, q.device), -torch.inf
+        )
+        weights = scores.softmax(-1)
+        d_weights = d @ c.mT
+        d_scores = weights * (d_weights - (d_weights * weights).sum(-1, keepdim=True)) * scale
+        for into, part in zip(
+            gradients, (d_scores @ b, d_scores.mT @ a, weights.mT @ d), strict=True
+        ):
             into[start:end] = part.transpose(0, 1).to(into.dtype)
     heads = key.shape[1]
-    dq, dk, dv = found
-    return [dq, *(_fewer_heads(x, heads).contiguous() for x in (dk, dv))]
+    dq, dk, dv = gradients
+    return [dq, *(_sum_heads(x, heads).contiguous() for x in (dk, dv))]
 
 
-def _seen(length: int, behind: int, device: torch.device) -> Tensor:
+def _visible(length: int, behind: int, device: torch.device) -> Tensor:
     mask = torch.ones(length, length, dtype=torch.bool, device=device).tril()
     return mask if behind < 0 else mask.triu(-behind)

@@ -2,13 +2,16 @@
 
     y_i = x W_i^T + b_i + s (x A_i^T) B_i^T          for all layers i that read the same x
 
-Stock parts make several passes over x, y and their gradients for the adapter alone. Here x is read
-once for all A_i, and the base product accumulates onto the adapter's inside the matrix product; in
-the backward pass the same for x's gradient. Products run in x's type, with the adapter's weights
-rounded to it, and add up in float32; the adapter's gradients leave in float32.
+PEFT's layers make several passes over x, y and their gradients for the adapter alone. Here x is read
+once for all A_i, and the base product is added to the adapter's inside the matrix product; in the
+backward pass the same for x's gradient. Products run in x's type, with the adapter's weights rounded
+to it, and are summed in float32; the adapter's gradients are float32.
 
-A compiler sees one opaque operation, the same on every device: there is a kernel for each part
-already, and none of them could be fused with what stands around.
+A compiler sees one opaque operation, the same on every device: each part has a kernel already, and
+none of them could be fused with the operations around it.
+
+Considered: Liger, which has no LoRA layer, and Unsloth, whose step took 1.1 times as long on
+Llama-2-7B's shape and 4 times on Phi-2's (docs/benchmarks.md; reasons in docs/devices.md).
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ class Frozen:
 
 
 def frozen(layer: Any) -> Frozen:
-    """What a base layer computes with. Raises ValueError for a layer it does not know."""
+    """The weights of a base layer. Raises ValueError for a kind of layer that is not supported."""
     weight, bias = layer.weight.detach().as_subclass(Tensor), layer.bias
     bias = None if bias is None else bias.detach()
     if type(layer) is torch.nn.Linear:
@@ -73,8 +76,8 @@ def adapted(
     `down` the A_i [rank, in], `up` the B_i [out, rank].
     """
     counts = (len(parts), len(biases), len(down))
-    found: tuple[Tensor, ...] = _Adapted.apply(x, scale, counts, *parts, *biases, *down, *up)
-    return found
+    outputs: tuple[Tensor, ...] = _Adapted.apply(x, scale, counts, *parts, *biases, *down, *up)
+    return outputs
 
 
 def _forward(
@@ -88,12 +91,12 @@ def _forward(
     """[s x A^T of all layers side by side [tokens, ranks], all A and B in x's type, y_1, ...]."""
     flat = x.reshape(-1, x.shape[-1])
     ranks = [a.shape[0] for a in down]
-    # All in one: two kernels in place of one or two for each of the small matrices.
+    # All at once: two kernels in place of one or two for each of the small matrices.
     narrow = torch.cat([weight.reshape(-1) for weight in (*down, *up)]).to(x.dtype)
     below, above = _split(narrow, ranks, flat.shape[1], [b.shape[0] for b in up])
     inner = flat.new_empty(flat.shape[0], sum(ranks))
     inner.addmm_(flat, below.t(), beta=0, alpha=scale)
-    found, start = [inner, narrow], 0
+    outputs, start = [inner, narrow], 0
     for i, b in enumerate(above):
         out, rank = b.shape
         weight = wide(_of(parts, i, len(up)), (out, flat.shape[1]), x.dtype).t()
@@ -103,9 +106,9 @@ def _forward(
             y.addmm_(flat, weight)
         else:
             y = torch.addmm(biases[i], flat, weight) if biases else torch.mm(flat, weight)
-        found.append(y.view(*x.shape[:-1], out))
+        outputs.append(y.view(*x.shape[:-1], out))
         start += rank
-    return found
+    return outputs
 
 
 def _forward_fake(
@@ -206,12 +209,12 @@ class _Adapted(torch.autograd.Function):  # type: ignore[misc]
         parts, biases, layers = counts
         start = parts + biases
         weights, down, up = tensors[:parts], tensors[start : start + layers], tensors[-layers:]
-        inner, narrow, *found = _forward_op(
+        inner, narrow, *outputs = _forward_op(
             x, list(weights), list(tensors[parts:start]), list(down), list(up), scale
         )
         ctx.save_for_backward(x, inner, narrow, *weights)
         ctx.scale, ctx.counts, ctx.ranks = scale, counts, [a.shape[0] for a in down]
-        return tuple(found)
+        return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:

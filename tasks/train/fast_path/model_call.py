@@ -1,4 +1,4 @@
-"""How a causal model is called on packed rows of fixed shapes, and what is seen by calling it."""
+"""Call a causal model on packed rows of fixed shapes, and find out how it works by calling it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 
 from tasks.train.fast_path import varlen_attention
 
-FEW = 8  # tokens, to see how a model works
-CLOSE = 2e-2  # our head against the model's own, in 16 bits
+FEW = 8  # tokens, for trial calls
+CLOSE = 2e-2  # our logits against the model's, in 16 bits, in standard deviations
 
 
 def core_of(causal: Any) -> Any:
@@ -20,15 +20,15 @@ def core_of(causal: Any) -> Any:
 
 
 def arguments(causal: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-    """A batch that `Steady` made as the model takes it."""
+    """The model's arguments for a batch of FixedShapeCollator."""
     embedded = inputs.get("inputs_embeds")
     if embedded is None:
         embedded = causal.get_input_embeddings()(inputs["input_ids"])
     return {
-        # All layers alike, so that one compilation serves the first one too.
+        # Requires a gradient as in all later layers, so that one compilation serves the first one too.
         "inputs_embeds": embedded.detach().requires_grad_(torch.is_grad_enabled()),
         "position_ids": inputs["position_ids"],
-        # Of four dimensions, or transformers looks for packed rows and waits for the answer.
+        # Of four dimensions: otherwise transformers looks for packed rows, and waits for the GPU.
         "attention_mask": embedded.new_zeros(1, 1, 1, 1),
         "cu_seq_lens_q": inputs["bounds"],
         "max_length_q": torch.tensor([inputs["longest"], inputs["row_count"]]),
@@ -38,7 +38,7 @@ def arguments(causal: Any, inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def kernel(causal: Any) -> str:
-    """The attention kernel that serves a model."""
+    """The attention kernel for a model."""
     config, weight = core_of(causal).config, causal.get_output_embeddings().weight
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return varlen_attention.kernel_for(weight.device, weight.dtype, width)
@@ -46,24 +46,25 @@ def kernel(causal: Any) -> str:
 
 def watch(causal: Any) -> None:
     """Run the decoder once on a few tokens."""
-    # In training mode: bitsandbytes repacks weights for a CPU when they are used in the other one.
+    # In training mode: in evaluation mode bitsandbytes repacks weights for its CPU kernel.
     with torch.no_grad(), mode(causal, training=True):
         core_of(causal)(**_few(causal))
 
 
 def head_is_plain(causal: Any) -> bool:
-    """Whether nothing follows the head: some models scale or cap their logits."""
+    """Whether the logits are the head's output: some models scale or cap them."""
     few = _few(causal)
     with torch.no_grad(), mode(causal, training=False):  # without dropout
-        theirs = causal(**few).logits.float()
+        logits = causal(**few).logits.float()
         hidden = core_of(causal)(**few).last_hidden_state
-        ours = causal.get_output_embeddings()(hidden).float()
-    return bool(torch.allclose(ours, theirs, rtol=CLOSE, atol=CLOSE * float(theirs.std())))
+        head_output = causal.get_output_embeddings()(hidden).float()
+    tolerance = CLOSE * float(logits.std())
+    return bool(torch.allclose(head_output, logits, rtol=CLOSE, atol=tolerance))
 
 
 @contextlib.contextmanager
 def mode(model: Any, training: bool) -> Iterator[None]:
-    """In training mode, or not, and afterwards as it was."""
+    """Set training or evaluation mode, and restore the former one afterwards."""
     was = model.training
     model.train(training)
     try:
@@ -73,7 +74,7 @@ def mode(model: Any, training: bool) -> Iterator[None]:
 
 
 def _few(causal: Any) -> dict[str, Any]:
-    """A few tokens, as the model takes them."""
+    """The model's arguments for a few tokens."""
     device = causal.get_input_embeddings().weight.device
     inputs = {
         "input_ids": torch.arange(FEW, device=device)[None],

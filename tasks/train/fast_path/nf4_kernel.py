@@ -1,7 +1,8 @@
-"""Doubly quantized NF4 weights back in 16 bits: bitsandbytes' values, in one kernel instead of three.
+"""Dequantize doubly quantized NF4 weights to 16 bits: bitsandbytes' values, in one kernel for three.
 
 bitsandbytes dequantizes the scales, adds their offset and dequantizes the weights one after the other;
-three launches through Python cost a CPU 0.15 ms a weight, and there are hundreds in a step.
+three launches through Python take a CPU 0.15 ms a weight, and a step has hundreds. Its own kernels stay
+the reference, and are used where this one does not give the same bits; docs/devices.md.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 BLOCK, SCALE_BLOCK = 64, 256  # weights of one scale, scales of one scale
-BYTES = 2048  # packed weights of one program
+BYTES = 2048  # of packed weights in one Triton program
 
 
 def wide(parts: Sequence[Tensor], shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
@@ -31,8 +32,8 @@ def by_bitsandbytes(parts: Sequence[Tensor], shape: tuple[int, int], dtype: torc
     ops = torch.ops.bitsandbytes
     full = ops.dequantize_blockwise.default(absmax, scales, code, SCALE_BLOCK, torch.float32)
     full += offset
-    found: Tensor = ops.dequantize_4bit.default(packed, full, BLOCK, "nf4", list(shape), dtype)
-    return found
+    weight: Tensor = ops.dequantize_4bit.default(packed, full, BLOCK, "nf4", list(shape), dtype)
+    return weight
 
 
 def by_kernel(parts: Sequence[Tensor], shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
@@ -48,13 +49,13 @@ def by_kernel(parts: Sequence[Tensor], shape: tuple[int, int], dtype: torch.dtyp
 
 
 def try_kernel(parts: Sequence[Tensor], shape: tuple[int, int], dtype: torch.dtype) -> str | None:
-    """Use the kernel from now on if it gives bitsandbytes' very values here; else why not."""
+    """Use the kernel from now on if it gives bitsandbytes' very values on this GPU; else the reason."""
     _chosen.own = False
     if not parts[0].is_cuda or torch.cuda.get_device_capability(parts[0].device) < (8, 0):
         return "the GPU is older than compute capability 8.0"
     try:
         same = torch.equal(by_kernel(parts, shape, dtype), by_bitsandbytes(parts, shape, dtype))
-    except Exception as error:  # a missing compiler, library or driver: all kinds; logged
+    except Exception as error:  # of any type: a missing compiler, library or driver; logged
         logging.getLogger(__name__).warning("NF4 kernel failed", exc_info=error)
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
     if not same:
@@ -74,13 +75,13 @@ _chosen = _Chosen()
 def _table(device: torch.device) -> Tensor:
     from bitsandbytes.functional import get_4bit_type
 
-    found: Tensor = get_4bit_type("nf4", device=device)
-    return found
+    table: Tensor = get_4bit_type("nf4", device=device)
+    return table
 
 
 @functools.cache
 def _kernel() -> Any:
-    """Triton is imported where it is used: a machine without a GPU need not have it."""
+    """Triton is imported where it is used: a machine without a GPU may not have it."""
     import triton
     import triton.language as tl
 

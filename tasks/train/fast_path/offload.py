@@ -1,4 +1,9 @@
-"""Keep what waits for the backward pass in the host's memory, without making either side wait."""
+"""Offload tensors that the backward pass needs to the host's memory, without waiting for the copies.
+
+Considered: torch's `save_on_cpu`, which copies on the computing stream and waits for each copy, and
+TRL's OffloadActivations (torchtune's), which moves every activation of a step; here only the inputs of
+the layers that the memory plan recomputes are moved. Figures: `least` in docs/benchmarks.md.
+"""
 
 from __future__ import annotations
 
@@ -8,32 +13,31 @@ import torch
 from torch import Tensor
 
 
-class OnHost(torch.autograd.graph.saved_tensors_hooks):  # type: ignore[misc]
-    """Within it, tensors saved for the backward pass lie in pinned host memory.
+class OffloadToHost(torch.autograd.graph.saved_tensors_hooks):  # type: ignore[misc]
+    """A context in which tensors saved for the backward pass are kept in pinned host memory.
 
-    torch's own `save_on_cpu` copies on the computing stream and waits for each copy; here copies
-    out run beside the computation. On a CPU nothing is moved.
+    Copies to the host run on a stream of their own, beside the computation. On a CPU nothing moves.
     """
 
     def __init__(self) -> None:
         self.stream = torch.cuda.Stream() if torch.cuda.is_available() else None
-        super().__init__(self._out, self._back)
+        super().__init__(self._pack, self._unpack)
 
-    def _out(self, tensor: Tensor) -> Any:
+    def _pack(self, tensor: Tensor) -> Any:
         if not tensor.is_cuda or self.stream is None:
             return tensor
-        kept = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        on_host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
-            kept.copy_(tensor, non_blocking=True)
+            on_host.copy_(tensor, non_blocking=True)
         tensor.record_stream(self.stream)
-        return kept, self.stream.record_event(), tensor.device
+        return on_host, self.stream.record_event(), tensor.device
 
     @staticmethod
-    def _back(kept: Any) -> Tensor:
-        if isinstance(kept, Tensor):
-            return kept
-        tensor, copied, device = kept
+    def _unpack(packed: Any) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        on_host, copied, device = packed
         torch.cuda.current_stream().wait_event(copied)
-        found: Tensor = tensor.to(device, non_blocking=True)
-        return found
+        tensor: Tensor = on_host.to(device, non_blocking=True)
+        return tensor

@@ -1,10 +1,13 @@
 """Causal attention over packed rows as one operation that a compiler leaves alone.
 
-torch's own kernels, no package and no download: FlashAttention-2 (Dao 2023, arXiv:2307.08691) on
-GPUs from compute capability 8.0, the memory-efficient kernel (Rabe and Staats 2021,
-arXiv:2112.05682) on older ones; on a CPU row by row. How many rows there are and how long the
-longest is come in a tensor on the CPU: as numbers they would have a compiled layer compiled anew for
-each batch.
+torch's kernels, no package and no download: FlashAttention-2 (Dao 2023, arXiv:2307.08691) on GPUs
+from compute capability 8.0, the memory-efficient kernel (Rabe and Staats 2021, arXiv:2112.05682) on
+older ones; on a CPU row by row. The number of rows and the longest row's length come in a tensor on the
+CPU: as Python integers they would make a compiled layer compile again for each batch.
+
+Considered: torch's public varlen_attn, which tasks.train.attention uses on the plain path: it takes
+the longest row as an integer. Here its private operations torch.ops.aten._flash_attention_forward and
+_backward are called; their arguments were tried with torch 2.11 (GPU) to 2.13. See docs/devices.md.
 """
 
 from __future__ import annotations
@@ -17,24 +20,24 @@ from torch import Tensor
 from tasks.train.fast_path import fallback_attention
 from tasks.train.fast_path.custom_op import operation
 
-NAME = "precis_steady_rows"
+NAME = "precis_packed_rows_fixed"
 FLASH, EFFICIENT, BY_ROW = "flash", "efficient", "by row"
 WIDEST_FLASH_HEAD = 256
 
 
 def register() -> str:
-    """Make `steady_rows` known to transformers; returns its `attn_implementation` name."""
+    """Make `packed_rows_attention` known to transformers; returns its `attn_implementation` name."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    AttentionInterface.register(NAME, steady_rows)
-    AttentionMaskInterface.register(NAME, lambda *_, **__: None)  # the bounds say it all
+    AttentionInterface.register(NAME, packed_rows_attention)
+    AttentionMaskInterface.register(NAME, lambda *_, **__: None)  # cu_seq_lens_q replaces the mask
     return NAME
 
 
 def kernel_for(device: torch.device, dtype: torch.dtype, width: int) -> str:
-    """Which kernel serves heads of this width; torch's switch for flash kernels is heeded.
+    """Which kernel serves heads of this width; torch.backends.cuda.enable_flash_sdp(False) is respected.
 
-    To be asked outside a compiled layer.
+    To be called outside a compiled layer.
     """
     if device.type != "cuda":
         return BY_ROW
@@ -43,7 +46,7 @@ def kernel_for(device: torch.device, dtype: torch.dtype, width: int) -> str:
     return FLASH if able and torch.backends.cuda.flash_sdp_enabled() else EFFICIENT
 
 
-def steady_rows(
+def packed_rows_attention(
     module: Any,
     query: Tensor,
     key: Tensor,
@@ -63,15 +66,15 @@ def steady_rows(
     """Causal attention within each row of one packed sequence, in transformers' form.
 
     `query` is [1, heads, tokens, width], `key` and `value` may have fewer heads; `cu_seq_lens_q`
-    holds the rows' bounds (int32) and what fills it up; `max_length_q`, on the CPU, two integers:
-    the longest row and how many rows there are; `rows_kernel` is what `kernel_for` said. Returns
+    holds the rows' bounds (int32), then padding; `max_length_q`, on the CPU, two integers: the longest
+    row and the number of rows; `rows_kernel` is the answer of `kernel_for`. Returns
     [1, tokens, heads, width].
     """
     if dropout or softcap or s_aux is not None:
-        raise ValueError("attention with dropout, a soft cap or sinks is not served here")
+        raise ValueError("attention with dropout, a soft cap or sinks is not supported here")
     width = query.shape[-1]
     q, k, v = (x[0].transpose(0, 1).to(value.dtype).contiguous() for x in (query, key, value))
-    found: Tensor = _Attend.apply(
+    output: Tensor = _Attend.apply(
         q,
         k,
         v,
@@ -81,7 +84,7 @@ def steady_rows(
         -1 if sliding_window is None else sliding_window - 1,
         BY_ROW if sliding_window is not None and rows_kernel == EFFICIENT else rows_kernel,
     )
-    return found[None], None
+    return output[None], None
 
 
 def _forward(
@@ -94,7 +97,7 @@ def _forward(
     behind: int,
     kernel: str,
 ) -> list[Tensor]:
-    """[output [tokens, heads, width], log-sum-exp [heads, tokens] or nothing where not kept].
+    """[output [tokens, heads, width], log-sum-exp [heads, tokens], empty where not kept].
 
     `query` is [tokens, heads, width]; a token sees itself and at most `behind` before it in its row
     (-1: all of them).
@@ -161,7 +164,7 @@ def _backward(
         return fallback_attention.rows_back(grad, query, key, value, bounds, scale, behind)
     if kernel == EFFICIENT:
         return fallback_attention.efficient_back(grad, query, key, value, bounds, size, scale)
-    nothing = torch.zeros(2, dtype=torch.uint64, device=query.device)  # dropout's state: none
+    no_dropout = torch.zeros(2, dtype=torch.uint64, device=query.device)  # its random state
     return list(
         torch.ops.aten._flash_attention_backward(
             grad.contiguous(),
@@ -176,7 +179,7 @@ def _backward(
             size,
             0.0,
             behind < 0,
-            nothing,
+            no_dropout,
             torch.empty(0, device=query.device),
             scale=scale,
             window_size_left=behind,
@@ -235,12 +238,12 @@ class _Attend(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        found = _backward_op(grad, *ctx.saved_tensors, ctx.scale, ctx.behind, ctx.kernel)
-        return (*found, None, None, None, None, None)
+        gradients = _backward_op(grad, *ctx.saved_tensors, ctx.scale, ctx.behind, ctx.kernel)
+        return (*gradients, None, None, None, None, None)
 
 
 def _real(bounds: Tensor, sizes: Tensor) -> tuple[int, Tensor]:
-    """The longest row, and the bounds without what fills them up: empty rows cost a kernel time."""
+    """The longest row, and the bounds without their padding: empty rows take a kernel time."""
     longest, rows = sizes.tolist()
     return longest, bounds[: rows + 1]
 

@@ -31,7 +31,7 @@ def test_the_same_job_goes_on_from_its_last_whole_checkpoint(tmp_path: Path) -> 
     last = write_checkpoint(tmp_path, 100)
     broken = write_checkpoint(tmp_path, 120, whole=False)
     assert local.prepare(tmp_path, JOB) == last
-    assert local.meter_of(last) == {"seconds": 100.0}
+    assert local.usage_at(last) == {"seconds": 100.0}
     assert not broken.exists()
 
 

@@ -16,8 +16,8 @@ from store_sites import KINDS, Site, site
 from tasks.contracts.errors import ChildFailed
 from tasks.processes import step_process
 from tasks.train import task as training
-from tasks.train.checkpoints.backends import place_of
-from tasks.train.checkpoints.store import forget
+from tasks.train.checkpoints.backends import backend_of
+from tasks.train.checkpoints.store import remove_job
 
 # Dropout draws random numbers: they too must go on where they stopped.
 TRAINING = {
@@ -100,8 +100,8 @@ def test_killed_here_and_resumed_there_is_bit_for_bit_uninterrupted(
         )
         assert min(second.steps()) > 20
         assert resumed["job"] == job == expected["job"]  # another store, the same job
-        forget(kept.uri, job)
-        assert place_of(kept.uri).names("") == []
+        remove_job(kept.uri, job)
+        assert backend_of(kept.uri).names("") == []
     assert resumed["digest"] == expected["digest"]
     counted = ("steps", "tokens", "completion_tokens", "train_loss", "first_loss", "last_loss")
     assert [resumed["metrics"][n] for n in counted] == [expected["metrics"][n] for n in counted]
@@ -111,7 +111,7 @@ def test_killed_here_and_resumed_there_is_bit_for_bit_uninterrupted(
 
 def _left(kept: Site) -> str:
     """The one job of a store, which still holds its last checkpoints: the adapter is not logged yet."""
-    names = [name.split("/") for name in place_of(kept.uri).names("")]
+    names = [name.split("/") for name in backend_of(kept.uri).names("")]
     assert {"checkpoint-40", "checkpoint-45"} <= {parts[1] for parts in names}
     (job,) = {parts[0] for parts in names}
     return job

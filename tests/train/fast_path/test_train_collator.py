@@ -12,7 +12,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from tasks.models.encoding import IGNORED
 from tasks.train.fast_path import chunked_loss
-from tasks.train.fast_path.collator import Steady, most_rows
+from tasks.train.fast_path.collator import FixedShapeCollator, max_rows_per_batch
 
 
 def packed(*lengths: int) -> dict[str, Any]:
@@ -25,9 +25,9 @@ def packed(*lengths: int) -> dict[str, Any]:
     return {"input_ids": ids, "labels": labels, "seq_lengths": list(lengths)}
 
 
-def collator() -> Steady:
+def collator() -> FixedShapeCollator:
     inner = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
-    return Steady(inner, tokens=40, rows=5, pad=0)
+    return FixedShapeCollator(inner, tokens=40, rows=5, pad=0)
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,8 @@ def test_more_than_was_counted_is_refused() -> None:
 
 def test_no_batch_has_more_rows_than_the_fullest_sequences() -> None:
     """The sum over the sequences with most rows."""
-    assert most_rows([[1, 1], [1, 1, 1], [1]], 2) == 5
-    assert most_rows([[1, 1]], 4) == 2
+    assert max_rows_per_batch([[1, 1], [1, 1, 1], [1]], 2) == 5
+    assert max_rows_per_batch([[1, 1]], 4) == 2
 
 
 @pytest.mark.parametrize("chunk", [2**24, 64 * 50])

@@ -1,4 +1,4 @@
-"""The GPU's training path, run on a CPU: the same function as plain PEFT and TRL, or a word why not."""
+"""The GPU's training path, run on a CPU: the same function as plain PEFT and TRL, or a note why not."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def trainer_over(base: Path, folder: Path, /, **parts: Any) -> tuple[Any, Any]:
     """TRL's trainer as `train` builds it on a CPU, and its recipe; B is not zero, as after a while."""
     rows = tiny.write_rows(folder / "rows.jsonl", tiny.make_rows(24))
     recipe = tiny.make_recipe(base, **parts)
-    trainer = qlora._build(rows, tiny.prepared(base, recipe), recipe, folder / "job", None, None)[0]
+    trainer = qlora.build_trainer(rows, tiny.prepared(base, recipe), recipe, folder / "job")[0]
     for i, (name, parameter) in enumerate(trainer.model.named_parameters()):
         if "lora_B" in name:
             made = torch.Generator().manual_seed(i)
@@ -100,8 +100,8 @@ def trainer_over(base: Path, folder: Path, /, **parts: Any) -> tuple[Any, Any]:
 def set_up(trainer: Any, recipe: Any, plan: Plan, compiler: str = COMPILER) -> bool:
     """Put it on the GPU's path, as `train` does where there is one."""
     trainer.model.set_attn_implementation(varlen_attention.register())
-    shape = setup._shape(trainer.model.get_base_model(), recipe)
-    return setup.set_up(trainer, (plan, shape), compiler)
+    shape = setup.shape_for(trainer.model.get_base_model(), recipe)
+    return setup.enable(trainer, (plan, shape), compiler)
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:
@@ -137,12 +137,12 @@ def test_loss_and_gradients_are_plain_peft_s(
     expected.backward()
     theirs = gradients(trainer.model)
     assert set_up(trainer, recipe, plan)
-    assert trainer.fast.compiled
-    assert trainer.fast.plain_head == (name != "granite")
+    assert trainer.fast_path.compiled
+    assert trainer.fast_path.plain_head == (name != "granite")
     batch = next(iter(trainer.get_train_dataloader()))
     assert batch["input_ids"].shape == (1, 512)
     assert ("inputs_embeds" in batch) == plan.offload
-    found = trainer.fast(batch)
+    found = trainer.fast_path(batch)
     found.backward()
     numeric.assert_close(found, expected, numeric.LOSS)
     ours = gradients(trainer.model)
@@ -158,7 +158,7 @@ def test_all_layers_share_one_compilation(bases: dict[str, Path], tmp_path: Path
     trainer, recipe = trainer_over(bases["llama"], tmp_path, training={"max_length": 128})
     set_up(trainer, recipe, Plan())
     for batch in trainer.get_train_dataloader():
-        trainer.fast(batch).backward()
+        trainer.fast_path(batch).backward()
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
@@ -213,7 +213,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_so(
     with caplog.at_level(logging.WARNING):
         assert set_up(trainer, recipe, ALL_AGAIN, "precis_test_fails")
     assert "layers run without compilation: BackendCompilerFailed" in caplog.text
-    assert trainer.fast.facts()["compiled"] == 0.0
+    assert trainer.fast_path.facts()["compiled"] == 0.0
     trainer.train()
     assert trainer.state.global_step == 3
 
@@ -226,7 +226,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_so(
         ({"training": {"memory": "plain"}}, "training.memory says so"),
     ],
 )
-def test_what_is_not_served_is_said(
+def test_what_is_not_supported_gets_a_note(
     parts: dict[str, Any],
     why: str,
     bases: dict[str, Path],
@@ -236,7 +236,7 @@ def test_what_is_not_served_is_said(
     """Such recipes train on TRL's own path."""
     trainer, recipe = trainer_over(bases["llama"], tmp_path, **parts)
     with caplog.at_level(logging.WARNING):
-        assert setup.choose(trainer.model.get_base_model(), recipe) is None
+        assert setup.choose_plan(trainer.model.get_base_model(), recipe) is None
     assert f"training takes the plain path: {why}" in caplog.text
 
 
@@ -253,11 +253,11 @@ def test_other_adapters_take_the_plain_path(
     with caplog.at_level(logging.WARNING):
         assert not set_up(trainer, recipe, Plan())
     assert "plain path: a variant of LoRA" in caplog.text
-    assert trainer.fast is None
+    assert trainer.fast_path is None
     assert trainer.data_collator is collator
 
 
-class Full(setup.Fast):
+class Full(setup.FastPath):
     """A GPU whose memory holds a step only once all but `room` layers are computed again."""
 
     room = 0
@@ -280,18 +280,21 @@ def test_when_memory_runs_out_more_is_computed_again(
     monkeypatch.setattr(compilation, "compile_layers", lambda *_: None)
     with caplog.at_level(logging.WARNING):
         assert set_up(trainer, recipe, Plan())
-    assert trainer.fast.plan == Plan(selective=True, recomputed=2)
+    assert trainer.fast_path.plan == Plan(selective=True, recomputed=2)
     assert "memory ran out; now weights as loaded, 2 of 2 layers recomputed" in caplog.text
     monkeypatch.setattr(Full, "room", -1)
     with pytest.raises(
         TrainingError, match=r"not hold one training step.*per_device_train_batch_size"
     ):
-        compilation.rehearse(trainer.fast, trainer)
+        compilation.rehearse(trainer.fast_path, trainer)
     # Of a shared base no device can try again alone.
     monkeypatch.setattr(Full, "room", 0)
-    trainer.fast.plan, trainer.fast.shape = Plan(), replace(trainer.fast.shape, shards=2)
+    trainer.fast_path.plan, trainer.fast_path.shape = (
+        Plan(),
+        replace(trainer.fast_path.shape, shards=2),
+    )
     with pytest.raises(TrainingError, match=r"its part of the base.*training\.memory: least"):
-        compilation.rehearse(trainer.fast, trainer)
+        compilation.rehearse(trainer.fast_path, trainer)
 
 
 def test_memory_that_runs_out_while_layers_are_watched_is_no_plain_path(
@@ -305,17 +308,17 @@ def test_memory_that_runs_out_while_layers_are_watched_is_no_plain_path(
     trainer, recipe = trainer_over(bases["llama"], tmp_path)
     monkeypatch.setattr(setup.model_call, "watch", run_out)
     with pytest.raises(TrainingError, match=r"its part of the base.*of this test"):
-        setup.choose(trainer.model.get_base_model(), recipe, shards=2)
+        setup.choose_plan(trainer.model.get_base_model(), recipe, shards=2)
     with pytest.raises(TrainingError, match=r"the base and one layer's pass; set training\.memory"):
-        setup.choose(trainer.model.get_base_model(), recipe)
+        setup.choose_plan(trainer.model.get_base_model(), recipe)
 
 
 def test_the_choice_is_part_of_the_metrics(bases: dict[str, Path], tmp_path: Path) -> None:
     """What was chosen, and what memory it was predicted to take."""
     trainer, recipe = trainer_over(bases["llama"], tmp_path)
     set_up(trainer, recipe, ALL_AGAIN)
-    facts = trainer.fast.facts()
+    facts = trainer.fast_path.facts()
     assert facts["recomputed_layers"] == 2.0
     assert facts["inputs_on_host"] == facts["compiled"] == 1.0
-    predicted = memory_plan.peak_bytes(trainer.fast.shape, trainer.fast.plan) / GIB
+    predicted = memory_plan.peak_bytes(trainer.fast_path.shape, trainer.fast_path.plan) / GIB
     assert facts["predicted_memory_gib"] == predicted

@@ -29,7 +29,7 @@ def test_it_is_masked_attention(window: int | None, kv_heads: int) -> None:
     exact = [x.detach().double().requires_grad_() for x in (query, key, value)]
     wider = [x.repeat_interleave(4 // kv_heads, 1) for x in exact[1:]]
     expected = scaled_dot_product_attention(exact[0], *wider, attn_mask=mask, scale=0.3)
-    output, _ = varlen_attention.steady_rows(
+    output, _ = varlen_attention.packed_rows_attention(
         None,
         query,
         key,
@@ -55,5 +55,5 @@ def test_what_it_does_not_do_is_refused(setting: dict[str, Any]) -> None:
     x = torch.randn(1, 2, 4, 8)
     bounds, sizes = torch.tensor([0, 4], dtype=torch.int32), torch.tensor([4, 1])
     given = {"cu_seq_lens_q": bounds, "max_length_q": sizes, "rows_kernel": varlen_attention.BY_ROW}
-    with pytest.raises(ValueError, match="is not served here"):
-        varlen_attention.steady_rows(None, x, x, x, None, **given, **setting)
+    with pytest.raises(ValueError, match="is not supported here"):
+        varlen_attention.packed_rows_attention(None, x, x, x, None, **given, **setting)
