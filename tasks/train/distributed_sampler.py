@@ -1,6 +1,6 @@
 """Split the batches of one process between several ranks, so that each step learns the very same rows.
 
-Batches are dealt out in turn: with two ranks, the first and second batch of one process are one step
+Batches are assigned in turn: with two ranks, the first and second batch of one process are one step
 of both. Where an epoch's last round has too few rows, accelerate's sampler repeats the epoch's first
 ones; here padding rows, which are not learned, take their place, as if one process had trained.
 """

@@ -1,5 +1,5 @@
 """Two processes that train together do what one does with twice the accumulation; killed, cancelled,
-orphaned, they end together. Real processes over gloo, in float32, through the real entry."""
+or orphaned, they end together. Real processes over gloo, in float32, through the real entry."""
 
 from __future__ import annotations
 
@@ -133,10 +133,10 @@ def test_losses_and_weights_are_those_of_one_process_on_the_same_batches(
     assert json.loads((job.folder / "job" / "finished.json").read_text()) == found
 
 
-def test_a_shared_out_base_trains_the_very_same_adapter_though_a_rank_is_killed(
+def test_a_sharded_base_trains_the_very_same_adapter_though_a_rank_is_killed(
     inputs: Path, together: tuple[Job, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Each holds half of the weights: with one gone all end, the retry goes on, and no bit differs."""
+    """Each holds half of the weights: when one dies both end, the retry resumes, and no bit differs."""
     job = Job(inputs, tmp_path, devices=2, base_weights="sharded")
     job.at = (15, lambda: numbered(job.ranks(), 1).kill())
     with pytest.raises(ChildFailed, match=r"rank 1 of 2 ended by signal SIGKILL"):
@@ -193,10 +193,10 @@ def test_a_killed_rank_is_named_and_a_cancelled_run_goes_on_to_the_same_end(
 
 
 @pytest.mark.long
-def test_a_team_killed_here_goes_on_there_from_the_store(
+def test_ranks_killed_on_one_machine_resume_on_another_from_the_store(
     inputs: Path, together: tuple[Job, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """The first rank stores each checkpoint; another machine's team ends where one left alone does."""
+    """Rank 0 stores each checkpoint; the ranks of another machine end as an uninterrupted run does."""
     (store := tmp_path / "store").mkdir()
     here, there = (
         Job(inputs, tmp_path / name, devices=2, checkpoint_store=str(store))
@@ -245,7 +245,7 @@ def test_two_machines_meet_through_torchrun(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The other runs torchrun's own command, and is told what to train: the very same adapter."""
+    """The other machine runs torchrun itself and gets the call by broadcast: the very same adapter."""
     meeting = {
         "PET_RDZV_ENDPOINT": f"127.0.0.1:{free_port()}",
         "PET_RDZV_ID": "bench",
@@ -280,7 +280,7 @@ def test_two_machines_meet_through_torchrun(
 
 
 @pytest.mark.long
-def test_the_gpu_s_path_in_a_team(tmp_path: Path) -> None:
+def test_the_fast_path_on_two_ranks(tmp_path: Path) -> None:
     """Compiled layers and fixed shapes, two processes: one process' losses; the leanest plan for all."""
     import ranks_fast
 

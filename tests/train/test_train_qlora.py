@@ -1,4 +1,4 @@
-"""Training a tiny model in this process: what it leaves, repeats and refuses."""
+"""Training a tiny model in this process: its result, its repetition and its errors."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_finished_job_is_not_trained_again(
 def test_another_seed_is_another_job_and_the_same_seed_the_same_weights(
     answer: dict[str, Any], rows: Path, base: Path, tmp_path: Path
 ) -> None:
-    """A folder used by another job is used anew; weights follow from the recipe."""
+    """A folder used by another job is emptied first; weights follow from the recipe."""
     other = train(rows, base, tmp_path, training=STEPS | {"seed": 7})
     assert other["digest"] != answer["digest"]
     assert train(rows, base, tmp_path)["digest"] == answer["digest"]
@@ -116,11 +116,11 @@ def test_a_loss_that_is_no_number_stops_the_run(rows: Path, base: Path, tmp_path
 def test_target_modules_that_the_base_lacks_are_refused(
     rows: Path, base: Path, tmp_path: Path
 ) -> None:
-    """Before anything is loaded, as an error of the recipe's, with those that there are."""
-    said = (
+    """Before anything is loaded, as an error of the recipe's, with the layers that it has."""
+    message = (
         r"does not fit this base model:\nadapter.target_modules: .* no layer query_key; it has down"
     )
-    with pytest.raises(TrainingError, match=said):
+    with pytest.raises(TrainingError, match=message):
         train(rows, base, tmp_path, adapter={"target_modules": ["query_key"]})
 
 

@@ -1,4 +1,4 @@
-"""Which checkpoint a job goes on from."""
+"""Which checkpoint a job resumes from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def write_checkpoint(folder: Path, step: int, whole: bool = True) -> Path:
 
 
 def test_a_new_job_starts_from_the_beginning(tmp_path: Path) -> None:
-    """An empty folder has nothing to go on from."""
+    """An empty folder has no checkpoint to resume from."""
     assert local.prepare(tmp_path / "job", JOB) is None
     assert local.finished(tmp_path / "job") is None
 
@@ -35,7 +35,7 @@ def test_the_same_job_goes_on_from_its_last_whole_checkpoint(tmp_path: Path) -> 
     assert not broken.exists()
 
 
-def test_another_job_starts_anew(tmp_path: Path) -> None:
+def test_another_job_starts_from_scratch(tmp_path: Path) -> None:
     """Other rows, base or settings: nothing of the job before is left."""
     local.prepare(tmp_path, JOB)
     old = write_checkpoint(tmp_path, 20)

@@ -68,7 +68,7 @@ class Machine:
     def steps(self) -> dict[int, float]:
         return {line["step"]: line["loss"] for line in self.lines if line["kind"] == "train"}
 
-    def said(self) -> list[str]:
+    def notes(self) -> list[str]:
         return [line["text"] for line in self.lines if line["kind"] == "note"]
 
 
@@ -85,7 +85,7 @@ def test_killed_here_and_resumed_there_is_bit_for_bit_uninterrupted(
     steady, first, second = (Machine(tmp_path, name) for name in ("steady", "first", "second"))
     with site(kind, tmp_path / "lost", monkeypatch) as lost:
         expected = steady.train(lost.uri, 15, lost.vanish)
-    stored, *failed = steady.said()
+    stored, *failed = steady.notes()
     assert stored.startswith("checkpoint 10 stored at ")
     assert failed
     assert all("is not stored: training.checkpoint_store: " in text for text in failed)
@@ -95,7 +95,7 @@ def test_killed_here_and_resumed_there_is_bit_for_bit_uninterrupted(
             first.train(kept.uri, 24, first.kill)
         resumed = second.train(kept.uri)
         job = _left(kept)
-        assert second.said()[0].startswith(
+        assert second.notes()[0].startswith(
             f"training goes on from checkpoint {min(second.steps()) - 1}"
         )
         assert min(second.steps()) > 20

@@ -152,7 +152,7 @@ def test_loss_and_gradients_are_plain_peft_s(
 
 
 def test_all_layers_share_one_compilation(bases: dict[str, Path], tmp_path: Path) -> None:
-    """Neither the first layer nor another batch is compiled anew."""
+    """Neither the first layer nor another batch is compiled again."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     trainer, recipe = trainer_over(bases["llama"], tmp_path, training={"max_length": 128})

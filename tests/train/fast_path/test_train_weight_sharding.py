@@ -1,4 +1,4 @@
-"""A base whose frozen weights are shared out over a team: the function of the whole one, in less memory."""
+"""A base whose frozen weights are sharded over two ranks computes what the whole one does, in less memory."""
 
 from __future__ import annotations
 
