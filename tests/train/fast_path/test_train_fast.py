@@ -276,7 +276,7 @@ def test_when_memory_runs_out_more_is_computed_again(
 ) -> None:
     """The rehearsal finds the plan that fits, and says which; without any, what to lower."""
     trainer, recipe = trainer_over(bases["llama"], tmp_path)
-    monkeypatch.setattr(setup, "Fast", Full)
+    monkeypatch.setattr(setup, "FastPath", Full)
     monkeypatch.setattr(compilation, "compile_layers", lambda *_: None)
     with caplog.at_level(logging.WARNING):
         assert set_up(trainer, recipe, Plan())
