@@ -48,7 +48,14 @@ EXEMPT = re.compile(
     r"deployments/demo/(base|data|dialogues)/|tests/bench/results/|.*/previous_\w+/|.*\.(png|ico|gz)$"
 )
 # Not cleaned yet; this list only ever gets shorter.
-NOT_YET = ("tasks/", "tests/")
+NOT_YET = (
+    "tasks/train/",
+    "tests/train/",
+    "tasks/tracking/",
+    "tests/tracking/",
+    "tasks/report/",
+    "tests/register/",
+)
 FILES = [
     name
     for name in subprocess.run(

@@ -14,7 +14,7 @@ SETTINGS = {key: (field, schema) for key, field, schema in recipe_reference.sett
 
 
 def test_the_page_is_up_to_date() -> None:
-    """Made anew from recipe.py it is the same, byte for byte."""
+    """Made again from recipe.py it is the same, byte for byte."""
     assert PAGE.read_text() == recipe_reference.page(), "run `make docs`"
 
 

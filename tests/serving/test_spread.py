@@ -1,4 +1,4 @@
-"""Models that one GPU does not hold: when they are spread over several, and what is said if that fails."""
+"""Models that one GPU does not hold: when they are spread over several, and the message if that fails."""
 
 from __future__ import annotations
 
