@@ -138,7 +138,7 @@ def test_training_refuses_what_check_refuses(tmp_path: Path, bases: dict[str, Pa
     rows = tiny.write_rows(tmp_path / "rows.jsonl", tiny.make_rows(2))
     recipe = tiny.make_recipe(base, adapter={"target_modules": ["lm_head"]})
     with pytest.raises(TrainingError, match=r"does not fit this base model:\n.*lm_head cannot be"):
-        qlora.train_here(rows, tiny.prepared(base, recipe), recipe, tmp_path / "job")
+        qlora.train_in_this_process(rows, tiny.prepared(base, recipe), recipe, tmp_path / "job")
 
 
 @pytest.mark.parametrize("model_type", shapes.SHAPES)
