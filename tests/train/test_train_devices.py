@@ -121,6 +121,8 @@ def test_losses_and_weights_are_those_of_one_process_on_the_same_batches(
     ours, theirs = job.steps(), alone.steps()
     assert ours.keys() == theirs.keys()
     assert len(ours) == 120
+    # Gradients are summed in another order, and 120 steps of Adam carry the difference on: bounds a
+    # thousand times float32's rounding, and far below what a lost or repeated row would change.
     for step, line in theirs.items():
         assert ours[step]["loss"] == pytest.approx(line["loss"], rel=1e-4), step
         assert ours[step]["grad_norm"] == pytest.approx(line["grad_norm"], rel=1e-3), step
