@@ -10,7 +10,7 @@ from __future__ import annotations
 from tasks.contracts.records import ROUGE_NAMES
 
 LOSS = "loss"
-UNIT = "nats a token"  # of the loss; see Generator.losses in tasks/serving/summarizer.py
+UNIT = "nats a token"  # of the loss; see Generator.losses in tasks/serving/summarizer/generate.py
 DIRECTION = "lower is better"
 NO_LOSS = (
     "gate.metric is loss, and {} was made by a version of precis that computes no such loss; set "
