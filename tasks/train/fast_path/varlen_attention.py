@@ -1,13 +1,11 @@
 """Causal attention over packed rows as one operation that a compiler leaves alone.
 
-torch's kernels, no package and no download: FlashAttention-2 (Dao 2023, arXiv:2307.08691) on GPUs
-from compute capability 8.0, the memory-efficient kernel (Rabe and Staats 2021, arXiv:2112.05682) on
-older ones; on a CPU row by row. The number of rows and the longest row's length come in a tensor on the
-CPU: as Python integers they would make a compiled layer compile again for each batch.
+torch's kernels: FlashAttention-2 (Dao 2023, arXiv:2307.08691) on GPUs from compute capability 8.0, the
+memory-efficient one (Rabe and Staats 2021, arXiv:2112.05682) on older ones; on a CPU row by row. The
+number of rows and the longest row come in a tensor on the CPU: Python integers would recompile layers.
 
-Considered: torch's public varlen_attn, which tasks.train.attention uses on the plain path: it takes
-the longest row as an integer. Here its private operations torch.ops.aten._flash_attention_forward and
-_backward are called; their arguments were tried with torch 2.11 (GPU) to 2.13. See docs/devices.md.
+Considered: torch's varlen_attn, which takes the longest row as an integer (docs/devices.md). Its private
+torch.ops.aten._flash_attention_forward and _backward were tried with torch 2.11 only.
 """
 
 from __future__ import annotations
