@@ -27,7 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import gpu_devices
+import gpu_peers
 import gpu_train
+import gpu_turns
 
 from tasks.processes import device
 
@@ -64,7 +66,7 @@ def listen(trainer: Any, folder: Path, until: float) -> None:
 
     class Recorder(TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, *_: Any, model: Any = None, **__: Any) -> None:
-            gpu_train.start_adapter(model)
+            gpu_turns.start_adapter(model)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if "loss" not in logs:
@@ -96,8 +98,8 @@ def one(name: str, base: Path, out: Path, settings: dict[str, Any], until: float
         rows = base.parent / "rows.jsonl"
         gpu_train.train_precis(base, training, rows, folder, lambda t: listen(t, folder, until))
         return
-    attention = gpu_train.varlen() if attention == "varlen" else attention
-    trainer = gpu_train.trl_trainer(base, training, attention, folder)
+    attention = gpu_peers.varlen() if attention == "varlen" else attention
+    trainer = gpu_peers.trl_trainer(base, training, attention, folder)
     for parameter in trainer.model.parameters():
         if wide and parameter.requires_grad:
             parameter.data = parameter.data.float()

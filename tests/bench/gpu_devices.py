@@ -197,14 +197,15 @@ def inputs(out: Path, *named: str) -> tuple[Path, Path, dict[str, Any]]:
         rows = tiny.write_rows(out / "rows.jsonl", tiny.make_rows(120))
         return tiny.make_tiny_base(out / "tiny"), rows, {"max_length": 256}
     sys.path.insert(0, str(Path(__file__).parent))
+    import gpu_shapes
     import gpu_train
 
     source, tokenizer, shape = named[0], named[1], (*named, "llama2-7b")[2]
-    gpu_train.make_rows(Path(source), models)
+    gpu_shapes.make_rows(Path(source), models)
     if not (models / shape / "config.json").exists():
         words = [gpu_train.__file__, "--make", shape, str(models / shape), tokenizer]
         subprocess.run([sys.executable, *words], check=True)
-    return models / shape, models / "rows.jsonl", dict(gpu_train.PACKED)
+    return models / shape, models / "rows.jsonl", dict(gpu_shapes.PACKED)
 
 
 def main(out: Path, *named: str) -> None:
