@@ -1,4 +1,7 @@
-"""Prefect tasks: generate and score the summaries of the sealed evaluation set."""
+"""Prefect tasks: generate and score the summaries of the sealed evaluation set.
+
+Over 250 lines: the tasks of one step share their helpers.
+"""
 
 from __future__ import annotations
 

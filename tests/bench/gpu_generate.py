@@ -8,6 +8,8 @@ under OUT/model. End tokens are ignored: every summary has 128 tokens. Each vari
 own; one that fails or takes over its limit prints why, and the others go on. VARIANTS below says what
 there is. Prints one table, and below it where a decode step's milliseconds go. Needs no Prefect.
 TINY=1: a tiny model and 12 short rows, to try the script on a CPU.
+
+Over 250 lines: one script, to be carried to a GPU machine as it is.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@
 Weights are random, of Llama-2-7B's and Phi-2's shape: speed and memory need no trained ones; BASE is a
 small model whose TOKENIZER goes with them. The Llama recipes run as a 16 GB card without bf16 would
 run them: fp16, memory capped at 15 GiB, flash and variable-length kernels switched off. Prints a table.
+
+Over 250 lines: one script, to be carried to a GPU machine as it is.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ third word replaced by one of another dialogue: as long, as common words, and no
 Each measurement is a process of its own: wall and processor time of the work, what it imports included,
 and the most that was resident, beside what was resident before the work. Needs ../shared/data and
 ../shared/models.
+
+Over 250 lines: one script for four kinds of work, which share their rows.
 """
 
 from __future__ import annotations

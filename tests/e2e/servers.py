@@ -1,6 +1,8 @@
 """Real servers, a real worker and the project's own deployments, for tests of whole flows.
 
 Pieces are started one by one, so that a test may kill one and start it again.
+
+Over 250 lines: the pieces of one set of servers.
 """
 
 from __future__ import annotations

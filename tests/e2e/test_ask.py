@@ -1,4 +1,7 @@
-"""`precis ask`: a question, a document, standard input, or a chat at a real terminal."""
+"""`precis ask`: a question, a document, standard input, or a chat at a real terminal.
+
+Over 250 lines: its tests share their fixtures.
+"""
 
 from __future__ import annotations
 

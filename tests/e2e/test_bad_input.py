@@ -1,4 +1,7 @@
-"""Bad input: a clear error without a traceback, the champion untouched, nothing half-registered."""
+"""Bad input: a clear error without a traceback, the champion untouched, nothing half-registered.
+
+Over 250 lines: its tests share their fixtures.
+"""
 
 from __future__ import annotations
 

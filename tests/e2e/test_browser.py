@@ -1,4 +1,7 @@
-"""A person's whole way in a real browser, on a stack that `precis up` itself runs."""
+"""A person's whole way in a real browser, on a stack that `precis up` itself runs.
+
+Over 250 lines: its tests share their fixtures.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Deployments on real servers with a real worker: schedules, events, limits, messages, rollback."""
+"""Deployments on real servers with a real worker: schedules, events, limits, messages, rollback.
+
+Over 250 lines: its tests share their fixtures.
+"""
 
 from __future__ import annotations
 

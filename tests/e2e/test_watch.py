@@ -1,4 +1,7 @@
-"""What watches a champion: fresh labelled data, and training data that arrive. On a real server."""
+"""What watches a champion: fresh labelled data, and training data that arrive. On a real server.
+
+Over 250 lines: its tests share their fixtures.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Conversations in their usual shapes, measured and refused as the chat template will write them."""
+"""Conversations in their usual shapes, measured and refused as the chat template will write them.
+
+Over 250 lines: its tests share their fixtures.
+"""
 
 from __future__ import annotations
 

@@ -1,3 +1,8 @@
+"""Files into rows: JSONL, JSON, CSV and Parquet, and what cannot be read.
+
+Over 250 lines: its tests share their fixtures.
+"""
+
 from __future__ import annotations
 
 import csv

@@ -1,4 +1,7 @@
-"""Conversations as training sequences: loss on every answer, and on nothing else, exactly."""
+"""Conversations as training sequences: loss on every answer, and on nothing else, exactly.
+
+Over 250 lines: its tests share their fixtures.
+"""
 
 from __future__ import annotations
 

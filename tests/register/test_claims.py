@@ -1,4 +1,7 @@
-"""Succession by claims, against a real MLflow store: races, crashes, foreign hands."""
+"""Succession by claims, against a real MLflow store: races, crashes, foreign hands.
+
+Over 250 lines: its tests share their fixtures.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 """Two processes that train together do what one does with twice the accumulation; killed, cancelled,
-or orphaned, they end together. Real processes over gloo, in float32, through the real entry."""
+or orphaned, they end together. Real processes over gloo, in float32, through the real entry.
+
+Over 250 lines: its tests share their fixtures.
+"""
 
 from __future__ import annotations
 
