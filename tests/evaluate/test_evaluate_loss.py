@@ -111,7 +111,7 @@ def test_an_architecture_that_gives_all_logits_is_read_rightly(model: Path) -> N
     from tasks.evaluate.predict import load_code
 
     wanted = Generator(model, "cpu").losses(DOCUMENTS, REFERENCES)
-    tiny.edit_package(model, "logits_to_keep=", "logits_to_forget=")
+    tiny.edit_package(model, "logits_to_keep=positions,", "logits_to_forget=positions,")
     found = load_code(model).Generator(model, "cpu").losses(DOCUMENTS, REFERENCES)
     assert [one.value for one in found] == pytest.approx([one.value for one in wanted], rel=LOSS)
 

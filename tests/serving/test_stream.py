@@ -82,9 +82,9 @@ def test_nothing_of_a_stop_string_is_shown(generator: Generator) -> None:
     stopped = 0
     for place in range(1, len(whole) - 6):
         for stop in (whole[place : place + 1], whole[place : place + 5]):
-            one = limited(generator, stop=(stop, "never this"))
-            expected = one.summarize_batch([document])[0]
-            assert "".join(one.stream(document)) == expected.text
+            stopping = limited(generator, stop=(stop, "never this"))
+            expected = stopping.summarize_batch([document])[0]
+            assert "".join(stopping.stream(document)) == expected.text
             stopped += expected.finished
     assert stopped > 20
 
@@ -109,7 +109,7 @@ def piece_by_piece(generator: Generator, text: str) -> Iterator[str]:
         "\ufffd",
     ],
 )
-def test_what_was_said_is_never_taken_back(text: str, generator: Generator) -> None:
+def test_a_piece_that_was_given_out_never_changes(text: str, generator: Generator) -> None:
     """Each certain part begins with the one before, and the whole summary with all of them."""
     stopping = limited(generator, stop=("END", "ENOUGH", "r\u00e9"))
     parts = list(piece_by_piece(stopping, text))
@@ -160,7 +160,7 @@ def test_a_failure_reaches_the_reader(generator: Generator) -> None:
     assert generating() == 0
 
 
-# --- ChatSession: what `precis ask` loads ---------------------------------------------------------------
+# --- ChatSession: what `precis ask` loads ---------------------------------------------------------
 
 
 def test_the_package_s_own_code_answers(base: Path, tmp_path: Path) -> None:
@@ -178,16 +178,16 @@ def test_a_package_of_before_streaming_answers_at_once(base: Path, tmp_path: Pat
     values = json.loads((folder / "summarizer.json").read_text())
     old = {k: v for k, v in values.items() if k not in {"format", "system", "chat_template"}}
     (folder / "summarizer.json").write_text(json.dumps(old))
-    asked = ChatSession(folder, "cpu")
-    assert (list(asked.answer("Ann: hello")), asked.chat) == ([expected], False)
+    session = ChatSession(folder, "cpu")
+    assert (list(session.answer("Ann: hello")), session.chat) == ([expected], False)
 
 
 def test_a_longer_answer_leaves_less_room(base: Path, tmp_path: Path) -> None:
     """Question and answer stay within the model's context together."""
     folder = packaged(base, tmp_path)
-    asked = ChatSession(folder, "cpu", max_new_tokens=480)
-    assert asked.generator.settings.max_source_tokens == 512 - 480
-    assert asked.generator.settings.max_new_tokens == 480
+    session = ChatSession(folder, "cpu", max_new_tokens=480)
+    assert session.generator.settings.max_source_tokens == 512 - 480
+    assert session.generator.settings.max_new_tokens == 480
     assert ChatSession(folder, "cpu", max_new_tokens=3).generator.settings.max_source_tokens == 200
     with pytest.raises(
         PrecisError, match=r"--max-new-tokens 512 leaves no room.*512 tokens; lower"
@@ -227,8 +227,8 @@ def test_real_dialogues_stream_as_they_are_judged(
     with (shared / "data/dialogsum/dev.jsonl").open() as lines:
         documents = [json.loads(line)["dialogue"] for line in islice(lines, count)]
     for stop in ((), (". ", "the")):
-        one = limited(real, stop=stop)
+        stopping = limited(real, stop=stop)
         for document in documents:
-            pieces = list(one.stream(document))
-            assert "".join(pieces) == one.summarize_batch([document])[0].text
+            pieces = list(stopping.stream(document))
+            assert "".join(pieces) == stopping.summarize_batch([document])[0].text
             assert stop or len(pieces) > 8
