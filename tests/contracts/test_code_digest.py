@@ -46,25 +46,30 @@ def test_comments_docstrings_and_layout_change_no_key(copy: Path) -> None:
     assert keys(copy) == keys(code_digest.ROOT)
 
 
+IMPORTERS = [
+    ("train/fast_path/lora_linear.py", {"train"}),
+    ("models/quantization.py", {"train", "merge"}),
+    ("contracts/metrics.py", {"evaluate", "gate"}),
+    ("serving/summarizer/kernels.py", {"ingest", "train", "merge", "evaluate"}),
+    ("contracts/records.py", set(STEPS)),
+    ("train/launch.py", set()),
+]
+MORE_IMPORTERS = [  # for `make test-all`
+    ("merge/fold.py", {"merge"}),
+    ("evaluate/rouge/scoring.py", {"evaluate"}),
+    ("gate/bootstrap.py", {"gate"}),
+    ("ingest/overlap.py", {"ingest"}),
+    ("serving/summarizer/prompt.py", {"ingest", "train", "merge", "evaluate"}),
+    ("serving/summarizer/pyfunc.py", {"merge", "evaluate"}),
+    ("train/task.py", set()),
+    ("tracking/mlflow_run.py", set()),
+    ("contracts/errors.py", set()),
+]
+
+
 @pytest.mark.parametrize(
     ("module", "steps"),
-    [
-        ("train/fast_path/lora_linear.py", {"train"}),
-        ("merge/fold.py", {"merge"}),
-        ("evaluate/rouge/scoring.py", {"evaluate"}),
-        ("gate/bootstrap.py", {"gate"}),
-        ("ingest/overlap.py", {"ingest"}),
-        ("models/quantization.py", {"train", "merge"}),
-        ("contracts/metrics.py", {"evaluate", "gate"}),
-        ("serving/summarizer/prompt.py", {"ingest", "train", "merge", "evaluate"}),
-        ("serving/summarizer/kernels.py", {"ingest", "train", "merge", "evaluate"}),
-        ("serving/summarizer/pyfunc.py", {"merge", "evaluate"}),
-        ("contracts/records.py", set(STEPS)),
-        ("train/launch.py", set()),
-        ("train/task.py", set()),
-        ("tracking/mlflow_run.py", set()),
-        ("contracts/errors.py", set()),
-    ],
+    [*IMPORTERS, *(pytest.param(*case, marks=pytest.mark.full) for case in MORE_IMPORTERS)],
 )
 def test_a_constant_changes_the_keys_of_the_steps_that_import_it(
     copy: Path, module: str, steps: set[str]

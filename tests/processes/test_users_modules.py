@@ -44,6 +44,7 @@ def test_a_supervised_process_starts(folder: Path) -> None:
     supervised.stop(process)
 
 
+@pytest.mark.full  # in `make test` tests/e2e/test_retrain.py shows it: its folder holds such files too
 def test_the_embedded_server_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in `precis run`: uvicorn by itself would put the working folder first on its path."""
     for name in ("PREFECT_API_URL", "PYTHONPATH"):
