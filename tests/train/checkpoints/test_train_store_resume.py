@@ -72,6 +72,7 @@ class Machine:
         return [line["text"] for line in self.lines if line["kind"] == "note"]
 
 
+@pytest.mark.full  # 48 s of CPU; `make test` has the same without a store: test_train_resume.py
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_here_and_resumed_there_is_bit_for_bit_uninterrupted(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
