@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.contracts.errors import PrecisError, RegistryError
-from tasks.models.chat import ChatSession
+from tasks.models.chat_session import ChatSession
 from tasks.register.task import package_of
 from tasks.serving.summarizer import SETTINGS_FILE, Document, Message
 from tasks.tracking import connection

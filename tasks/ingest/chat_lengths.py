@@ -5,24 +5,20 @@ The template is rendered by transformers, an import of ten seconds: other recipe
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
-from tasks.contracts.errors import RecipeError
 from tasks.contracts.recipe import Prompt
 from tasks.ingest.chat import CLOSE, MARKS, OPEN
+from tasks.ingest.chat_template_check import check_chat_template, rendered_tokens
 from tasks.ingest.lengths import Lengths, too_long
 from tasks.ingest.row_types import Example
 
 if TYPE_CHECKING:
     from tasks.serving.summarizer import SummarizerSettings
-
-PROBE = ("Who?", "I.")  # question and answer
 
 
 class ChatMeter:
@@ -38,7 +34,7 @@ class ChatMeter:
         special = {*self.tokenizer.all_special_tokens, *(t.content for t in added if t.special)}
         in_template = {mark for mark in MARKS if mark in (settings.chat_template or "")}
         self.forbidden = sorted({OPEN, CLOSE} | in_template | special)
-        self._check_template()
+        check_chat_template(self.tokenizer, settings)
 
     def measure(self, examples: Sequence[Example]) -> list[Lengths | str]:
         """Lengths of each example, or the problem with it."""
@@ -50,7 +46,7 @@ class ChatMeter:
         try:
             messages = messages_of(example.document, self.settings.system)
             self._refuse_marks([*(m["content"] for m in messages), *example.references])
-            prompt = self._length(messages)
+            prompt = rendered_tokens(self.tokenizer, messages, self.settings)
             cut = 0
             if prompt > self.settings.max_source_tokens:
                 if self.refuse:
@@ -65,12 +61,6 @@ class ChatMeter:
         ]
         return Lengths(prompt, cut, tuple(len(answer["input_ids"]) for answer in answers))
 
-    def _length(self, messages: list[dict[str, str]]) -> int:
-        from tasks.serving.summarizer import render
-
-        text = render(self.tokenizer, messages, self.settings)
-        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
     def _refuse_marks(self, texts: list[str]) -> None:
         """A mark inside a message would be read as the end of it, in training and in serving."""
         for text in texts:
@@ -79,27 +69,3 @@ class ChatMeter:
                     raise ValueError(
                         f"holds {mark} within a message, a mark of the chat; remove it"
                     )
-
-    def _check_template(self) -> None:
-        from tasks.serving.summarizer import encode_answer, messages_of
-
-        question, answer = PROBE
-        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        try:
-            unlimited = replace(self.settings, max_source_tokens=sys.maxsize)
-            encode_answer(self.tokenizer, [*turns, turns[0]], answer, unlimited)
-            template_tokens = self._length(messages_of("", self.settings.system))
-        except TemplateError as error:
-            what = "a system message and two turns" if self.settings.system else "two turns"
-            raise RecipeError(
-                f"the chat template cannot write {what} ({error}); name another in "
-                "prompt.chat_template" + (", or unset prompt.system" * bool(self.settings.system))
-            ) from error
-        except ValueError as error:
-            raise RecipeError(str(error)) from error
-        if template_tokens > self.settings.max_source_tokens:
-            raise RecipeError(
-                f"the chat template alone is {template_tokens} tokens, and a prompt may have "
-                f"{self.settings.max_source_tokens}; shorten prompt.system, or raise "
-                "prompt.max_source_tokens"
-            )

@@ -17,7 +17,7 @@ import tiny
 from tasks.contracts import digest
 from tasks.evaluate.predict import predict
 from tasks.models import package_code
-from tasks.models.chat import ChatSession
+from tasks.models.chat_session import ChatSession
 from tasks.serving.summarizer import Generator, SummarizerSettings
 from tasks.tracking.predictions_table import read_table
 

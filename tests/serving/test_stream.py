@@ -15,7 +15,7 @@ import pytest
 import tiny
 
 from tasks.contracts.errors import EvaluationError, PrecisError
-from tasks.models.chat import ChatSession
+from tasks.models.chat_session import ChatSession
 from tasks.models.chat_templates import LLAMA_2
 from tasks.serving.summarizer import Generator, SummarizerSettings
 
