@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"precis: {error}", file=sys.stderr)
         return 1
     except SystemExit as ended:  # how typer ends, whatever the status
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     return 0
 

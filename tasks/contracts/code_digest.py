@@ -80,7 +80,7 @@ class _Module:
         is_package = path.name == "__init__.py"
         package = name if is_package else name.rpartition(".")[0]
         self.imports = {
-            found for module in _imported(tree, package) if (found := _resolve(module, root))
+            target for module in _imported(tree, package) if (target := _resolve(module, root))
         } | _packages_of(name)
         self.digest = _digest(tree)
 
@@ -182,10 +182,10 @@ def _digest(tree: ast.Module) -> str:
 def _dump(value: Any) -> str:
     """A syntax tree as text; unlike ast.dump's, Python 3.11's and 3.13's agree: no empty fields."""
     if isinstance(value, ast.AST):
-        fields = {name: found for name, found in ast.iter_fields(value) if found not in (None, [])}
+        fields = {name: part for name, part in ast.iter_fields(value) if part not in (None, [])}
         # `None` itself is a constant's value.
         fields |= {"value": value.value} if isinstance(value, ast.Constant) else {}
-        inner = ",".join(f"{name}={_dump(found)}" for name, found in fields.items())
+        inner = ",".join(f"{name}={_dump(part)}" for name, part in fields.items())
         return f"{type(value).__name__}({inner})"
     if isinstance(value, list):
         return "[" + ",".join(_dump(item) for item in value) + "]"

@@ -16,9 +16,8 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 SAMPLE_ROWS = 100  # rows looked at to learn a JSON file's columns
 PARQUET_BATCH = 256
-PARQUET_BUFFER = (
-    1 << 20
-)  # bytes of a column read at once: by default those of a row group, however large
+# Bytes of a column read at once: by default those of a row group, however large.
+PARQUET_BUFFER = 1 << 20
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 

@@ -14,9 +14,8 @@ from tasks.merge.nf4_rounding import BLOCK, Nf4Matrix
 from tasks.merge.plan import MAGNITUDE, PREFIX, MergePlan
 from tasks.models import loading, quantization
 
-ROW_BLOCK_WEIGHTS = (
-    1 << 18
-)  # with two more float32 matrices of that size, what a core's cache holds
+# With two more float32 matrices of that size, what a core's cache holds.
+ROW_BLOCK_WEIGHTS = 1 << 18
 
 
 class LayerMerger:

@@ -34,9 +34,8 @@ class MergePlan:
     adapter_tensors: tuple[str, ...]  # of each adapted layer: the ends of their names
     scale: float  # of B A
     adapted: frozenset[str]
-    quantized: frozenset[
-        str
-    ]  # quantized and dequantized before the adapter is added, as in training
+    # Quantized and dequantized before the adapter is added, as in training.
+    quantized: frozenset[str]
     four_bits: frozenset[str]  # the only layers whose inputs PEFT casts to `dtype`
     quantization: str
     dtype: str  # the type that they were quantized from and computed in

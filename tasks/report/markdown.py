@@ -112,7 +112,7 @@ def _image(plot: Plot) -> str:
 
 def _examples(title: str, chosen: Sequence[Example], data: ReportData) -> list[str]:
     if not chosen:
-        return [f"## {title}", "Nexample."]
+        return [f"## {title}", "None."]
     parts = [f"## {title}"]
     for example in chosen:
         old, new = example.opponent.scores[data.metric], example.challenger.scores[data.metric]

@@ -144,8 +144,8 @@ def forget(uri: str) -> None:
     def overlaps(other: str) -> bool:
         return f"{other}/".startswith(f"{uri}/") or f"{uri}/".startswith(f"{other}/")
 
-    for copied in filter(overlaps, list(_copies)):
-        del _copies[copied]
+    for copied_uri in filter(overlaps, list(_copies)):
+        del _copies[copied_uri]
     copy = _copy_path(uri)
     store = copy.name.partition("-")[0]
     for path in copy.parent.glob(f"{store}-*"):  # an earlier try of this run may have fetched them

@@ -30,9 +30,8 @@ from tasks.processes import device, json_file
 from tasks.processes.file_lock import hold_lock
 
 RENDEZVOUS_VARIABLES = ("PET_RDZV_ENDPOINT", "PET_MASTER_ADDR")  # torchrun's arguments as variables
-LEFT_SECONDS = (
-    60.0  # to wait for ranks of a killed run, which end by themselves: rank.LIMIT_SECONDS
-)
+# To wait for ranks of a killed run, which end by themselves: rank.LIMIT_SECONDS.
+LEFT_SECONDS = 60.0
 LOG_END = 2000  # characters of a rank's log in an error
 
 

@@ -52,7 +52,7 @@ VARIANTS: dict[str, tuple[str, int, str]] = {
 HEADS = ("variant", "new tokens/s", "s a call", "s first call", "new tokens", "ms a decode step")
 HEADS += ("decode steps", "ms a packed step", "packed steps", "peak GiB", "notes")
 CLASSES = {
-    "attention": ("look_back", "flash", "fmha", "attention"),
+    "attention": ("decode_kernel", "flash", "fmha", "attention"),
     "matrix products": ("gemm", "nvjet", "cutlass", "splitk", "gemv", "cublas"),
     "norms": ("rms", "layer_norm"),
     "keys and values kept": ("index_copy", "index_put", "scatter"),

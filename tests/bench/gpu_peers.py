@@ -118,13 +118,14 @@ def trl_trainer(shape: Path, training: dict[str, Any], attention: str, out: Path
     from transformers import AutoModelForCausalLM
     from trl import SFTTrainer
 
-    from tasks.models import loading, quantization
+    from tasks.models import loading
+    from tasks.models.quantization import config as quantization_config
 
     tokenizer, dataset = encoded(shape, training["max_length"])
     dtype = loading.compute_dtype()
     model = AutoModelForCausalLM.from_pretrained(
         shape,
-        quantization_config=quantization.config(quantization(), dtype),
+        quantization_config=quantization_config(quantization(), dtype),
         dtype=dtype,
         device_map={"": loading.device()},
         attn_implementation=attention,

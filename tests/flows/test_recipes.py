@@ -92,7 +92,7 @@ def test_every_problem_is_told_at_once_with_the_nearest_key(small: Path) -> None
         (SMALL + "adapter: {target_modules: []}", "adapter.target_modules.*at least 1"),
         (
             "name: x\ndata: {train: t}\nbase: {model: m, rope: ntk}\n",
-            "base: rope is ntk, but context_tokens is not set: say how many",
+            "base: rope is ntk, but context_tokens is not set: set it to",
         ),
         (
             "name: x\ndata: {train: t}\nbase: {model: m, rope: alibi}\n",

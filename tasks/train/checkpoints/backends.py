@@ -117,9 +117,8 @@ class FolderBackend:
                     (self.root / folder).rmdir()
 
     def _target(self, name: str) -> Path:
-        os.listdir(
-            self.root
-        )  # raises: a share that is not mounted must not become a folder of this disk
+        # Raises: a share that is not mounted must not become a folder of this disk.
+        os.listdir(self.root)
         target = self.root / name
         target.parent.mkdir(parents=True, exist_ok=True)
         return target

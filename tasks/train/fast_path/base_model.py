@@ -66,5 +66,5 @@ def _load(base: PreparedBase, recipe: Recipe, attention_name: str | None, shards
 
 def use_plain_attention(model: Any, base: PreparedBase, recipe: Recipe) -> None:
     """Give the model back the attention that it has outside the fast path."""
-    plain = attention.implementation(base.config) if recipe.training.packing else None
-    model.set_attn_implementation(plain or served_attention(base.path) or "sdpa")
+    packed = attention.implementation(base.config) if recipe.training.packing else None
+    model.set_attn_implementation(packed or served_attention(base.path) or "sdpa")

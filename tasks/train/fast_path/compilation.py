@@ -76,9 +76,8 @@ def rehearse(fast_path: Any, trainer: Any) -> None:
                 (fast_path(_batch(trainer)) * 0.0).backward()
         except torch.cuda.OutOfMemoryError as error:
             ran_out = str(error) or type(error).__name__
-        if (
-            ran_out and fast_path.shape.shards > 1
-        ):  # the other ranks wait for this one's weights and cannot try again
+        if ran_out and fast_path.shape.shards > 1:
+            # The other ranks wait for this one's weights and cannot try again.
             raise out_of_memory(ran_out, fast_path.shape.shards)
         if not collectives.any_rank(bool(ran_out)):
             if torch.cuda.is_available():

@@ -94,8 +94,8 @@ def linears(layer: Any) -> dict[str, Any]:
     for name, module in layer.named_modules():
         if any(name.startswith(f"{above}.") for above in by_name):
             continue
-        plain = type(module) is torch.nn.Linear or type(module).__name__ == "Linear4bit"
-        if plain or isinstance(module, LoraLayer):
+        is_linear = type(module) is torch.nn.Linear or type(module).__name__ == "Linear4bit"
+        if is_linear or isinstance(module, LoraLayer):
             by_name[name] = module
     return by_name
 

@@ -37,7 +37,7 @@ class OffloadToHost(torch.autograd.graph.saved_tensors_hooks):  # type: ignore[m
     def _unpack(packed: Any) -> Tensor:
         if isinstance(packed, Tensor):
             return packed
-        on_host, copied, device = packed
-        torch.cuda.current_stream().wait_event(copied)
+        on_host, copy_event, device = packed
+        torch.cuda.current_stream().wait_event(copy_event)
         tensor: Tensor = on_host.to(device, non_blocking=True)
         return tensor

@@ -139,8 +139,8 @@ def _forward_fake(
     behind: int,
     kernel: str,
 ) -> list[Tensor]:
-    kept = (query.shape[1], query.shape[0]) if kernel == FLASH else (0,)
-    return [torch.empty_like(query), query.new_empty(kept, dtype=torch.float32)]
+    sums_shape = (query.shape[1], query.shape[0]) if kernel == FLASH else (0,)
+    return [torch.empty_like(query), query.new_empty(sums_shape, dtype=torch.float32)]
 
 
 def _backward(
