@@ -221,6 +221,7 @@ def bills(shared: Path) -> list[str]:
     return [texts[0][:600], long, texts[1][:2500]]
 
 
+@pytest.mark.full
 def test_a_whole_bill_is_the_same_text_judged_and_served(
     shared: Path, bills: list[str], tmp_path: Path
 ) -> None:

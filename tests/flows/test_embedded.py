@@ -24,6 +24,7 @@ with embedded.server() as ready:
 """
 
 
+@pytest.mark.full
 def test_three_runs_at_once_on_a_new_database_all_get_a_server(tmp_path: Path) -> None:
     """Each server makes the tables where there are none: unguarded, two do and one fails."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
