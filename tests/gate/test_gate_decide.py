@@ -139,9 +139,9 @@ def test_row_order_does_not_matter() -> None:
     assert judged(ours[::-1], theirs[50:] + theirs[:50]) == judged(ours, theirs)
 
 
-# Late looks need many resamples, a second each: one of them is among the cases.
+# Later looks need many more resamples: seconds each.
 @settings(max_examples=12, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from((1, 2, 3, 40)), st.floats(-0.1, 0.1))
+@given(st.integers(0, 10**6), st.sampled_from((1, 2, 3, 10)), st.floats(-0.1, 0.1))
 def test_a_decision_survives_json(seed: int, looks: int, gain: float) -> None:
     """A decision read back from JSON is equal, and deciding again gives the same."""
     ours, theirs = two_models(seed, rows=50, gain=gain)
