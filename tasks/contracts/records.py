@@ -11,6 +11,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
+from tasks.contracts.documents import Document
+
 Verdict = Literal["PROMOTE", "REJECT", "INCONCLUSIVE"]
 ROUGE_NAMES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 T = TypeVar("T")
@@ -35,7 +37,7 @@ class Row:
 
     id: str
     source: str
-    document: str
+    document: Document
     references: tuple[str, ...]
 
 
@@ -88,7 +90,7 @@ class Prediction:
 
     id: str
     source: str
-    document: str
+    document: Document
     references: tuple[str, ...]
     text: str
     finished: bool

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tasks.contracts.documents import Document
 from tasks.contracts.errors import EvaluationError
 from tasks.contracts.metrics import NO_LOSS
 from tasks.contracts.records import Output, Row, read_rows
@@ -140,7 +141,9 @@ def _finite(parameter: Any) -> bool:
     return bool(parameter.isfinite().all())
 
 
-def _generate(generator: Any, documents: list[str], part: int, parts: int) -> dict[int, Output]:
+def _generate(
+    generator: Any, documents: Sequence[Document], part: int, parts: int
+) -> dict[int, Output]:
     with _as_evaluation_error("a document could not be made a prompt"):
         batches = generator.batches(documents)
     mine = {number: batch for number, batch in enumerate(batches) if number % parts == part}
@@ -159,7 +162,7 @@ def _generate(generator: Any, documents: list[str], part: int, parts: int) -> di
 
 
 def _written(
-    generator: Any, documents: list[str], batches: dict[int, list[int]]
+    generator: Any, documents: Sequence[Document], batches: dict[int, list[int]]
 ) -> Iterator[list[Any]]:
     """The package's own summaries, batch by batch; older packages have only `summarize_batch`."""
     if hasattr(generator, "summarize_batches"):

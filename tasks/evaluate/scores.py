@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from tasks.contracts.documents import plain_text
 from tasks.contracts.errors import EvaluationError
 from tasks.contracts.metrics import LOSS
 from tasks.contracts.records import ROUGE_NAMES, Output, Prediction, Row, Scores
@@ -68,7 +69,9 @@ def lead3_predictions(rows: Sequence[Row]) -> list[Prediction]:
 
     It has no loss either: it gives no text a probability.
     """
-    return score_texts(rows, [Output(lead3(row.document), True, 0, 0, 0) for row in rows])
+    return score_texts(
+        rows, [Output(lead3(plain_text(row.document)), True, 0, 0, 0) for row in rows]
+    )
 
 
 def measures(predictions: Sequence[Prediction]) -> Measures:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tasks.contracts.documents import plain_text
 from tasks.contracts.records import Prediction
 
 
@@ -23,6 +24,8 @@ def clusters(rows: Sequence[Prediction]) -> list[int]:
         return key
 
     for row in rows:
-        parent[root(f"text {' '.join(row.document.split())}")] = root(f"source {row.source}")
+        parent[root(f"text {' '.join(plain_text(row.document).split())}")] = root(
+            f"source {row.source}"
+        )
     numbers: dict[str, int] = {}
     return [numbers.setdefault(root(f"source {row.source}"), len(numbers)) for row in rows]

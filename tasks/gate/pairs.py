@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.contracts.documents import Document
 from tasks.contracts.errors import EvaluationError, SealBroken
 from tasks.contracts.metrics import LOSS, other_tokenizer, sign
 from tasks.contracts.records import ROUGE_NAMES, Prediction, Scores
@@ -143,7 +144,7 @@ def _scores(rows: Sequence[Prediction], names: Sequence[str]) -> NDArray[np.floa
     return np.array([[row.scores[name] for name in names] for row in rows], dtype=np.float64)
 
 
-def _question(row: Prediction) -> tuple[str, str, tuple[str, ...]]:
+def _question(row: Prediction) -> tuple[str, Document, tuple[str, ...]]:
     return row.source, row.document, row.references
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.contracts.documents import plain_text
 from tasks.contracts.records import Row
 from tasks.ingest.canonical_rows import read_lines
 from tasks.ingest.overlap import OverlapIndex
@@ -34,7 +35,7 @@ class Overlap:
 def drop_overlap(index: OverlapIndex, evaluation: Path, train: Path, out: Path) -> Overlap:
     """Copy the training rows to `out`, without those about documents of the evaluation rows."""
     for _, row in read_lines(evaluation):
-        index.add(row.source, row.id, row.document)
+        index.add(row.source, row.id, plain_text(row.document))
     overlap = Overlap(evaluation_documents=len(index))
     kept = bytearray()
     documents = array("Q")  # numbers, not texts: there may be millions
@@ -54,7 +55,7 @@ def _counted_as_overlap(index: OverlapIndex, row: Row, overlap: Overlap) -> bool
     same_id = index.exact(row.source)
     # Only the first examples name the evaluation row, so only they need the most similar one.
     as_example = len(overlap.examples) < OVERLAP_EXAMPLES
-    near = None if same_id else index.near(row.document, any_will_do=not as_example)
+    near = None if same_id else index.near(plain_text(row.document), any_will_do=not as_example)
     if not same_id and not near:
         return False
     overlap.exact += bool(same_id)
@@ -77,13 +78,13 @@ def drop_seen(
     index = OverlapIndex(jaccard)
     for path in seen:
         for _, row in read_lines(path):
-            index.add(row.source, row.id, row.document)
+            index.add(row.source, row.id, plain_text(row.document))
     fresh_rows, exact, near = 0, 0, 0
     with out.open("wb") as out_file:
         for line, row in read_lines(rows):
             if index.exact(row.source):
                 exact += 1
-            elif index.near(row.document, any_will_do=True):
+            elif index.near(plain_text(row.document), any_will_do=True):
                 near += 1
             else:
                 fresh_rows += 1

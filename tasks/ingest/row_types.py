@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.contracts.documents import Document
+
 RAW_CHARACTERS = 500  # enough to recognize a row by, without copying a book into the rejects
 
 
@@ -51,7 +53,7 @@ class Example:
     file: str
     line: int
     id: str
-    document: str
+    document: Document
     references: tuple[str, ...]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from tasks.contracts.documents import plain_text
 from tasks.contracts.records import Row
 from tasks.ingest.canonical_rows import identity, row_json
 from tasks.ingest.fields import Columns, example_of, rejected
@@ -140,7 +141,7 @@ def write_splits(
         else:
             example, lengths = item
             file = example.file
-            source = source_of(example.document)
+            source = source_of(plain_text(example.document))
             split = split_of(source)
             if not split.full:
                 split.add(example, source, lengths)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.contracts.documents import plain_text
 from tasks.contracts.errors import RecipeError
 from tasks.contracts.recipe import Prompt
 from tasks.ingest.lengths import Lengths, Meter, too_long
@@ -56,7 +57,8 @@ class TemplateMeter:
 
     def measure(self, examples: Sequence[Example]) -> list[Lengths | str]:
         """Lengths of each example, or the problem with it: too long where nothing may be cut."""
-        prompts = [self.before + example.document + self.after for example in examples]
+        documents = [plain_text(example.document) for example in examples]
+        prompts = [self.before + document + self.after for document in documents]
         lengths = self.tokenizer.lengths(prompts)
         texts = [text.strip() for example in examples for text in example.references]
         summaries = iter(self.tokenizer.lengths(texts, add_special_tokens=False))

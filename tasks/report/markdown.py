@@ -121,7 +121,7 @@ def _examples(title: str, chosen: Sequence[Example], data: ReportData) -> list[s
             f"row {_code(example.challenger.id)}"
         )
         texts = {
-            "Document": example.challenger.document,
+            "Document": example.document,
             "Reference": "\n\n".join(example.challenger.references),
             data.opponent_name.capitalize(): example.opponent.text,
             "Challenger": example.challenger.text,

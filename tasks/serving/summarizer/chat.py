@@ -21,6 +21,8 @@ def messages_of(document: Document, system: str | None = None) -> list[Message]:
     have no white space around them. A conversation with no system message gets `system`. Raises
     ValueError for a conversation in which something is missing.
     """
+    if isinstance(document, dict):  # several texts are one question
+        document = "\n\n".join(text for text in document.values() if text.strip())
     messages = _parse_llama2(document) if isinstance(document, str) else list(document)
     if not messages or messages[-1]["role"] != "user":
         raise ValueError("the conversation ends without a question; add one")

@@ -47,14 +47,14 @@ class Generator:
         self.refusal: str | None = None  # why `generate` is used though continuous was asked for
         self._decoder: tuple[SummarizerSettings, Any] | None = None
 
-    def batches(self, documents: list[str]) -> list[list[int]]:
+    def batches(self, documents: Sequence[Document]) -> list[list[int]]:
         """Indices of documents by prompt length (`prompt_tokens`), longest first, in batches."""
         lengths = [self._prompt_tokens(text) for text in documents]
         order = sorted(range(len(documents)), key=lambda i: (-lengths[i], i))
         size = self.settings.batch_size
         return [order[i : i + size] for i in range(0, len(order), size)]
 
-    def summarize(self, documents: list[str]) -> list[Summary]:
+    def summarize(self, documents: Sequence[Document]) -> list[Summary]:
         """Summaries of the documents, in their order."""
         summaries: dict[int, Summary] = {}
         plan = dict(enumerate(self.batches(documents)))
@@ -63,13 +63,13 @@ class Generator:
             summaries |= dict(zip(batch, of_batch, strict=True))
         return [summaries[i] for i in range(len(documents))]
 
-    def summarize_batch(self, documents: list[str], batch: int = 0) -> list[Summary]:
+    def summarize_batch(self, documents: Sequence[Document], batch: int = 0) -> list[Summary]:
         """Summaries of one batch, which depend on no other batch: writing it again is a replay."""
         [written] = self.summarize_batches(documents, {batch: list(range(len(documents)))})
         return written
 
     def summarize_batches(
-        self, documents: list[str], batches: dict[int, list[int]]
+        self, documents: Sequence[Document], batches: dict[int, list[int]]
     ) -> Iterator[list[Summary]]:
         """Summaries of each batch in turn: a batch's number, and which of the documents are in it.
 
@@ -104,7 +104,7 @@ class Generator:
             )
 
     def _batch_by_batch(
-        self, documents: list[str], batches: dict[int, list[int]]
+        self, documents: Sequence[Document], batches: dict[int, list[int]]
     ) -> Iterator[list[Summary]]:
         """Summaries of each batch in turn, by `generate`."""
         for number, batch in batches.items():
@@ -171,24 +171,31 @@ class Generator:
     def _output_rules(self) -> OutputRules:
         return OutputRules(self.tokenizer, self.end_ids, self.settings.stop)
 
-    def _prompt_tokens(self, document: str) -> int:
+    def _prompt_tokens(self, document: Document) -> int:
         if self.settings.summarize == "map_reduce":
             return full_length(self.tokenizer, document, self.settings)
         return len(encode_and_count(self.tokenizer, document, self.settings)[0])
 
-    def _condense(self, documents: list[str]) -> list[tuple[str, int]]:
+    def _condense(self, documents: Sequence[Document]) -> Sequence[tuple[Document, int]]:
         """For each document a text for one prompt, and from how many parts it was made."""
         if self.settings.summarize != "map_reduce":
             return [(document, 1) for document in documents]
+        texts = [document for document in documents if isinstance(document, str)]
+        assert len(texts) == len(
+            documents
+        )  # map_reduce reads texts; the recipe refuses it otherwise
         return condense(
-            documents,
+            texts,
             self.tokenizer,
             self.settings,
             lambda texts: [summary.text for summary in self.summarize(texts)],
         )
 
     def _completed(
-        self, documents: list[str], condensed: list[tuple[str, int]], written: list[Summary]
+        self,
+        documents: Sequence[Document],
+        condensed: Sequence[tuple[Document, int]],
+        written: list[Summary],
     ) -> list[Summary]:
         """The summaries of the condensed texts, with the figures of the documents themselves."""
         summaries = []
@@ -204,7 +211,7 @@ class Generator:
             summaries.append(summary)
         return summaries
 
-    def _write_batch(self, documents: list[str], batch: int) -> list[Summary]:
+    def _write_batch(self, documents: Sequence[Document], batch: int) -> list[Summary]:
         """Summaries of one batch, each from one prompt, left-padded to the longest."""
         import torch
 

@@ -167,6 +167,6 @@ def encode_answer(
     return prompt, after[:length], after[length:]
 
 
-def full_length(tokenizer: Any, document: str, settings: SummarizerSettings) -> int:
+def full_length(tokenizer: Any, document: Document, settings: SummarizerSettings) -> int:
     """Tokens of the prompt with nothing cut from the document."""
     return len(encode(tokenizer, document, replace(settings, max_source_tokens=sys.maxsize)))

@@ -9,7 +9,8 @@ from pathlib import Path
 SETTINGS_FILE = "summarizer.json"
 
 Message = dict[str, str]  # {"role": system, user or assistant, "content": text}
-Document = str | list[Message]  # what a prompt is made of: a text, or a conversation
+# What a prompt is made of: a text, several texts by name, or a conversation.
+Document = str | dict[str, str] | list[Message]
 
 # The figures below are here, and not where they are used, because importing this file imports no torch.
 WEIGHTS_SHARE = 0.9  # of a GPU's memory that weights may fill; the rest is for keys and values
