@@ -1,4 +1,7 @@
-"""A loaded package: documents in, summaries out."""
+"""A loaded package: documents in, summaries out.
+
+Over 250 lines: one class, whose methods share the loaded model.
+"""
 
 from __future__ import annotations
 
@@ -181,9 +184,7 @@ class Generator:
         if self.settings.summarize != "map_reduce":
             return [(document, 1) for document in documents]
         texts = [document for document in documents if isinstance(document, str)]
-        assert len(texts) == len(
-            documents
-        )  # map_reduce reads texts; the recipe refuses it otherwise
+        assert len(texts) == len(documents)  # the recipe refuses map_reduce of anything else
         return condense(
             texts,
             self.tokenizer,
