@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tasks.contracts.recipe import Fields
+from tasks.contracts.recipe import Fields, Prompt
 from tasks.ingest.chat import CLOSE, is_messages, split_chat, split_messages
 from tasks.ingest.row_types import RAW_CHARACTERS, Example, Raw, Reject, shown
 
@@ -76,7 +76,9 @@ def _guessed(chosen: Columns, named: Columns) -> tuple[str, ...]:
     return tuple(key for key in keys if getattr(chosen, key) != getattr(named, key))
 
 
-def problems_of(file: str, columns: Columns, fit: bool, names: list[str]) -> list[str]:
+def problems_of(
+    file: str, columns: Columns, fit: bool, names: list[str], prompt: Prompt
+) -> list[str]:
     """Why these columns cannot be read in a file with columns `names`.
 
     `fit`: whether `choose` named or guessed columns for document and summary.
@@ -103,7 +105,7 @@ def problems_of(file: str, columns: Columns, fit: bool, names: list[str]) -> lis
     return problems
 
 
-def example_of(raw: Raw, file: str, columns: Columns) -> Example | Reject:
+def example_of(raw: Raw, file: str, columns: Columns, prompt: Prompt) -> Example | Reject:
     """A row's document and references, or why it cannot be used."""
     if raw.value is None:
         return Reject(file, raw.line, raw.problem, _printable(raw.text))

@@ -47,9 +47,11 @@ def prepare_fresh(
     meter = meter_for(tokenizer_folder, settings, prompt)
     split = SplitWriter(folder / "fresh.partial", None)
     with tempfile.TemporaryDirectory(prefix="precis-fresh-") as scratch, split:
-        source = open_input(KEY, fresh, data.evaluation_split, data, Path(scratch))
+        source = open_input(KEY, fresh, data.evaluation_split, data, prompt, Path(scratch))
         with (folder / REJECTS).open("wb") as rejects:
-            tally = write_splits(measured(source, meter), lambda _: split, (split,), rejects.write)
+            tally = write_splits(
+                measured(source, prompt, meter), lambda _: split, (split,), rejects.write
+            )
         split.close()
         if tally.rejected / tally.read > data.max_rejected_share:
             raise DataError.of(too_many_rejects(data, KEY, fresh, tally))

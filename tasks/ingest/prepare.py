@@ -62,7 +62,7 @@ def prepare(
         (folder / name).unlink(missing_ok=True)
     meter = meter_for(tokenizer_folder, settings, prompt)
     with tempfile.TemporaryDirectory(prefix="precis-ingest-") as scratch:
-        built = build(data, meter, folder, Path(scratch))
+        built = build(data, prompt, meter, folder, Path(scratch))
     if built.problems:
         if built.counts.get("rejected"):
             built.problems.append(f"every row set aside is in {folder / REJECTS}")
@@ -89,7 +89,7 @@ def look(
             meter = None
             if settings is not None and tokenizer_folder is not None:
                 meter = meter_for(tokenizer_folder, settings, prompt)
-            return build(data, meter, Path(scratch), Path(scratch))
+            return build(data, prompt, meter, Path(scratch), Path(scratch))
         except PrecisError as error:
             return Built(str(error).splitlines())
 
@@ -118,13 +118,13 @@ def _reference(folder: Path, built: Built) -> DatasetRef:
     )
 
 
-def build(data: Data, meter: Meter | None, folder: Path, scratch: Path) -> Built:
+def build(data: Data, prompt: Prompt, meter: Meter | None, folder: Path, scratch: Path) -> Built:
     """Write rows and rejects to `folder`; downloads go to `scratch`.
 
     With problems only the rejects are left there. Without a meter nothing is measured in tokens.
     """
     index = OverlapIndex(data.near_duplicate_jaccard)
-    inputs, problems = open_inputs(data, scratch)
+    inputs, problems = open_inputs(data, prompt, scratch)
     if problems:
         return Built(problems)
     with ExitStack() as stack:
@@ -132,7 +132,7 @@ def build(data: Data, meter: Meter | None, folder: Path, scratch: Path) -> Built
         evaluation = stack.enter_context(
             SplitWriter(folder / "evaluation.partial", data.evaluation_rows)
         )
-        tallies = _read_into(train, evaluation, data, inputs, meter, folder / REJECTS)
+        tallies = _read_into(train, evaluation, data, prompt, inputs, meter, folder / REJECTS)
         train.close()
         evaluation.close()
         problems = _problems(data, inputs, tallies, train, evaluation)
@@ -156,6 +156,7 @@ def _read_into(
     train: SplitWriter,
     evaluation: SplitWriter,
     data: Data,
+    prompt: Prompt,
     inputs: Inputs,
     meter: Meter | None,
     rejects: Path,
@@ -165,11 +166,11 @@ def _read_into(
 
     with rejects.open("wb") as file:
         if len(inputs) == 1:
-            items = measured(inputs["data.train"], meter)
+            items = measured(inputs["data.train"], prompt, meter)
             return {"data.train": write_splits(items, split_of, (train, evaluation), file.write)}
         tallies = {}
         for key, split in (("data.train", train), ("data.evaluation", evaluation)):
-            items = measured(inputs[key], meter)
+            items = measured(inputs[key], prompt, meter)
             tallies[key] = write_splits(items, partial(_always, split), (split,), file.write)
         return tallies
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tasks.contracts import digest
 from tasks.contracts.errors import DataError
-from tasks.contracts.recipe import Data, Fields
+from tasks.contracts.recipe import Data, Fields, Prompt
 from tasks.ingest import hub, s3
 from tasks.ingest.fields import Columns, choose, problems_of
 from tasks.ingest.reading import PACKED, SUFFIXES, sample
@@ -99,7 +99,7 @@ def gather(key: str, spec: str, split: str, revision: str | None, scratch: Path)
     return Gathered(spec, tuple(files), ignored)
 
 
-def open_inputs(data: Data, scratch: Path) -> tuple[dict[str, Input], list[str]]:
+def open_inputs(data: Data, prompt: Prompt, scratch: Path) -> tuple[dict[str, Input], list[str]]:
     """Every source that can be read, by its key in the recipe, and the problems of the others.
 
     Downloads go to `scratch`. Only the first rows of each file are read.
@@ -108,16 +108,16 @@ def open_inputs(data: Data, scratch: Path) -> tuple[dict[str, Input], list[str]]
     problems: list[str] = []
     for key, (spec, split) in sources_of(data).items():
         try:
-            inputs[key] = open_input(key, spec, split, data, scratch)
+            inputs[key] = open_input(key, spec, split, data, prompt, scratch)
         except DataError as error:
             problems += str(error).splitlines()
     return inputs, problems
 
 
-def open_input(key: str, spec: str, split: str, data: Data, scratch: Path) -> Input:
+def open_input(key: str, spec: str, split: str, data: Data, prompt: Prompt, scratch: Path) -> Input:
     """One source, `key` its name in messages. Raises DataError with all its problems."""
     gathered = gather(key, spec, split, data.revision, scratch / key)
-    columns, problems = _columns(key, gathered, data.fields)
+    columns, problems = _columns(key, gathered, data.fields, prompt)
     if problems:
         raise DataError.of(problems)
     return Input(gathered, columns)
@@ -176,13 +176,15 @@ def _advice(names: list[str]) -> str:
     return "name a file or folder of rows"
 
 
-def _columns(key: str, gathered: Gathered, fields: Fields) -> tuple[tuple[Columns, ...], list[str]]:
+def _columns(
+    key: str, gathered: Gathered, fields: Fields, prompt: Prompt
+) -> tuple[tuple[Columns, ...], list[str]]:
     columns: list[Columns] = []
     problems: list[str] = []
     files_with_rows = 0
     for file in gathered.files:
         try:
-            used, file_problems, rows = _columns_of(file, fields)
+            used, file_problems, rows = _columns_of(file, fields, prompt)
         except DataError as error:
             problems.append(str(error))
             continue
@@ -197,11 +199,11 @@ def _columns(key: str, gathered: Gathered, fields: Fields) -> tuple[tuple[Column
     return tuple(columns), problems
 
 
-def _columns_of(file: SourceFile, fields: Fields) -> tuple[Columns, list[str], int]:
+def _columns_of(file: SourceFile, fields: Fields, prompt: Prompt) -> tuple[Columns, list[str], int]:
     names, rows, bad = sample(file)
     if rows:
         columns, fit = choose(fields, names, rows)
-        return columns, problems_of(file.name, columns, fit, names), len(rows)
+        return columns, problems_of(file.name, columns, fit, names, prompt), len(rows)
     # A file without rows, as writers of many parts leave them, is not a problem by itself.
     problems = [f"{file.name}:{raw.line} {raw.problem}" for raw in bad[:3]]
     if problems:

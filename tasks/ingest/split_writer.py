@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from tasks.contracts.documents import plain_text
+from tasks.contracts.recipe import Prompt
 from tasks.contracts.records import Row
 from tasks.ingest.canonical_rows import identity, row_json
 from tasks.ingest.fields import Columns, example_of, rejected
@@ -97,11 +98,11 @@ class SplitWriter:
 
 
 def measured(
-    files: Iterable[tuple[SourceFile, Columns]], meter: Meter | None
+    files: Iterable[tuple[SourceFile, Columns]], prompt: Prompt, meter: Meter | None
 ) -> Iterator[MeasuredRow]:
     """Every row of the files: an example with its lengths, or a reject, in the order read."""
     items = (
-        example_of(raw, file.name, columns)
+        example_of(raw, file.name, columns, prompt)
         for file, columns in files
         for raw in read(file, columns.names)
     )

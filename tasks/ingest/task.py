@@ -110,7 +110,7 @@ def new_rows(recipe: Recipe, seen: tuple[DatasetRef, ...]) -> tuple[int, str]:
     # Digested before they are read: rows that arrive in between are counted now, and the next check sees
     # another digest.
     contents = source_digest(recipe.data)
-    return count_new(recipe.data, rows_of(seen)), contents
+    return count_new(recipe.data, recipe.prompt, rows_of(seen)), contents
 
 
 def rows_of(datasets: tuple[DatasetRef, ...]) -> list[Path]:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.contracts.errors import DataError
-from tasks.contracts.recipe import Data
+from tasks.contracts.recipe import Data, Prompt
 from tasks.ingest.canonical_rows import identity, read_lines
 from tasks.ingest.prepare import TRAIN, build
 
 
-def count_new(data: Data, seen: Sequence[Path]) -> int:
+def count_new(data: Data, prompt: Prompt, seen: Sequence[Path]) -> int:
     """Training rows that a run over `data` would use now and that are in none of the files `seen`.
 
     `seen`: files of canonical rows. A row is its document and references, but for white space:
@@ -29,7 +29,7 @@ def count_new(data: Data, seen: Sequence[Path]) -> int:
     }
     with tempfile.TemporaryDirectory(prefix="precis-newer-") as name:
         folder = Path(name)
-        built = build(data, None, folder, folder)
+        built = build(data, prompt, None, folder, folder)
         if built.problems:
             raise DataError.of(built.problems)
         rows = read_lines(folder / TRAIN)

@@ -23,7 +23,7 @@ def seen(ingest: Ingest, tmp_path: Path, evaluation: str) -> list[Path]:
 
 
 def count(seen: list[Path], train: str, evaluation: str | None, **more: object) -> int:
-    return count_new(Data(train=train, evaluation=evaluation, **more), seen)  # type: ignore[arg-type]
+    return count_new(Data(train=train, evaluation=evaluation, **more), Prompt(), seen)  # type: ignore[arg-type]
 
 
 def test_nothing_new_is_nothing(seen: list[Path], tmp_path: Path, evaluation: str) -> None:
