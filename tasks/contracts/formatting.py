@@ -17,7 +17,10 @@ VERDICT_TITLES: dict[Verdict, str] = {
 SAME_MODEL = "same model"
 GUARDRAIL_TITLES = {
     "unfinished_rise": "rise in outputs cut off at the token limit (share of rows)",
-    "empty_share": "empty outputs (share of rows)",
+    "empty_share": "outputs without a letter or digit (share of rows)",
+    "same_share": "outputs that are alike across documents (share of rows)",
+    "repeating_rise": "rise in outputs that repeat themselves (share of rows)",
+    "copied_rise": "rise in outputs that copy their document (share of rows)",
     "length_ratio": "output words over reference words",
 }
 MAX_VALUE_CHARACTERS = 300
@@ -136,14 +139,9 @@ def changed(metric: str, value: float) -> str:
 # Titles in the report, by the metric that decides
 
 
-def guardrail_title(name: str, deciding: str = "") -> str:
-    """A guardrail's name in full.
-
-    Those of other ROUGE types are lower bounds of their gain, or the measured gain where the loss
-    is `deciding`.
-    """
-    value_shown = "gain measured" if deciding == LOSS else "lower bound of the gain"
-    return GUARDRAIL_TITLES.get(name, f"{name}: {value_shown}")
+def guardrail_title(name: str) -> str:
+    """A guardrail's name in full; those of other metrics are their measured gains."""
+    return GUARDRAIL_TITLES.get(name, f"{name}: gain measured")
 
 
 def metric_title(name: str) -> str:

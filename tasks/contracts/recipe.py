@@ -623,9 +623,8 @@ class Gate(Settings):
         0.005,
         ge=0,
         title="Guardrail margin",
-        description="No other ROUGE may be worse than the champion's by more than this (its lower bound; "
-        "where loss decides, as measured). Half a ROUGE point, about the standard error of 500 rows "
-        "(0.006): a real loss is refused, and not noise.",
+        description="No other ROUGE may be measured worse than the champion's by more than this. Half a "
+        "ROUGE point, about the standard error of 500 rows (0.006): a real loss is refused, and not noise.",
     )
     max_unfinished_rise: Share = Field(
         0.05,
@@ -636,7 +635,26 @@ class Gate(Settings):
     max_empty_share: Share = Field(
         0.01,
         title="Largest share of empty outputs",
-        description="With more the challenger is rejected: an empty summary is useless, and a mean hides it.",
+        description="Of outputs without any letter or digit. With more the challenger is refused: such a "
+        "summary is useless, and a mean hides it.",
+    )
+    max_same_share: Share = Field(
+        0.1,
+        title="Largest share of outputs that are alike",
+        description="Of outputs that say what outputs for other documents say, where the references "
+        "differ: a phrase that fits every document can gain ROUGE over a weak opponent.",
+    )
+    max_repeating_rise: Share = Field(
+        0.05,
+        title="Largest rise in outputs that repeat themselves",
+        description="By how much the share of outputs of which half the phrases stood there before may "
+        "exceed the champion's. As for unfinished outputs.",
+    )
+    max_copied_rise: Share = Field(
+        0.1,
+        title="Largest rise in copied outputs",
+        description="By how much the share of outputs that only copy runs of their document may exceed "
+        "the champion's, where the references do not copy: ROUGE likes long quotations.",
     )
     length_ratio: tuple[float, float] = Field(
         (0.5, 2.0),

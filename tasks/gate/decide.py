@@ -27,11 +27,16 @@ from tasks.contracts.formatting import (
 from tasks.contracts.metrics import LOSS
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import ROUGE_NAMES, Decision, Scores, Verdict
+from tasks.gate import guardrails_1
 from tasks.gate.bootstrap import MIN_EVIDENCE
 from tasks.gate.guardrails import Finding, guardrails
 from tasks.gate.measure import Measured, Table, measure
 from tasks.gate.notes import notes
 from tasks.gate.pairs import RESOLUTION, check_same_rows, check_seal, check_table, check_tokenizer
+
+# The version of these rules. 1: guardrails on other ROUGE types asked for proof of no loss, and outputs
+# were not read. Stored decisions are recomputed by the rules that made them.
+SCHEMA = 2
 
 
 def decide(
@@ -46,6 +51,7 @@ def decide(
     base: Table | None,
     lead3: Table | None,
     looks: int,
+    schema: int = SCHEMA,
 ) -> Decision:
     """Judge a challenger against the champion, or against the untuned base where there is none.
 
@@ -53,6 +59,8 @@ def decide(
     never decide (against the base, `base` may be None). `looks`: challengers judged on
     these evaluation rows, this one included. In the decision's metrics, bounds of gate.metric are at
     the decision's alpha, those of the other metrics at gate.alpha, as guardrails use them.
+
+    `schema`: of the rules, see SCHEMA; an earlier one makes a stored decision again.
 
     Raises SealBroken when the two were scored under different evaluation digests, or a loss with
     different tokenizers; EvaluationError for tables that are empty, of different rows, or hold a score
@@ -72,7 +80,12 @@ def decide(
     check_table(opponent_kind, opponent, opponent_scores, names)
     _check_shown(challenger, base, lead3, names)
     measured = measure(challenger, opponent, baselines, gate, looks)
-    findings = guardrails(challenger, opponent, challenger_scores, measured.metrics, gate)
+    if schema == 1:
+        findings = guardrails_1.guardrails(
+            challenger, opponent, challenger_scores, measured.metrics, gate
+        )
+    else:
+        findings = guardrails(challenger, opponent, measured.metrics, gate)
     same_model = challenger_scores.model_digest == opponent_scores.model_digest
     verdict, reasons = judge(measured, findings, gate, looks, same_model)
     return Decision(
@@ -91,7 +104,8 @@ def decide(
         alpha=measured.alpha,
         smallest_gain=measured.smallest_gain,
         rows_needed=measured.rows_needed,
-        notes=notes(verdict, measured, challenger, gate, looks),
+        notes=notes(verdict, measured, challenger, opponent, opponent_kind, gate, looks),
+        schema_version=schema,
     )
 
 

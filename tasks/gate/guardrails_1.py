@@ -1,4 +1,4 @@
-"""The conditions besides the primary metric that a promotion must not break.
+"""The guardrails of decisions of schema 1, made before 2026-11-28: kept to recompute those.
 
 Shares of rows and the length ratio are compared as counted, without bounds: they do not estimate a
 small difference, they find a model that is broken (rambles, stops at once, writes nothing).
@@ -7,22 +7,13 @@ small difference, they find a model that is broken (rambles, stops at once, writ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from tasks.contracts.formatting import short_gain, short_score
 from tasks.contracts.metrics import LOSS
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import Guardrail, MetricResult, Prediction, Scores
+from tasks.gate.guardrails import Finding
 from tasks.gate.pairs import RESOLUTION
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A guardrail; if it does not hold, why, and whether noise alone could be the reason."""
-
-    guardrail: Guardrail
-    why: str
-    noise: bool = False
 
 
 def guardrails(

@@ -7,18 +7,27 @@ from tasks.contracts.metrics import sign
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import Verdict
 from tasks.gate.measure import Measured, Table
+from tasks.gate.output_faults import copies
 
+COPIED_SHARE = 0.25  # of an opponent's outputs, above which its score says little
 UNFINISHED_SHARE = 0.5  # above it most of a promoted model's summaries stop in mid-sentence
 
 
 def notes(
-    verdict: Verdict, measured: Measured, challenger: Table, gate: Gate, looks: int
+    verdict: Verdict,
+    measured: Measured,
+    challenger: Table,
+    opponent: Table,
+    opponent_title: str,
+    gate: Gate,
+    looks: int,
 ) -> tuple[str, ...]:
     """Shown beside the reasons: baselines that beat a promoted model, cut outputs, many looks."""
     lines = []
     if verdict == "PROMOTE":
         lines += _beaten_by(measured, gate)
         lines += _cut_off(challenger)
+    lines += _copying(opponent, opponent_title)
     if looks > 1:
         lines.append(_looks(measured.alpha, gate, looks))
     return tuple(lines)
@@ -44,6 +53,17 @@ def _cut_off(challenger: Table) -> list[str]:
     return [
         f"{count} of the promoted model's {len(challenger)} outputs were cut off at the token "
         "limit; raise evaluation.max_new_tokens or train longer"
+    ]
+
+
+def _copying(opponent: Table, title: str) -> list[str]:
+    """ROUGE rewards quotations, so a better summarizer may look worse than an opponent that quotes."""
+    count = sum(map(copies, opponent))
+    if count <= COPIED_SHARE * len(opponent):
+        return []
+    return [
+        f"{count} of the {title}'s {len(opponent)} outputs copy their document, where no reference does: "
+        "ROUGE rates quotations too high, so read the examples"
     ]
 
 

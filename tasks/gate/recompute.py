@@ -21,7 +21,7 @@ from tasks.contracts import digest
 from tasks.contracts.errors import EvaluationError, PrecisError
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import Decision, Scores, from_json
-from tasks.gate.decide import decide
+from tasks.gate.decide import SCHEMA, decide
 from tasks.gate.measure import Table
 from tasks.tracking.predictions_table import read_table
 
@@ -51,13 +51,19 @@ class GateInputs:
 
 
 def recompute(folder: Path) -> Decision:
-    """The decision made again from the stored tables and settings.
+    """The decision made again from the stored tables and settings, by the rules that made it.
 
     Raises what `decide` raises, and EvaluationError for a folder that is not a gate's, or a table that
     is not the one that was scored.
     """
     _check_complete(folder)
     inputs = _read(GateInputs, folder / INPUTS)
+    schema = _read(Decision, folder / DECISION).schema_version
+    if schema > SCHEMA:
+        raise EvaluationError(
+            f"{folder / DECISION} is of schema {schema}, made by a later version of precis than this, "
+            f"which knows {SCHEMA}; recompute it there"
+        )
     tables = {name: _table(folder / f"{name}.json", inputs.scores.get(name)) for name in TABLES}
     return decide(
         tables["challenger"] or (),
@@ -70,6 +76,7 @@ def recompute(folder: Path) -> Decision:
         base=tables["base"],
         lead3=tables["lead3"],
         looks=inputs.looks,
+        schema=schema,
     )
 
 

@@ -72,7 +72,7 @@ def _scores(data: ReportData) -> list[str]:
 def _guardrails(data: ReportData) -> list[str]:
     rows = [
         [
-            formatting.guardrail_title(guardrail.name, data.metric),
+            formatting.guardrail_title(guardrail.name),
             formatting.score(guardrail.value),
             guardrail.bound,
             "yes" if guardrail.held else "**no**",

@@ -22,10 +22,11 @@ def table(
     unfinished: int = 0,
     empty: int = 0,
     losses: Sequence[float] | None = None,
+    texts: Sequence[str] | None = None,
 ) -> list[Prediction]:
     """Rows with all four ROUGE equal (scores: rows), or each its own (rows by ROUGE_NAMES).
 
-    `losses`: a loss a row, in nats a token.
+    `losses`: a loss a row, in nats a token. `texts`: the outputs.
     """
     values = np.asarray(scores, dtype=float)
     if values.ndim == 1:
@@ -36,7 +37,7 @@ def table(
             source=sources[i] if sources else f"doc{i}",
             document=f"what was written in {sources[i] if sources else i}",
             references=(f"reference {i}",),
-            text="" if i < empty else f"summary {i}",
+            text="" if i < empty else texts[i] if texts else f"summary {i}",
             finished=i >= unfinished,
             prompt_tokens=50,
             output_tokens=10,

@@ -48,7 +48,14 @@ def test_the_page_holds_the_numbers() -> None:
             assert f"{value:.4f}" in shown
         assert f"{found.gain:+.4f} [{found.low:+.4f}, {found.high:+.4f}]" in shown
     assert data.headline in shown
-    for text in (*data.decision.reasons, "champion v2", "empty outputs", "1.27", "1.42", "abc123"):
+    for text in (
+        *data.decision.reasons,
+        "champion v2",
+        "outputs without a letter",
+        "1.27",
+        "1.42",
+        "abc123",
+    ):
         assert text in shown
     for text in ("1,500", "p50 207 · p95 435 · max 744", "no <summary>", "t.jsonl"):
         assert text in shown
