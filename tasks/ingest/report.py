@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.contracts.recipe import Data
+from tasks.ingest.columns import Columns
 from tasks.ingest.drop_overlap import Overlap
-from tasks.ingest.fields import Columns
 from tasks.ingest.row_types import SourceFile
 from tasks.ingest.sources import Input
 from tasks.ingest.split_writer import SplitWriter, Tally

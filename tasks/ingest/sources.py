@@ -11,7 +11,7 @@ from tasks.contracts import digest
 from tasks.contracts.errors import DataError
 from tasks.contracts.recipe import Data, Fields, Prompt
 from tasks.ingest import hub, s3
-from tasks.ingest.fields import Columns, choose, problems_of
+from tasks.ingest.columns import Columns, choose, problems_of
 from tasks.ingest.reading import PACKED, SUFFIXES, sample
 from tasks.ingest.row_types import SourceFile, shown
 

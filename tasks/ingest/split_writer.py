@@ -14,7 +14,8 @@ from tasks.contracts.documents import plain_text
 from tasks.contracts.recipe import Prompt
 from tasks.contracts.records import Row
 from tasks.ingest.canonical_rows import identity, row_json
-from tasks.ingest.fields import Columns, example_of, rejected
+from tasks.ingest.columns import Columns
+from tasks.ingest.fields import example_of, rejected
 from tasks.ingest.lengths import Lengths, Meter
 from tasks.ingest.reading import read
 from tasks.ingest.row_types import Example, Reject, SourceFile, source_of

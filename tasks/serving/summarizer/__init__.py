@@ -11,6 +11,7 @@ module imports no torch.
 """
 
 from .chat import messages_of, render, turn_end
+from .clean import clean, fault_of
 from .generate import Generator
 from .load_model import (
     needs_several_gpus,
@@ -47,9 +48,11 @@ __all__ = [
     "Message",
     "SummarizerSettings",
     "Summary",
+    "clean",
     "encode",
     "encode_answer",
     "encode_completion",
+    "fault_of",
     "fit",
     "fit_chat",
     "full_length",
