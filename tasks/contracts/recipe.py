@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 MetricName = Literal["rouge1", "rouge2", "rougeL", "rougeLsum", "loss"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # valid in MLflow's names and filters, and in file names
@@ -213,6 +213,13 @@ class Prompt(Settings):
         description="With format: chat: llama-2, a file with a Jinja template, or the template itself. "
         "None: that of the base's tokenizer, which an instruction-tuned base was trained with.",
     )
+    template_arguments: dict[str, JsonValue] = Field(
+        {},
+        title="Chat template's arguments",
+        description="Variables of the chat template, as its authors name them: {enable_thinking: false} "
+        "for Qwen3, {date_string: 26 Jul 2024} for Llama 3. They are the same in training, evaluation "
+        "and serving, and stand in the package's template, so that other servers need not be told.",
+    )
     max_source_tokens: int | None = Field(
         None,
         gt=0,
@@ -258,6 +265,8 @@ class Prompt(Settings):
     def _one_format(self) -> Prompt:
         if self.format == "template" and (self.system or self.chat_template):
             raise ValueError("system and chat_template need format: chat; set that, or remove them")
+        if self.format == "template" and self.template_arguments:
+            raise ValueError("template_arguments need format: chat; set that, or remove them")
         if self.format == "chat" and self.template != type(self).model_fields["template"].default:
             raise ValueError(
                 "template is not used with format: chat; put the instruction in system"

@@ -22,7 +22,13 @@ it; *required* settings have no default.
 """
 HEAD = """| setting | default | allowed | what it does, and why |
 |---|---|---|---|"""
-TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true, false"}
+TYPES = {
+    "object": "names and their values",
+    "string": "text",
+    "integer": "whole number",
+    "number": "number",
+    "boolean": "true, false",
+}
 Schema = dict[str, Any]
 
 

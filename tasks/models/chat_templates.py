@@ -6,6 +6,7 @@ Read from the base's files; rendering is done by the served code (tasks.serving.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +35,53 @@ LLAMA_2 = (
 NAMED = {"llama-2": LLAMA_2}
 
 
-def chosen(named: str | None, base: Path) -> str:
+# Given to a template by whoever renders it: an argument of that name would make it write other messages.
+RENDERERS = frozenset({"messages", "add_generation_prompt"})
+
+
+def chosen(named: str | None, base: Path, arguments: Mapping[str, Any] | None = None) -> str:
     """The Jinja template for a recipe's `prompt.chat_template` over the model folder `base`.
 
-    Raises RecipeError when the base has none and the recipe names none, when it names what is not
-    there, and for a template that writes the date into the prompt.
+    The recipe's `prompt.template_arguments` are set in its first line: whoever renders it, here or in
+    another server, renders it with them. Raises RecipeError when the base has none and the recipe names
+    none, when it names what is not there, for an argument that Jinja cannot take, and for a template
+    that writes the date into the prompt.
     """
     template = _find(named, base)
-    if "strftime_now" in template:
+    if "strftime_now" in template and not arguments:
+        # With arguments (Llama 3's date_string) it may not ask for the date: ingest tries it.
         raise RecipeError(
             f"the chat template ({named or f'of {base}'}) writes today's date, so that no evaluation "
-            "could be repeated; name a copy without strftime_now in prompt.chat_template"
+            "could be repeated; set the date in prompt.template_arguments (Llama 3: {date_string: "
+            "26 Jul 2024}), or name a copy without strftime_now in prompt.chat_template"
         )
-    return template
+    return with_arguments(template, arguments or {})
+
+
+def with_arguments(template: str, arguments: Mapping[str, Any]) -> str:
+    """The template, after a line that sets its arguments. Raises RecipeError for a name that cannot be one.
+
+    transformers trims the line break after a block: the line adds nothing to what is written.
+    """
+    if not arguments:
+        return template
+    for name in arguments:
+        if not name.isidentifier() or name in RENDERERS:
+            raise RecipeError(
+                f"prompt.template_arguments has {name!r}, which is no variable of a chat template that "
+                "can be set; remove it"
+            )
+    values = (f"{name} = {_literal(value)}" for name, value in sorted(arguments.items()))
+    return "".join(f"{{% set {value} %}}" for value in values) + "\n" + template
+
+
+def _literal(value: Any) -> str:
+    """A value of a recipe as Jinja writes it: JSON's literals, but for null."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_literal(k)}: {_literal(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _find(named: str | None, base: Path) -> str:

@@ -76,7 +76,9 @@ def settings_for(recipe: Recipe, base: BaseFolder) -> SummarizerSettings:
         summarize=recipe.prompt.summarize,
         format=recipe.prompt.format,
         system=recipe.prompt.system,
-        chat_template=chat_templates.chosen(recipe.prompt.chat_template, base.path)
+        chat_template=chat_templates.chosen(
+            recipe.prompt.chat_template, base.path, recipe.prompt.template_arguments
+        )
         if chat
         else None,
     )

@@ -249,12 +249,40 @@ def test_a_template_may_be_a_file_or_text(base: Path, tmp_path: Path) -> None:
     [
         (None, "has no chat template; set prompt.chat_template"),
         ("llama2", r"'llama2' is neither a known template \(llama-2\).*correct it"),
-        ("{{ strftime_now('%d') }}", "writes today's date"),
+        ("{{ strftime_now('%d') }}", r"writes today's date.*date_string"),
     ],
 )
 def test_what_is_no_template_is_explained(named: str | None, says: str, base: Path) -> None:
     with pytest.raises(RecipeError, match=says):
         tiny.prepared(base, chat_recipe(base, chat_template=named))
+
+
+THINKS = CHATML.replace("assistant\\n' }}{% endif %}", "assistant\\n' }}{% if enable_thinking is defined and "
+    "enable_thinking is false %}{{ '<think></think>' }}{% endif %}{% endif %}")  # fmt: skip
+
+
+def test_the_template_s_arguments_are_written_wherever_it_is_rendered(
+    base: Path, tmp_path: Path
+) -> None:
+    """By us and by a server that is told nothing; true, null, texts and lists as Jinja has them."""
+    from transformers import AutoTokenizer
+
+    recipe = chat_recipe(base, chat_template=THINKS, template_arguments={"enable_thinking": False})
+    prepared = tiny.prepared(base, recipe)
+    made = package.package_base(prepared, prepared.settings, tmp_path / "package")
+    tokenizer = AutoTokenizer.from_pretrained(made.path)
+    written = tokenizer.apply_chat_template(
+        messages(ONE), tokenize=False, add_generation_prompt=True
+    )
+    assert written == fit(tokenizer, ONE[0][1], prepared.settings)[0]
+    assert written.endswith("assistant\n<think></think>")
+    values: dict[str, Any] = {"a": None, "b": [True, 1.5, 'q"%}'], "c": {"d": "Größe 🙂\n"}}
+    shown = chat_templates.with_arguments("\n  {{ a }}|{{ b | tojson }}|{{ c.d }}", values)
+    assert render(tokenizer, messages(ONE), settings(shown)) == (
+        '\n  None|[true, 1.5, "q\\"%}"]|Größe 🙂\n'
+    )
+    with pytest.raises(RecipeError, match="'messages', which is no variable"):
+        chat_templates.with_arguments(CHATML, {"messages": []})
 
 
 def test_the_package_carries_the_template(base: Path, tmp_path: Path) -> None:
