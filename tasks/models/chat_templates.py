@@ -35,15 +35,15 @@ LLAMA_2 = (
 NAMED = {"llama-2": LLAMA_2}
 
 
-# Given to a template by whoever renders it: an argument of that name would make it write other messages.
+# What every server gives to a template: an argument of that name would make it write other messages.
 RENDERERS = frozenset({"messages", "add_generation_prompt"})
 
 
 def chosen(named: str | None, base: Path, arguments: Mapping[str, Any] | None = None) -> str:
     """The Jinja template for a recipe's `prompt.chat_template` over the model folder `base`.
 
-    The recipe's `prompt.template_arguments` are set in its first line: whoever renders it, here or in
-    another server, renders it with them. Raises RecipeError when the base has none and the recipe names
+    The recipe's `prompt.template_arguments` are set in its first line, so that it is rendered with them,
+    here and in any other server. Raises RecipeError when the base has none and the recipe names
     none, when it names what is not there, for an argument that Jinja cannot take, and for a template
     that writes the date into the prompt.
     """
