@@ -66,6 +66,11 @@ def of_step(step: str, root: Path = ROOT) -> str:
     return digest.of_value(sorted({_tree(root, name).digest for name in deciding}))
 
 
+def of_file(path: Path) -> str:
+    """SHA-256 (hex) of the code of one file."""
+    return _digest(_parse(path))
+
+
 def of_folder(folder: Path) -> str:
     """SHA-256 (hex) of the code of the *.py files directly in `folder`, by file name."""
     files = sorted(folder.glob("*.py"))

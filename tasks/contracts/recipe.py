@@ -570,6 +570,20 @@ class Evaluation(Settings):
         description="Generation ends at any of these texts, and at end-of-text. None by default: the "
         "adapter learns to write end-of-text.",
     )
+    words: Literal["auto", "latin", "unicode", "characters"] = Field(
+        "auto",
+        title="Words",
+        description="What ROUGE counts as a word. latin: runs of a-z and 0-9, English stemmed, equal to "
+        "rouge_score. unicode: runs of letters and digits of any script, and single characters of those "
+        "written without spaces. characters: every letter. auto: latin where less than 0.5% of the "
+        "references' letters are outside a-z, as in English, else unicode.",
+    )
+    references: Literal["best", "mean", "first"] = Field(
+        "best",
+        title="Several references",
+        description="Which score a row with several references gets. best: the highest of each ROUGE, since "
+        "they are alternatives. mean: of all. first: the first alone, as DialogSum's authors report.",
+    )
     fresh: str | None = Field(
         None,
         min_length=1,

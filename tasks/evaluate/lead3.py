@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 
+from tasks.evaluate.sentences import sentences
+
 PARTS = 3
-TURN = re.compile(r"[^!?]{1,40}?:\s+\S")  # "#Person1#: Hello", "[10:32] Dr. Lee: Hello"
-# A mark, perhaps a closing quote or bracket, then white space, and no lower-case letter or digit after it.
-SENTENCE_END = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"'\u2019\u201d)\]]))\s+(?![a-z\d])")
+# "#Person1#: Hello", "[10:32] Dr. Lee: Hello", and with a wide colon
+TURN = re.compile("[^!?]{1,40}?(:\\s+|\uff1a\\s*)\\S")
 
 
 def lead3(document: str) -> str:
@@ -23,13 +24,13 @@ def lead3(document: str) -> str:
     before a capital letter ends a sentence too early.
     """
     lines = [line.strip() for line in document.splitlines() if line.strip()]
-    sentences = _sentences(document)
+    of_document = _sentences(document)
     turns = sum(1 for line in lines if TURN.match(line))
-    if len(lines) > 1 and (2 * turns >= len(lines) or len(sentences) < PARTS):
+    if len(lines) > 1 and (2 * turns >= len(lines) or len(of_document) < PARTS):
         return "\n".join(lines[:PARTS])
-    return " ".join(sentences[:PARTS])
+    return " ".join(of_document[:PARTS])
 
 
 def _sentences(text: str) -> list[str]:
     paragraphs = (" ".join(part.split()) for part in re.split(r"\n\s*\n", text))
-    return [text for part in paragraphs for text in SENTENCE_END.split(part) if text]
+    return [text for part in paragraphs for text in sentences(part)]

@@ -16,7 +16,7 @@ from tasks.contracts.errors import EvaluationError
 from tasks.contracts.metrics import NO_LOSS
 from tasks.contracts.records import Output, Row, read_rows
 from tasks.evaluate import data_parallel
-from tasks.evaluate.scores import lead3_predictions, measures, score_texts, scores_of
+from tasks.evaluate.scores import Scoring, lead3_predictions, measures, score_texts, scores_of
 from tasks.models.package_code import load_code
 from tasks.processes.step_process import report
 from tasks.tracking.predictions_table import write_table
@@ -34,14 +34,15 @@ def predict(
     device: str | None = None,
     loss: bool = False,
     devices: int = 1,
+    scoring: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Summarize the rows of a JSONL file with a package and write the predictions table.
 
-    `loss`: also the held-out loss of each row's references, one more forward pass. `devices`: the number of
-    processes, each with its own GPU where there are GPUs. Returns what was measured: `rows`,
-    `means`, `finished_share`, `empty_share`, `length_ratio`, `seconds` (of generating),
-    `output_tokens`, `loss_cut_rows` (documents cut further than in serving, so that their references
-    fit whole), `device`, `dtype` and `decoding`. Raises EvaluationError when there is nothing to
+    `loss`: also the held-out loss of each row's references, one more forward pass. `scoring`: fields of
+    Scoring. `devices`: the number of processes, each with its own GPU where there are GPUs. Returns
+    what was measured: `rows`, `means`, `finished_share`, `empty_share`, `length_ratio`, `seconds` (of
+    generating), `output_tokens`, `loss_cut_rows` (documents cut further than in serving, so that their
+    references fit whole), `device`, `dtype` and `decoding`. Raises EvaluationError when there is nothing to
     evaluate or any batch fails: nothing is ever scored in its place.
     """
     if devices == 1:
@@ -50,11 +51,11 @@ def predict(
         call = {"package": package, "rows": rows, "device": device, "loss": loss}
         count = len(_rows(Path(rows)))
         parts = data_parallel.write(call, devices, count, Path(table).parent / "parts")
-    return put_together(parts, Path(rows), Path(table), loss)
+    return put_together(parts, Path(rows), Path(table), loss, Scoring(**scoring or {}))
 
 
 def put_together(
-    parts: list[dict[str, Any]], rows: Path, table: Path, loss: bool
+    parts: list[dict[str, Any]], rows: Path, table: Path, loss: bool, scoring: Scoring
 ) -> dict[str, Any]:
     """Score what `write` returned for all parts, and store it as the predictions table.
 
@@ -64,7 +65,7 @@ def put_together(
     outputs = data_parallel.in_order("outputs", parts, len(canonical))
     losses = data_parallel.in_order("losses", parts, len(canonical)) if loss else None
     values = [value for value, _ in losses] if losses is not None else None
-    predictions = score_texts(canonical, [Output(**output) for output in outputs], values)
+    predictions = score_texts(canonical, [Output(**output) for output in outputs], values, scoring)
     table.parent.mkdir(parents=True, exist_ok=True)
     write_table(table, predictions)
     return vars(measures(predictions)) | {

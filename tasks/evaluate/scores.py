@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
+from typing import Literal
 
 from tasks.contracts.documents import plain_text
 from tasks.contracts.errors import EvaluationError
 from tasks.contracts.metrics import LOSS
 from tasks.contracts.records import ROUGE_NAMES, Output, Prediction, Row, Scores
+from tasks.contracts.words import kind_of, words
 from tasks.evaluate.lead3 import lead3
 from tasks.evaluate.rouge.scoring import score_pairs
+from tasks.evaluate.sentences import one_a_line
 
 
 @dataclass(frozen=True)
@@ -27,13 +31,28 @@ class Measures:
     length_ratio: float  # output words over first references' words, both summed over all rows
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """What ROUGE counts: evaluation.words and evaluation.references of the recipe."""
+
+    words: Literal["auto", "latin", "unicode", "characters"] = "auto"
+    references: Literal["best", "mean", "first"] = "best"
+
+
+DEFAULT_SCORING = Scoring()
+
+
 def score_texts(
-    rows: Sequence[Row], outputs: Sequence[Output], losses: Sequence[float] | None = None
+    rows: Sequence[Row],
+    outputs: Sequence[Output],
+    losses: Sequence[float] | None = None,
+    scoring: Scoring = DEFAULT_SCORING,
 ) -> list[Prediction]:
-    """One prediction a row, with ROUGE F1 (stemmed; of several references the best of each type).
+    """One prediction a row, with ROUGE F1: stemmed where words are English, rougeLsum by sentences.
 
     `losses`: each row's held-out loss in nats a token, if it was computed. Raises EvaluationError
-    when there are no rows, a row has no output or no reference, or a loss is not finite.
+    when there are no rows, a row has no output or no reference, no reference holds a word, or a loss
+    is not finite.
     """
     if not rows:
         raise EvaluationError("the evaluation set is empty; a model cannot be judged on no rows")
@@ -43,7 +62,12 @@ def score_texts(
         raise EvaluationError(
             f"evaluation rows without a reference: {', '.join(unreferenced[:10])}; add one or remove them"
         )
-    scores = score_pairs([output.text for output in outputs], [row.references for row in rows])
+    scores = score_pairs(
+        [one_a_line(output.text) for output in outputs],
+        [[one_a_line(reference) for reference in row.references] for row in rows],
+        split=_split(rows, scoring),
+        several=scoring.references,
+    )
     if losses is not None:
         _check_losses(rows, losses)
         scores = [s | {LOSS: loss} for s, loss in zip(scores, losses, strict=True)]
@@ -51,6 +75,18 @@ def score_texts(
         Prediction(**vars(row), **vars(output), scores=score)
         for row, output, score in zip(rows, outputs, scores, strict=True)
     ]
+
+
+def _split(rows: Sequence[Row], scoring: Scoring) -> Callable[[str], list[str]]:
+    """What finds the words of these rows. Raises EvaluationError when no reference holds one."""
+    references = [reference for row in rows for reference in row.references]
+    kind = kind_of(references) if scoring.words == "auto" else scoring.words
+    if not any(words(reference, kind) for reference in references):
+        raise EvaluationError(
+            f"no reference of the {len(rows)} evaluation rows holds a word as evaluation.words: {kind} "
+            "counts them, so every score would be 0; set evaluation.words: auto, or correct the references"
+        )
+    return partial(words, kind=kind)
 
 
 def _check_losses(rows: Sequence[Row], losses: Sequence[float]) -> None:
@@ -64,13 +100,15 @@ def _check_losses(rows: Sequence[Row], losses: Sequence[float]) -> None:
         )
 
 
-def lead3_predictions(rows: Sequence[Row]) -> list[Prediction]:
+def lead3_predictions(rows: Sequence[Row], scoring: Scoring = DEFAULT_SCORING) -> list[Prediction]:
     """The lead-3 baseline's predictions. No model wrote them: token counts and batch are 0.
 
     It has no loss either: it gives no text a probability.
     """
     return score_texts(
-        rows, [Output(lead3(plain_text(row.document)), True, 0, 0, 0) for row in rows]
+        rows,
+        [Output(lead3(plain_text(row.document)), True, 0, 0, 0) for row in rows],
+        scoring=scoring,
     )
 
 
@@ -78,7 +116,7 @@ def measures(predictions: Sequence[Prediction]) -> Measures:
     """Means and guardrail figures. Raises EvaluationError when there is nothing to measure."""
     if not predictions:
         raise EvaluationError("there are no predictions to measure")
-    reference_words = sum(len(p.references[0].split()) for p in predictions)
+    reference_words = sum(len(words(p.references[0])) for p in predictions)
     if not reference_words:
         raise EvaluationError("the evaluation rows' references hold no words")
     names = (*ROUGE_NAMES, LOSS) if any(LOSS in p.scores for p in predictions) else ROUGE_NAMES
@@ -87,7 +125,7 @@ def measures(predictions: Sequence[Prediction]) -> Measures:
         means={name: fmean(p.scores[name] for p in predictions) for name in names},
         finished_share=fmean(p.finished for p in predictions),
         empty_share=fmean(not p.text.strip() for p in predictions),
-        length_ratio=sum(len(p.text.split()) for p in predictions) / reference_words,
+        length_ratio=sum(len(words(p.text)) for p in predictions) / reference_words,
     )
 
 

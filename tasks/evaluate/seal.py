@@ -9,15 +9,19 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.contracts import code_digest, digest
+from tasks.contracts import code_digest, digest, words
 from tasks.contracts.errors import EvaluationError, SealBroken
 from tasks.contracts.records import ROUGE_NAMES, Scores
+from tasks.evaluate import sentences
+from tasks.evaluate.scores import DEFAULT_SCORING, Scoring
 
 if TYPE_CHECKING:  # the import costs a second (mlflow), and only a dataclass's fields are read
     from tasks.serving.summarizer import SummarizerSettings
 
 METRIC_FOLDER = Path(__file__).parent / "rouge"
-METRIC_SETTINGS = {"types": ROUGE_NAMES, "stemmer": True, "references": "best F1 of each type"}
+# What scoring reads besides the metric's folder: what a word is, and where a sentence ends.
+METRIC_MODULES = (Path(words.__file__), Path(sentences.__file__))
+METRIC_SETTINGS = {"types": ROUGE_NAMES, "stemmer": True}
 # In float32 a summary does not depend on its batch (tried: 32 of 32 equal at batch 1 and 8). On a GPU it may,
 # by rounding: the predictions table holds the batch plan, and a model may be judged with the batch size that
 # fits its GPU. kv_cache decides where numbers are stored, not which.
@@ -29,17 +33,20 @@ def evaluation_digest(
     settings: SummarizerSettings,
     metric: Path = METRIC_FOLDER,
     *,
+    scoring: Scoring = DEFAULT_SCORING,
     loss: bool = False,
 ) -> str:
     """The seal of evaluation rows, prompt, truncation, decoding and metric (SHA-256, hex).
 
-    `loss`: whether the held-out loss is computed too; its definition is then part of the seal.
+    `scoring`: what counts as a word, and how several references count. `loss`: whether the
+    held-out loss is computed too; its definition is then part of the seal.
     """
     sealed = {
         "rows": rows_digest,
         "settings": _sealed(settings),
-        "metric": METRIC_SETTINGS,
+        "metric": METRIC_SETTINGS | asdict(scoring),
         "metric_code": metric_digest(metric),
+        "words_code": [code_digest.of_file(path) for path in METRIC_MODULES],
     }
     return digest.of_value(sealed | ({"loss": _loss_definition()} if loss else {}))
 

@@ -22,6 +22,7 @@ from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import Cost, DatasetRef, ModelRef, Scores, read_rows
 from tasks.costs.preflight import gpus_for
 from tasks.evaluate.predict import lead3_predictions, put_together, scores_of
+from tasks.evaluate.scores import Scoring
 from tasks.evaluate.seal import evaluation_digest
 from tasks.models import package
 from tasks.models.prepared_base import PreparedBase
@@ -79,6 +80,7 @@ def _on_this_machine(
             "table": str(table),
             "loss": recipe.gate.metric == LOSS,
             "devices": recipe.evaluation.devices,
+            "scoring": dataclasses.asdict(_scoring(recipe)),
         },
         table.parent,
         on_progress=_Watch(who),
@@ -113,7 +115,7 @@ def _on_cluster(
         watch({"done": written, "total": dataset.evaluation_rows})
 
     parts = task_runners.run(where, share, calls, "evaluation.cluster", add)
-    answer = put_together(parts, rows, table, loss)
+    answer = put_together(parts, rows, table, loss, _scoring(recipe))
     memory_gib = [part["memory_gib"] for part in parts if part["memory_gib"] is not None]
     return answer, Cost(time.monotonic() - started, max(memory_gib, default=None))
 
@@ -184,7 +186,7 @@ def lead3(dataset: DatasetRef, base: PreparedBase, recipe: Recipe) -> Scores:
     key = step_cache.step_key("evaluate", baseline="lead3", seal=seal)
     if cached := step_cache.recall(run, "evaluate", key, Scores, _intact, "evaluate.lead3"):
         return cached
-    predictions = lead3_predictions(read_rows(_sealed_rows(dataset)))
+    predictions = lead3_predictions(read_rows(_sealed_rows(dataset)), _scoring(recipe))
     table = workspace.work_folder() / "evaluate" / key[:16] / "lead3.json"
     table.parent.mkdir(parents=True, exist_ok=True)
     write_table(table, predictions)
@@ -231,7 +233,13 @@ def _intact(scores: Scores) -> bool:
 
 def _seal(dataset: DatasetRef, base: PreparedBase, recipe: Recipe) -> str:
     deciding = recipe.gate.metric
-    return evaluation_digest(dataset.evaluation_digest, base.settings, loss=deciding == LOSS)
+    return evaluation_digest(
+        dataset.evaluation_digest, base.settings, scoring=_scoring(recipe), loss=deciding == LOSS
+    )
+
+
+def _scoring(recipe: Recipe) -> Scoring:
+    return Scoring(recipe.evaluation.words, recipe.evaluation.references)
 
 
 def _sealed_rows(dataset: DatasetRef) -> Path:

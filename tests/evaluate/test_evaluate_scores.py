@@ -13,7 +13,14 @@ import pytest
 from tasks.contracts.errors import EvaluationError
 from tasks.contracts.records import ROUGE_NAMES, Output, Row
 from tasks.evaluate.lead3 import lead3
-from tasks.evaluate.scores import batch_plan, lead3_predictions, measures, score_texts, scores_of
+from tasks.evaluate.scores import (
+    Scoring,
+    batch_plan,
+    lead3_predictions,
+    measures,
+    score_texts,
+    scores_of,
+)
 from tasks.tracking.predictions_table import COLUMNS, read_table, write_table
 
 ROWS = [
@@ -105,8 +112,12 @@ def test_a_row_without_reference_is_an_error() -> None:
 
 
 def test_references_without_words_are_an_error() -> None:
-    with pytest.raises(EvaluationError, match="hold no words"):
-        measures(score_texts([Row("1", "s", "text", (" ",))], OUTPUTS[:1]))
+    """A set on which every output would score 0 stops the run, and the way out is named."""
+    with pytest.raises(EvaluationError, match=r"no reference of the 1 .* evaluation.words: latin"):
+        score_texts([Row("1", "s", "text", (" ",))], OUTPUTS[:1])
+    russian = Row("1", "s", "text", ("\u0434\u0430",))
+    with pytest.raises(EvaluationError, match=r"set evaluation\.words: auto"):
+        score_texts([russian], OUTPUTS[:1], scoring=Scoring(words="latin"))
 
 
 def test_the_table_gives_back_every_digit(tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from tasks.contracts import digest
+from tasks.contracts import code_digest, digest
 from tasks.contracts.errors import EvaluationError, SealBroken
 from tasks.contracts.records import Scores
+from tasks.evaluate.scores import Scoring
 from tasks.evaluate.seal import (
     METRIC_FOLDER,
+    METRIC_MODULES,
     METRIC_SETTINGS,
     evaluation_digest,
     metric_digest,
@@ -56,26 +58,17 @@ def test_every_field_is_sealed_or_named_as_not() -> None:
     }
 
 
-def test_seals_from_before_map_reduce_still_hold() -> None:
-    """A setting that changes nothing at its default is left out: the seal is what it always was."""
-    assert evaluation_digest("rows", SETTINGS) == digest.of_value(
-        {
-            "rows": "rows",
-            "settings": {
-                "template": SETTINGS.template,
-                "max_source_tokens": 512,
-                "truncate": "tail",
-                "max_new_tokens": 64,
-                "stop": [],
-            },
-            "metric": {
-                "types": ["rouge1", "rouge2", "rougeL", "rougeLsum"],
-                "stemmer": True,
-                "references": "best F1 of each type",
-            },
-            "metric_code": metric_digest(METRIC_FOLDER),
-        }
-    )
+SCORINGS = [
+    Scoring(words=words, references=references)
+    for words in ("auto", "latin", "unicode", "characters")
+    for references in ("best", "mean", "first")
+]
+
+
+def test_what_counts_as_a_word_is_sealed() -> None:
+    """Scores by other words, or by other uses of several references, are never compared."""
+    seals = {evaluation_digest("rows", SETTINGS, scoring=scoring) for scoring in SCORINGS}
+    assert len(seals) == len(SCORINGS)
 
 
 def test_a_loss_is_sealed_with_its_definition(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,8 +86,9 @@ def test_settings_that_came_later_leave_older_seals_as_they_were() -> None:
     first = {
         "rows": "rows",
         "settings": settings | {"max_new_tokens": 64, "stop": []},
-        "metric": METRIC_SETTINGS,
+        "metric": METRIC_SETTINGS | {"words": "auto", "references": "best"},
         "metric_code": metric_digest(METRIC_FOLDER),
+        "words_code": [code_digest.of_file(path) for path in METRIC_MODULES],
     }
     assert evaluation_digest("rows", SETTINGS) == digest.of_value(first)
 

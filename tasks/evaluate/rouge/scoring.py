@@ -17,16 +17,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
-from typing import NamedTuple
+from statistics import fmean
+from typing import Literal, NamedTuple
 
 from .porter import stem
 
 NAMES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 MOST_STEMS = 1_000_000  # about 150 MB; real text holds far fewer words
-WORD = re.compile("[a-z0-9]+")
+WORD = re.compile("[a-z0-9]+")  # rouge_score's own
 Words = list[str]
+Split = Callable[[str], Words]  # a line's words, lower case
+Several = Literal["best", "mean", "first"]
 
 
 class Score(NamedTuple):
@@ -40,23 +43,49 @@ class Score(NamedTuple):
 NOTHING = Score(0.0, 0.0, 0.0)
 
 
+def latin_words(line: str) -> Words:
+    """Runs of a-z and 0-9, as rouge_score finds them: other letters separate words."""
+    return WORD.findall(line.lower())
+
+
 def score_pairs(
-    predictions: Sequence[str], references: Sequence[str | Sequence[str]], stemmer: bool = True
+    predictions: Sequence[str],
+    references: Sequence[str | Sequence[str]],
+    stemmer: bool = True,
+    split: Split = latin_words,
+    several: Several = "best",
 ) -> list[dict[str, float]]:
-    """ROUGE F1 by name for each prediction, the best over its references, each name by itself.
+    """ROUGE F1 by name for each prediction, each name by itself.
+
+    Of several references the best, the mean of all, or the first one's, as `several` says. Words that
+    `split` finds and that are not of a-z are not stemmed.
 
     Raises ValueError when the lengths differ or a prediction has no reference.
     """
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions, {len(references)} references")
     return [
-        {name: best.fmeasure for name, best in score(prediction, several, stemmer).items()}
-        for prediction, several in zip(predictions, references, strict=True)
+        _fmeasures(prediction, own, stemmer, split, several)
+        for prediction, own in zip(predictions, references, strict=True)
     ]
 
 
+def _fmeasures(
+    prediction: str, references: str | Sequence[str], stemmer: bool, split: Split, several: Several
+) -> dict[str, float]:
+    if several == "mean" and not isinstance(references, str) and len(references) > 1:
+        scores = [score(prediction, reference, stemmer, split) for reference in references]
+        return {name: fmean(by_name[name].fmeasure for by_name in scores) for name in NAMES}
+    if several == "first" and not isinstance(references, str):
+        references = references[:1]
+    return {n: s.fmeasure for n, s in score(prediction, references, stemmer, split).items()}
+
+
 def score(
-    prediction: str, references: str | Sequence[str], stemmer: bool = True
+    prediction: str,
+    references: str | Sequence[str],
+    stemmer: bool = True,
+    split: Split = latin_words,
 ) -> dict[str, Score]:
     """Each ROUGE of the reference that gives it the highest F1; of equal ones, the first.
 
@@ -65,8 +94,8 @@ def score(
     several = [references] if isinstance(references, str) else references
     if not several:
         raise ValueError("a prediction without a reference cannot be scored")
-    written = _lines(prediction, stemmer)
-    scores = [_score(_lines(reference, stemmer), written) for reference in several]
+    written = _lines(prediction, stemmer, split)
+    scores = [_score(_lines(reference, stemmer, split), written) for reference in several]
     if len(scores) == 1:
         return scores[0]
     return {name: max((by_name[name] for by_name in scores), key=_fmeasure) for name in NAMES}
@@ -82,17 +111,17 @@ class _Stems(dict[str, str]):
     def __missing__(self, word: str) -> str:
         if len(self) >= MOST_STEMS:
             self.clear()
-        # rouge_score stems words of more than three characters.
-        self[word] = stemmed = stem(word) if len(word) > 3 else word
+        # rouge_score stems words of more than three characters; Porter's rules are for English.
+        self[word] = stemmed = stem(word) if len(word) > 3 and word.isascii() else word
         return stemmed
 
 
 _STEMS = _Stems()
 
 
-def _lines(text: str, stemmer: bool) -> list[Words]:
+def _lines(text: str, stemmer: bool, split: Split) -> list[Words]:
     """The words of each line; a line without any is left out, for it matches nothing."""
-    lines = [words for line in text.lower().split("\n") if (words := WORD.findall(line))]
+    lines = [words for line in text.split("\n") if (words := split(line))]
     return [list(map(_STEMS.__getitem__, words)) for words in lines] if stemmer else lines
 
 
