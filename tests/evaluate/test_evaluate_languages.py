@@ -101,9 +101,8 @@ def test_sentences_in_another_order_keep_their_rouge_lsum() -> None:
 
 def test_english_with_some_loan_words_is_scored_as_rouge_score_does() -> None:
     """A few accents do not change how words are counted; German umlauts do."""
-    assert (
-        kind_of(["The café was open until ten in the evening. " * 9 + "A naïve idea. "]) == "latin"
-    )
+    mostly_english = ["The house was open until ten in the evening."] * 9 + ["A café."]
+    assert kind_of(mostly_english) == "latin"
     assert kind_of([TEXTS["German"][1]]) == "unicode"
     assert kind_of(["12 34", "..."]) == "latin"
 
