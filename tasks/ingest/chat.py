@@ -1,37 +1,101 @@
-"""Conversations in one column: Llama 2's chat format, or a list of messages.
+"""A row's conversation: up to its last question, and the answer to that.
 
-`<s>[INST] question [/INST] answer </s><s>[INST] ...`, `[{"role": ..., "content": ...}, ...]`, or
-ShareGPT's `[{"from": ..., "value": ...}, ...]`. Rows hold the first form: it is one text.
+A column holds a list of messages (tasks.ingest.messages), or Llama 2's chat format as one text:
+`<s>[INST] question [/INST] answer </s><s>[INST] ...`, which stays a text. Or one column holds the
+conversation and another the answer, each as a text or as messages.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
+from tasks.contracts.documents import Document
+from tasks.ingest.messages import (
+    Message,
+    Reading,
+    as_messages,
+    is_messages,
+    read_messages,
+    require_turns,
+    split_messages,
+    with_system,
+    without_reasoning,
+)
+from tasks.serving.summarizer import messages_of
+
 OPEN, CLOSE = "[INST]", "[/INST]"
-# A message must not hold these: the conversation could not be split into messages again.
+# What Llama 2's chat template writes around messages.
 MARKS = (OPEN, CLOSE, "<<SYS>>", "<</SYS>>", "<s>", "</s>")
-# How data sets name the speaker: OpenAI's names, ShareGPT's, and those of its siblings.
-ROLES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-}
-FORMS = (("role", "content"), ("from", "value"))
-Message = tuple[str, str]  # role and text
+_BEGIN = re.compile(r"\s*(<s>)?\s*\[INST\]")
 _END_MARKS = re.compile(r"(\s*</?s>)*\s*$")
 
 
+def is_chat_text(text: Any) -> bool:
+    """Whether a text is in Llama 2's chat format, and does not only mention its marks."""
+    return isinstance(text, str) and bool(_BEGIN.match(text)) and CLOSE in text
+
+
+def mostly_chat_texts(values: Iterable[Any]) -> bool:
+    """Whether more than half of a column's texts are in Llama 2's chat format: no odd row decides."""
+    texts = [value for value in values if isinstance(value, str) and value.strip()]
+    return 2 * sum(map(is_chat_text, texts)) > len(texts)
+
+
+def split_conversation(value: Any, system: str, reading: Reading) -> tuple[Document, str]:
+    """One column's conversation up to the last answer, and that answer.
+
+    `system`: the row's own system message from another column, or nothing. Raises ValueError with
+    what is wrong, where, and how to fix it.
+    """
+    items = as_messages(value)
+    if items is not None:
+        conversation, answer = split_messages(read_messages(items, reading))
+        return _led_by(system, conversation), answer
+    text, answer = split_chat(reading.checked(value, ""))
+    answer = without_reasoning(answer, "its last answer", reading.strip_reasoning)
+    return (_led_by(system, text) if system else text), answer
+
+
+def question(value: Any, system: str, reading: Reading) -> Document:
+    """The conversation that another column holds the answer to.
+
+    A text is one question. Answers among messages are context (weight 0): TRL's conversational form of
+    prompt and completion learns the completion alone.
+    """
+    if is_messages(value):
+        messages = read_messages(as_messages(value) or (), reading)
+        require_turns(messages)
+        if messages[-1]["role"] != "user":
+            raise ValueError(
+                "ends in an answer, and another column holds the answer to it; add the last question"
+            )
+        context = [
+            message | ({"weight": 0} if message["role"] == "assistant" else {})
+            for message in messages
+        ]
+        return _led_by(system, context)
+    text = reading.checked(value, "")
+    return _led_by(system, text) if system else text
+
+
+def answer_of(value: Any, reading: Reading) -> str | None:
+    """The one answer that a list of messages is; None: the value is not such a list."""
+    if not is_messages(value):
+        return None
+    messages = read_messages(as_messages(value) or (), reading)
+    if len(messages) != 1 or messages[0]["role"] != "assistant":
+        raise ValueError(
+            "must hold one message, the assistant's answer; put earlier ones into the question's column"
+        )
+    if messages[0].get("weight") == 0:
+        raise ValueError("has weight 0, and it is the answer that is judged; remove the row")
+    return str(messages[0]["content"])
+
+
 def split_chat(text: str) -> tuple[str, str]:
-    """The conversation up to the last answer, and that answer.
+    """The conversation up to the last answer, and that answer, of a text in Llama 2's format.
 
     A `<<SYS>>` part and earlier turns with their inner `</s><s>` stay in the conversation; the
     leading `<s>` does not: the tokenizer adds it, and two of them would be another prompt.
@@ -55,67 +119,7 @@ def split_chat(text: str) -> tuple[str, str]:
     return conversation + mark, answer
 
 
-def is_messages(value: Any) -> bool:
-    """Whether a column's value is a list of messages, in one of the usual forms."""
-    return (
-        isinstance(value, (list, tuple))
-        and bool(value)
-        and all(isinstance(item, dict) and _form(item) is not None for item in value)
-    )
-
-
-def split_messages(value: Any, checked: Callable[[Any, str], str]) -> tuple[str, str]:
-    """The conversation up to the last answer, as `split_chat` gives it, and that answer.
-
-    `checked` takes a message's text and its number, and gives the text or raises ValueError. Raises
-    ValueError with what is wrong, where, and how to fix it.
-    """
-    if not value:
-        raise ValueError("is an empty list; add messages or remove the row")
-    messages = [_message(item, number, checked) for number, item in enumerate(value, 1)]
-    system = messages.pop(0)[1] if messages[0][0] == "system" else ""
-    _require_turns(messages, 2 if system else 1)
-    head = f"<<SYS>>\n{system}\n<</SYS>>\n\n" if system else ""
-    turns = []
-    for number in range(0, len(messages), 2):
-        turns.append(f"{OPEN} {head}{messages[number][1]} {CLOSE}")
-        head = ""
-        if number + 2 < len(messages):
-            turns.append(f" {messages[number + 1][1]} </s><s>")
-    return "".join(turns), messages[-1][1]
-
-
-def _message(item: Any, number: int, checked: Callable[[Any, str], str]) -> Message:
-    form = _form(item) if isinstance(item, dict) else None
-    if form is None:
-        raise ValueError(
-            f"(message {number}) has no role and content, nor from and value; add them"
-        )
-    role = ROLES.get(str(item[form[0]]).lower())
-    if role is None:
-        raise ValueError(
-            f"(message {number}) has the role {item[form[0]]!r}, and only {', '.join(ROLES)} are read; "
-            "rename it, or remove the row"
-        )
-    text = checked(item[form[1]], f"(message {number})").strip()
-    for mark in MARKS:
-        if mark in text:
-            raise ValueError(
-                f"(message {number}) holds {mark}, a mark of the chat format; remove it"
-            )
-    return role, text
-
-
-def _form(message: dict[str, Any]) -> tuple[str, str] | None:
-    return next((form for form in FORMS if all(key in message for key in form)), None)
-
-
-def _require_turns(messages: list[Message], first_number: int) -> None:
-    for index, (role, _) in enumerate(messages):
-        if role != ("user", "assistant")[index % 2]:
-            raise ValueError(
-                f"(message {index + first_number}) is from the {role}; after an optional system "
-                "message questions and answers must take turns: correct the order"
-            )
-    if len(messages) % 2 or not messages:
-        raise ValueError("ends in a question without an answer; add the answer")
+def _led_by(system: str, conversation: str | list[Message]) -> list[Message]:
+    """The conversation as messages, after the system message that a column of its row holds."""
+    messages = messages_of(conversation) if isinstance(conversation, str) else conversation
+    return with_system(messages, system) if system else messages

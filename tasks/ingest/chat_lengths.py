@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from tasks.contracts.recipe import Prompt
-from tasks.ingest.chat import CLOSE, MARKS, OPEN
+from tasks.ingest.chat import MARKS
 from tasks.ingest.chat_template_check import check_chat_template, rendered_tokens
 from tasks.ingest.lengths import Lengths, too_long
 from tasks.ingest.row_types import Example
@@ -33,7 +33,7 @@ class ChatMeter:
         added = self.tokenizer.added_tokens_decoder.values()
         special = {*self.tokenizer.all_special_tokens, *(t.content for t in added if t.special)}
         in_template = {mark for mark in MARKS if mark in (settings.chat_template or "")}
-        self.forbidden = sorted({OPEN, CLOSE} | in_template | special)
+        self.forbidden = sorted(in_template | special)
         check_chat_template(self.tokenizer, settings)
 
     def measure(self, examples: Sequence[Example]) -> list[Lengths | str]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tasks.contracts.recipe import Fields, Prompt
-from tasks.ingest.chat import CLOSE, is_messages
+from tasks.ingest.chat import mostly_chat_texts
+from tasks.ingest.messages import is_messages
 from tasks.ingest.row_types import shown
 
 # In order: the first pair that a file has wins, so `text, summary` (BillSum) comes before
@@ -123,8 +124,7 @@ def _guess_id(names: list[str]) -> str | None:
 
 
 def _is_chat(names: list[str], rows: list[dict[str, Any]]) -> bool:
-    texts = [row.get("text") for row in rows]
-    return "text" in names and any(isinstance(text, str) and CLOSE in text for text in texts)
+    return "text" in names and mostly_chat_texts(row.get("text") for row in rows)
 
 
 def _messages_column(names: list[str], rows: list[dict[str, Any]]) -> str | None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
+from tasks.contracts.documents import Document
 from tasks.contracts.recipe import Prompt
-from tasks.ingest.chat import split_chat, split_messages
+from tasks.ingest.chat import answer_of, question, split_conversation
 from tasks.ingest.columns import Columns
+from tasks.ingest.messages import Reading, as_messages, is_messages, without_reasoning
 from tasks.ingest.row_types import RAW_CHARACTERS, Example, Raw, Reject
 from tasks.serving.summarizer import clean, fault_of
 
@@ -19,12 +23,12 @@ def example_of(raw: Raw, file: str, columns: Columns, prompt: Prompt) -> Example
     try:
         id_ = _id(raw.value, columns)
         if columns.text:
-            document, answer = _conversation(raw.value, columns.text)
+            document, answer = _conversation(raw.value, columns.text, "", prompt)
             references: tuple[str, ...] = (answer,)
         else:
-            document = _text(raw.value, columns.document or "", "document")
+            document = _document(raw.value, columns.document or "", "", prompt)
             references = tuple(
-                text for name in columns.summary for text in _references(raw.value, name)
+                text for name in columns.summary for text in _references(raw.value, name, prompt)
             )
     except ValueError as error:
         return rejected(file, raw.line, str(error), raw.value)
@@ -48,27 +52,72 @@ def _text(row: dict[str, Any], name: str, key: str) -> str:
     return _checked(row[name], f'"{name}"', key)
 
 
-def _conversation(row: dict[str, Any], name: str) -> tuple[str, str]:
+def _conversation(
+    row: dict[str, Any], name: str, system: str, prompt: Prompt
+) -> tuple[Document, str]:
     """A conversation up to its last answer, and that answer, whichever form the column has."""
     value = row.get(name)
-    if not isinstance(value, (list, tuple)):
-        return split_chat(_text(row, name, "text"))
-    try:
-        return split_messages(value, lambda text, where: _checked(text, where, "text"))
-    except ValueError as error:
-        raise ValueError(f'"{name}" {error}') from None
+    with _of_column(name):
+        if as_messages(value) is None:
+            _text(row, name, "text")
+        else:
+            _require_chat(prompt)
+        return split_conversation(value, system, _reading(prompt, "text"))
 
 
-def _references(row: dict[str, Any], name: str) -> tuple[str, ...]:
+def _document(row: dict[str, Any], name: str, system: str, prompt: Prompt) -> Document:
     value = row.get(name)
-    if not isinstance(value, list):
-        return (_text(row, name, "summary"),)
-    if not value:
+    if is_messages(value) and not isinstance(value, str):
+        with _of_column(name):
+            _require_chat(prompt)
+    if prompt.format != "chat":
+        return _text(row, name, "document")
+    with _of_column(name):
+        if not is_messages(value):
+            _text(row, name, "document")
+        return question(value, system, _reading(prompt, "document"))
+
+
+def _references(row: dict[str, Any], name: str, prompt: Prompt) -> tuple[str, ...]:
+    value = row.get(name)
+    if prompt.format == "chat":
+        with _of_column(name):
+            answer = answer_of(value, _reading(prompt, "summary"))
+        if answer is not None:
+            return (answer,)
+    texts = [(value, f'"{name}"')]
+    if isinstance(value, list):
+        texts = [(item, f'"{name}" (reference {number})') for number, item in enumerate(value, 1)]
+    elif name not in row:
+        _text(row, name, "summary")
+    if not texts:
         raise ValueError(f'"{name}" is an empty list; add a summary or remove the row')
+    strip = prompt.reasoning == "strip"
     return tuple(
-        _checked(item, f'"{name}" (reference {number})', "summary")
-        for number, item in enumerate(value, 1)
+        without_reasoning(_checked(text, where, "summary"), where, strip) for text, where in texts
     )
+
+
+def _reading(prompt: Prompt, key: str) -> Reading:
+    return Reading(lambda text, where: _checked(text, where, key), prompt.reasoning == "strip")
+
+
+def _require_chat(prompt: Prompt) -> None:
+    if prompt.format != "chat":
+        raise ValueError(
+            "is a list of messages, and prompt.format template has a place for one text; set "
+            "prompt.format: chat"
+        )
+
+
+@contextlib.contextmanager
+def _of_column(name: str) -> Iterator[None]:
+    """Names the column in what is wrong with its messages."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        raise ValueError(text if text.startswith(f'"{name}"') else f'"{name}" {text}') from None
 
 
 def _checked(value: Any, where: str, key: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.contracts.documents import Document
 from tasks.contracts.errors import DataError, TrainingError
 from tasks.contracts.records import Row
 from tasks.models.prepared_base import PreparedBase
@@ -43,7 +44,7 @@ def encode_rows(
     """Every document with each of its references, prompt + completion cut to `limit` tokens.
 
     A cut completion has no end-of-text: the model must not learn to stop in mid-sentence. In chat
-    format all answers of a conversation are completions.
+    format all answers of a conversation are completions, but those of weight 0.
     Raises DataError when there are no rows, TrainingError when the prompt template alone is too long.
     """
     if not rows:
@@ -77,17 +78,19 @@ def _sequences(
 def _conversation(
     row: Row, tokenizer: Any, settings: SummarizerSettings
 ) -> list[tuple[list[int], list[int]]]:
-    """Every answer of a conversation, learned once, after the same prompt ids that are served for it.
+    """Every answer of a conversation (weight 0: context), learned once, after the prompt ids served for it.
 
     An answer whose prompt starts with the sequence so far is appended to it, so that a conversation is
     one sequence. A new sequence starts where the prompt differs: oldest turns dropped because they no
     longer fit, a template that writes past turns differently, several references of the last question.
     """
     messages = messages_of(row.document, settings.system)
+    context = _context(row.document)
+    answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     answered = [
-        (messages[:index], message["content"])
-        for index, message in enumerate(messages)
-        if message["role"] == "assistant"
+        (messages[:index], messages[index]["content"])
+        for number, index in enumerate(answers)
+        if number not in context
     ]
     answered += [(messages, reference) for reference in row.references]
     sequences: list[tuple[list[int], list[int]]] = []
@@ -103,3 +106,11 @@ def _conversation(
         sequences.append((prompt + completion, labels))
         between = after
     return sequences
+
+
+def _context(document: Document) -> set[int]:
+    """Which of a conversation's answers, counted from 0, are context: they have the weight 0."""
+    if not isinstance(document, list):
+        return set()
+    answers = [message for message in document if message["role"] == "assistant"]
+    return {number for number, answer in enumerate(answers) if answer.get("weight") == 0}

@@ -76,6 +76,7 @@ def settings_for(recipe: Recipe, base: BaseFolder) -> SummarizerSettings:
         summarize=recipe.prompt.summarize,
         format=recipe.prompt.format,
         system=recipe.prompt.system,
+        reasoning=recipe.prompt.reasoning,
         chat_template=chat_templates.chosen(
             recipe.prompt.chat_template, base.path, recipe.prompt.template_arguments
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 import time
@@ -120,6 +121,37 @@ def test_a_piece_that_was_given_out_never_changes(text: str, generator: Generato
         assert not before.endswith(" ")
     assert "END" not in final
     assert "r\u00e9" not in final
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>\nBen, or Anna?\n</think>\n\nAnna.", "Anna."),
+        ("<think></think>Anna.", "Anna."),
+        (" <think>Ben, or", ""),
+        ("<think>a</think> What is </think> for?", "What is </think> for?"),
+        ("A <think> block</think> later", "A <think> block</think> later"),
+        ("<thick> paint", "<thick> paint"),
+        ("<thi", "<thi"),
+    ],
+)
+@pytest.mark.parametrize("special", [False, True])
+def test_reasoning_is_left_out_of_an_answer_that_begins_with_it(
+    text: str, answer: str, special: bool, generator: Generator
+) -> None:
+    """Whether or not the tokenizer has tokens for its marks; and nothing of it is streamed."""
+    stripping = limited(generator, reasoning="strip")
+    if special:
+        stripping.tokenizer = copy.deepcopy(generator.tokenizer)
+        stripping.tokenizer.add_special_tokens(
+            {"additional_special_tokens": ["<think>", "</think>"]}
+        )
+    ids = stripping.tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids.append(generator.tokenizer.eos_token_id)
+    assert stripping._output_rules().summary(ids, 0, 0).text == answer
+    assert all(answer.startswith(part) for part in piece_by_piece(stripping, text))
+    if not special:
+        assert limited(generator)._output_rules().summary(ids, 0, 0).text == text.strip()
 
 
 def test_an_end_token_ends_it(generator: Generator) -> None:

@@ -17,17 +17,38 @@ def messages_of(document: Document, system: str | None = None) -> list[Message]:
     """The conversation that a document is, up to a question without its answer.
 
     A text in Llama 2's chat format (`[INST] question [/INST] answer </s><s>[INST] question [/INST]`,
-    perhaps with a `<<SYS>>` part) is parsed into messages; any other text is one question. Messages
-    have no white space around them. A conversation with no system message gets `system`. Raises
-    ValueError for a conversation in which something is missing.
+    perhaps with a `<<SYS>>` part) is parsed into messages; any other text is one question. Of messages
+    role and content are used, with no white space around them. A conversation with no system message
+    gets `system`. Raises ValueError for a conversation in which something is missing.
     """
     if isinstance(document, dict):  # several texts are one question
         document = "\n\n".join(text for text in document.values() if text.strip())
-    messages = _parse_llama2(document) if isinstance(document, str) else list(document)
+    messages = _parse_llama2(document) if isinstance(document, str) else _read(document)
     if not messages or messages[-1]["role"] != "user":
         raise ValueError("the conversation ends without a question; add one")
     if system and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
+    return messages
+
+
+def _read(document: list[dict[str, Any]]) -> list[Message]:
+    messages: list[Message] = []
+    for number, given in enumerate(document, 1):
+        role, text = given.get("role"), given.get("content")
+        if role not in {"system", "user", "assistant"}:
+            raise ValueError(
+                f"message {number} has the role {role!r}; name it system, user or assistant"
+            )
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"message {number} has no text in content; write it, or remove it")
+        messages.append({"role": role, "content": text.strip()})
+    first = bool(messages) and messages[0]["role"] == "system"
+    for index, message in enumerate(messages[first:]):
+        if message["role"] != ("user", "assistant")[index % 2]:
+            raise ValueError(
+                f"message {index + 1 + first} is from the {message['role']}; after an optional system "
+                "message questions and answers must take turns"
+            )
     return messages
 
 

@@ -172,7 +172,8 @@ class Generator:
         return stream_text(write, self._output_rules())
 
     def _output_rules(self) -> OutputRules:
-        return OutputRules(self.tokenizer, self.end_ids, self.settings.stop)
+        strip = self.settings.reasoning == "strip"
+        return OutputRules(self.tokenizer, self.end_ids, self.settings.stop, strip)
 
     def _prompt_tokens(self, document: Document) -> int:
         if self.settings.summarize == "map_reduce":

@@ -7,14 +7,17 @@ from typing import Any
 
 from .settings import SummarizerSettings, Summary
 
+THINK, END_THINK = "<think>", "</think>"
+
 
 @dataclass(frozen=True)
 class OutputRules:
-    """What ends a summary: one of the end tokens, or one of the stop strings."""
+    """What ends a summary (one of the end tokens, or one of the stop strings), and what is left out of it."""
 
     tokenizer: Any
     end_ids: list[int]
     stop: tuple[str, ...]
+    strip_reasoning: bool = False  # a think block that it begins with is no part of it
 
     def summary(self, ids: list[int], prompt_tokens: int, batch: int) -> Summary:
         """The summary that these token ids are; what follows an end token is not part of it."""
@@ -23,21 +26,39 @@ class OutputRules:
         # Padding: a stop string ended this summary while others of its batch were still written.
         while ids and ids[-1] == self.tokenizer.pad_token_id:
             ids = ids[:-1]
-        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        text = self._decoded(ids)
         for stop in self.stop:
             if stop in text:
                 text, finished = text[: text.index(stop)], True
+        text = self._answer(text)
         return Summary(text.strip(), finished, prompt_tokens, len(ids), batch)
 
     def certain_text(self, ids: list[int]) -> str:
         """The part of an unfinished summary that no further token can change."""
-        text = str(self.tokenizer.decode(ids[: self._length(ids)], skip_special_tokens=True))
+        text = self._decoded(ids[: self._length(ids)])
         places = [text.index(stop) for stop in self.stop if stop in text]
         if places:
-            return text[: min(places)].strip()
+            return self._answer(text[: min(places)])
         text = text.rstrip("\ufffd")  # first: half a character may be part of a stop string
         begun = [n for stop in self.stop for n in range(1, len(stop)) if text.endswith(stop[:n])]
-        return text[: len(text) - max(begun, default=0)].strip()
+        text = self._answer(text[: len(text) - max(begun, default=0)])
+        return "" if self.strip_reasoning and THINK.startswith(text) else text
+
+    def _answer(self, text: str) -> str:
+        """The text, or what follows the think block that it begins with: nothing while that lasts."""
+        text = text.strip()
+        if self.strip_reasoning and text.startswith(THINK):
+            return text.partition(END_THINK)[2].strip()
+        return text
+
+    def _decoded(self, ids: list[int]) -> str:
+        """Their text without special tokens, among which a tokenizer may count those of a think block."""
+        if self.strip_reasoning:
+            added = self.tokenizer.added_tokens_decoder.items()
+            marks = (THINK, END_THINK)
+            special = {i for i, token in added if token.special and token.content not in marks}
+            ids = [i for i in ids if i not in special]
+        return str(self.tokenizer.decode(ids, skip_special_tokens=not self.strip_reasoning))
 
     def _length(self, ids: list[int]) -> int:
         """How many tokens come before the first end token."""

@@ -38,6 +38,7 @@ class SummarizerSettings:
     system: str | None = None  # the system message of conversations without one of their own
     chat_template: str | None = None  # Jinja
     decoding: str = "generate"  # generate (transformers, batch by batch), continuous, or auto
+    reasoning: str | None = None  # strip: a think block that an answer begins with is left out
 
     def save(self, package: Path) -> None:
         """Write `summarizer.json` into a package."""

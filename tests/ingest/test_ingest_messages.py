@@ -1,0 +1,237 @@
+"""Conversations as messages: each is read whole, or its row is rejected with what to do.
+
+Over 250 lines: one table of forms, and one of what is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tasks.contracts.recipe import Prompt
+from tasks.ingest.columns import Columns
+from tasks.ingest.fields import example_of
+from tasks.ingest.row_types import Example, Raw
+
+CHAT = Prompt(format="chat", chat_template="llama-2")
+STRIP = Prompt(format="chat", chat_template="llama-2", reasoning="strip")
+USER = {"role": "user", "content": "Who came?"}
+ANSWER = {"role": "assistant", "content": "Ben."}
+LIST = Columns(None, (), None, "messages")
+PAIR = Columns("prompt", ("completion",), None, None)
+
+
+def read(row: dict[str, Any], columns: Columns = LIST, prompt: Prompt = CHAT) -> Any:
+    """(document, references) of a row, or its problem."""
+    found = example_of(Raw(7, row), "t.jsonl", columns, prompt)
+    return (found.document, found.references) if isinstance(found, Example) else found.problem
+
+
+def one(messages: Any, prompt: Prompt = CHAT) -> Any:
+    return read({"messages": messages}, prompt=prompt)
+
+
+def numpy_like(messages: list[dict[str, str]]) -> str:
+    return "[" + "\n ".join(map(repr, messages)) + "]"
+
+
+PLAIN = ([USER], ("Ben.",))
+IMAGE = {"type": "image_url", "image_url": {"url": "u"}}
+AUDIO = {"type": "input_audio", "input_audio": {"data": "x"}}
+PARTS = [{"type": "text", "text": "Who"}, {"type": "text", "text": "came?"}]
+SAME = [
+    [USER, ANSWER],
+    (USER, ANSWER),
+    json.dumps([USER, ANSWER]),
+    f"  {json.dumps([USER, ANSWER], indent=2)}\n",
+    repr([USER, ANSWER]),
+    {"role": ["user", "assistant"], "content": ["Who came?", "Ben."]},
+    {"from": ["human", "gpt"], "value": ["Who came?", "Ben."]},
+    [{"from": "human", "value": "Who came?"}, {"from": "gpt", "value": "Ben."}],
+    [{"role": "User", "content": " Who came?\n"}, {"role": "ASSISTANT ", "content": "\tBen. "}],
+    [{"role": "human", "content": "Who came?"}, {"from": "bot", "value": "Ben."}],
+    [USER | {"weight": 0}, ANSWER | {"weight": 1}],
+    [USER | {"weight": None}, ANSWER | {"train": True}],
+    [USER | {"loss": False}, ANSWER | {"loss": 1.0}],
+    [USER | {"id": "x", "timestamp": 5}, ANSWER | {"model": "m"}],
+    [USER | {"tool_calls": None}, ANSWER | {"tool_calls": [], "name": " ", "reasoning_content": ""}],
+    [{"role": "system", "content": " "}, USER, ANSWER],
+    [USER | {"content": [{"type": "text", "text": "Who came?"}]}, ANSWER | {"content": ["Ben."]}],
+    [USER | {"content": [{"type": "text", "text": "Who came?", "image_url": None}]}, ANSWER],
+    [USER, {"role": "assistant", "content": None, "value": "Ben."}],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", SAME, ids=range(len(SAME)))
+def test_one_conversation_in_every_form(value: Any) -> None:
+    """Lists, JSON and Python text, an object of lists, ShareGPT, parts, and keys that say nothing."""
+    assert one(value) == PLAIN
+
+
+def test_a_developer_is_the_system() -> None:
+    """OpenAI's newer name for the same role."""
+    led = [{"role": "developer", "content": "Be terse."}, USER, ANSWER]
+    assert one(led) == ([{"role": "system", "content": "Be terse."}, USER], ("Ben.",))
+
+
+def test_parts_of_a_text_stand_on_lines_of_their_own() -> None:
+    """As vLLM joins them for templates that take a text."""
+    assert one([USER | {"content": PARTS}, ANSWER])[0] == [
+        {"role": "user", "content": "Who\ncame?"}
+    ]
+
+
+@pytest.mark.parametrize("key", ["weight", "train", "training", "loss"])
+@pytest.mark.parametrize("no", [0, 0.0, False])
+def test_an_answer_of_weight_0_stays_as_context(key: str, no: Any) -> None:
+    """It is stored with its weight, whatever the data call it."""
+    talk = [USER, ANSWER | {key: no}, USER, ANSWER]
+    assert one(talk) == ([USER, ANSWER | {"weight": 0}, USER], ("Ben.",))
+
+
+REASONED = [
+    [USER, ANSWER | {"reasoning_content": "Hm."}],
+    [USER, ANSWER | {"reasoning": "Hm."}],
+    [USER, ANSWER | {"thinking": "Hm."}],
+    [USER, ANSWER | {"content": "<think>\nHm.\n</think>\n\nBen."}],
+    [USER, ANSWER | {"content": "<think></think>Ben."}],
+    [USER, ANSWER | {"content": [{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "Ben."}]}],
+    "<s>[INST] Who came? [/INST] <think>Hm.</think> Ben. </s>",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", REASONED, ids=range(len(REASONED)))
+def test_reasoning_is_left_out_only_where_the_recipe_says_so(value: Any) -> None:
+    """Without the setting the row is rejected, and told of it."""
+    assert "set prompt.reasoning: strip" in one(value)
+    document, references = one(value, STRIP)
+    assert references == ("Ben.",)
+    assert document in ([USER], "[INST] Who came? [/INST]")
+
+
+def test_reasoning_in_a_summary_column() -> None:
+    """Answers in a column of their own are read alike, in both formats of prompts."""
+    row = {"prompt": "Who came?", "completion": "<think>Hm.</think>Ben."}
+    for prompt, strip in ((CHAT, STRIP), (Prompt(), Prompt(reasoning="strip"))):
+        assert "set prompt.reasoning: strip" in read(row, PAIR, prompt)
+        assert read(row, PAIR, strip) == ("Who came?", ("Ben.",))
+
+
+TOOLS = "calls of tools cannot be learnt; remove the row"
+REFUSED = [
+    ([USER, ANSWER | {"weight": 0.5}], "(message 2) has the weight 0.5, and only 0 (context) and 1"),
+    ([USER, ANSWER | {"weight": "1"}], "(message 2) has the weight '1'"),
+    ([USER, ANSWER | {"weight": -1}], "only 0 (context) and 1 (learnt) are read"),
+    ([USER, ANSWER | {"loss": 0.31}], "(message 2) has the loss 0.31"),
+    ([USER, ANSWER | {"weight": float("nan")}], "(message 2) has the weight nan"),
+    ([USER, ANSWER | {"weight": 1, "train": False}], "(message 2) has weight and train, which differ"),
+    ([USER | {"weight": 1}, ANSWER], "(message 1) is from the user and has the weight 1, but only answers"),
+    ([USER, ANSWER | {"weight": 0}], "has weight 0 on its last answer, which is the one that is judged"),
+    ([USER, ANSWER, USER, ANSWER | {"train": False}], "has weight 0 on its last answer"),
+    ([USER, {"role": "assistant", "content": None, "tool_calls": [{"id": "x"}]}, ANSWER], TOOLS),
+    ([USER, {"role": "assistant", "function_call": {"name": "f"}}, ANSWER], TOOLS),
+    ([USER, {"role": "tool", "content": "3"}, ANSWER], "(message 2) has the role 'tool': calls of tools"),
+    ([USER, {"from": "function_call", "value": "f()"}, ANSWER], TOOLS),
+    ([USER, {"from": "observation", "value": "3"}, ANSWER], TOOLS),
+    ([USER | {"name": "Ann"}, ANSWER], "(message 1) has name: it would not be seen; remove the row, or name"),
+    ([USER | {"images": ["a.png"]}, ANSWER], "(message 1) has images"),
+    ([USER, ANSWER | {"refusal": "No."}], "(message 2) has refusal"),
+    ([USER, ANSWER | {"score": 0}], "(message 2) has score"),
+    ([USER, {"role": "narrator", "content": "x"}], "(message 2) has the role 'narrator', and only"),
+    ([USER, {"role": None, "content": "x"}], "(message 2) has the role None"),
+    ([USER, {"role": 3, "content": "x"}], "(message 2) has the role 3"),
+    ([USER, USER, ANSWER], "(message 2) is from the user; after an optional system"),
+    ([USER, ANSWER, ANSWER], "(message 3) is from the assistant"),
+    ([ANSWER, USER, ANSWER], "(message 1) is from the assistant"),
+    ([{"role": "system", "content": "s"}, ANSWER], "(message 2) is from the assistant"),
+    ([{"role": "system", "content": " "}, ANSWER], "is from the assistant"),
+    ([USER, ANSWER, {"role": "system", "content": "s"}, ANSWER], "(message 3) is from the system"),
+    ([USER, ANSWER, USER], "ends in a question without an answer; add the answer"),
+    ([{"role": "system", "content": "s"}], "ends in a question without an answer"),
+    ([USER | {"content": [IMAGE]}, ANSWER], "(message 1), part 1, is of type image_url"),
+    ([USER | {"content": [*PARTS, {"type": "image"}]}, ANSWER], "(message 1), part 3, is of type image"),
+    ([USER | {"content": [AUDIO]}, ANSWER], "is of type input_audio"),
+    ([USER | {"content": [{"type": "text", "text": None}]}, ANSWER], "(message 1), part 1, is of type text"),
+    ([USER | {"content": [3]}, ANSWER], "(message 1), part 1, is no text and no object"),
+    ([USER | {"content": []}, ANSWER], "(message 1) is a list, not text"),
+    ([USER, ANSWER | {"content": None}], "(message 2) is null, not text"),
+    ([USER, ANSWER | {"content": 5}], "(message 2) is a number"),
+    ([USER, ANSWER | {"content": ""}], "(message 2) is blank"),
+    ([USER, {"role": "assistant"}], "(message 2) has no role and content"),
+    ([USER, {"role": "assistant", "content": "a", "value": "b"}], "(message 2) has both content and value"),
+    ([USER, ANSWER | {"content": "<think>Hm."}], "(message 2) begins with <think>, which never ends"),
+    ([USER, "Ben."], "(message 2) has no role and content"),
+    ([], "is an empty list"),
+    ("[]", "is an empty list"),
+    (None, '"messages" is null'),
+    (json.dumps([USER, ANSWER])[:-9], "begins as a list of messages and is not JSON"),
+    (numpy_like([USER, ANSWER]), "begins as a list of messages and is not JSON"),
+    ("[{" * 100_000, "begins as a list of messages and is not JSON"),
+    ("Who came? Ben.", '"messages" is not in chat format'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "says"), REFUSED, ids=range(len(REFUSED)))
+def test_what_cannot_be_used_is_said(value: Any, says: str) -> None:
+    """The column, the message, what is wrong and what to do; under strip as well."""
+    for prompt in (CHAT, STRIP):
+        problem = one(value, prompt)
+        assert isinstance(problem, str), "read"
+        assert says in problem
+        assert problem.startswith('"messages"')
+        assert ";" in problem, "no fix"
+
+
+def test_reasoning_alone_is_no_answer() -> None:
+    """What is left when it is stripped would be nothing."""
+    problem = one([USER, ANSWER | {"content": "<think>Hm.</think> "}], STRIP)
+    assert "(message 2) has reasoning and no answer" in problem
+
+
+def test_a_prompt_template_has_no_place_for_messages() -> None:
+    """Texts in Llama 2's form go into it as they are; lists do not become such texts by themselves."""
+    for row, columns in (
+        ({"messages": [USER, ANSWER]}, LIST),
+        ({"messages": json.dumps([USER, ANSWER])}, LIST),
+        ({"prompt": [USER], "completion": "Ben."}, PAIR),
+    ):
+        assert "set prompt.format: chat" in read(row, columns, Prompt())
+    text = "<s>[INST] Who came? [/INST] Ben. </s>"
+    assert read({"messages": text}, prompt=Prompt()) == ("[INST] Who came? [/INST]", ("Ben.",))
+
+
+# --- A prompt column and a completion column (TRL) -------------------------------------------------
+
+
+@pytest.mark.parametrize("prompt", [[USER], json.dumps([USER]), "Who came?"])
+@pytest.mark.parametrize("completion", [[ANSWER], json.dumps([ANSWER]), "Ben."])
+def test_prompt_and_completion_as_messages_or_texts(prompt: Any, completion: Any) -> None:
+    """Each by itself."""
+    document, references = read({"prompt": prompt, "completion": completion}, PAIR)
+    assert document in ([USER], "Who came?")
+    assert references == ("Ben.",)
+
+
+def test_answers_in_a_prompt_are_context() -> None:
+    """TRL takes the loss on the completion alone."""
+    led = [{"role": "system", "content": "Be terse."}, USER, ANSWER, USER]
+    document, _ = read({"prompt": led, "completion": [ANSWER]}, PAIR)
+    assert document == [led[0], USER, ANSWER | {"weight": 0}, USER]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "says"),
+    [
+        ([USER, ANSWER], [ANSWER], '"prompt" ends in an answer'),
+        ([USER], [USER], '"completion" must hold one message'),
+        ([USER], [ANSWER, USER, ANSWER], '"completion" must hold one message'),
+        ([USER], [ANSWER | {"weight": 0}], '"completion" has weight 0'),
+        ([ANSWER], [ANSWER], '"prompt" (message 1) is from the assistant'),
+        ([{"role": "system", "content": "s"}], [ANSWER], '"prompt" ends in a question without'),
+    ],
+)
+def test_prompt_and_completion_that_do_not_fit(prompt: Any, completion: Any, says: str) -> None:
+    """The column that is wrong is named."""
+    assert says in read({"prompt": prompt, "completion": completion}, PAIR)
