@@ -211,7 +211,7 @@ def _role(value: Any, where: str) -> str:
     if name in TOOL_ROLES:
         raise ValueError(
             f"{where} has the role {value!r}: calls of tools cannot be learnt; remove the row, or write "
-            "what the tool said into a question"
+            "what the tool gave into a question"
         )
     if name not in ROLES:
         raise ValueError(

@@ -1,4 +1,7 @@
-"""Streaming gives out, piece by piece, the very text that a batch gives."""
+"""Streaming gives out, piece by piece, the very text that a batch gives.
+
+Over 250 lines: its tests share one generator.
+"""
 
 from __future__ import annotations
 
