@@ -13,7 +13,7 @@ from tasks.costs.forecast import forecast_steps
 from tasks.costs.preflight import estimate
 from tasks.evaluate import task as evaluating
 from tasks.ingest.task import preflight
-from tasks.models import compatibility, find_base
+from tasks.models import architecture, compatibility, find_base
 from tasks.models.prepared_base import PreparedBase
 from tasks.processes import workspace
 from tasks.register.task import find_champion, require_comparable
@@ -60,7 +60,11 @@ def _base(recipe: Recipe, result: Checked, scratch: Path) -> PreparedBase | None
     if folder is None:
         return None
     try:
-        result.problems += compatibility.problems(recipe, folder)
+        problems = compatibility.problems(recipe, folder)
+        problems += [] if problems else architecture.problems(recipe, folder)
+        fact, broken = find_base.scan(folder)
+        result.facts.append(fact)
+        result.problems += problems + broken
         needs = estimate(recipe, folder, workspace.work_folder())
         result.facts += needs.lines()
         result.problems += needs.problems()

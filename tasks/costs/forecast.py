@@ -21,7 +21,9 @@ from tasks.costs.batches import RowCounts, batches_of, gpu_batch_seconds
 from tasks.costs.hardware_speed import Speed
 from tasks.costs.model_sizes import ModelSizes
 from tasks.costs.training_memory import KEPT_BYTES, LOGIT_BYTES
+from tasks.models.config_checks import count
 from tasks.models.prepared_base import BaseFolder, PreparedBase
+from tasks.models.weight_files import weight_files
 from tasks.processes import workspace
 from tasks.serving.summarizer import AUTO_SLOTS, CONTINUOUS_MODEL_TYPES, RESERVED_BYTES
 
@@ -96,7 +98,7 @@ class RunForecast:
         # Each has the memory it needs, and the longer half of the documents comes first.
         tokens = (7 * rows.median_prompt + rows.longest_prompt) // 8 + evaluation.max_new_tokens
         config = self.base.config
-        layers = int(config.get("num_hidden_layers", 0))
+        layers = count(config, "num_hidden_layers")
         row_bytes = max(1, preflight.cached_token_bytes(config, 2) * layers * tokens)
         slots = evaluation.batch_size
         if evaluation.decoding == "auto":
@@ -122,7 +124,7 @@ class RunForecast:
         return gib + (calibration.LIBRARIES_GIB[step] if self.speed.device == "cpu" else 0.0)
 
     def _largest_file_bytes(self) -> int:
-        return max(file.stat().st_size for file in self.base.path.glob("*.safetensors"))
+        return max(file.stat().st_size for file in weight_files(self.base.path))
 
     def _ingest(self) -> Cost:
         train, evaluation = self.train_rows, self.evaluation_rows

@@ -14,6 +14,7 @@ from typing import Any
 from tasks.contracts.recipe import Recipe
 from tasks.costs.memory_plan import Linear, Shape, shape_from
 from tasks.models import compatibility
+from tasks.models.config_checks import count
 from tasks.models.prepared_base import BaseFolder
 from tasks.models.safetensors_headers import Shapes
 
@@ -49,15 +50,15 @@ class ModelSizes:
     def of(cls, recipe: Recipe, base: BaseFolder) -> ModelSizes:
         """From a base's config and headers. Raises BaseModelError when they cannot be read."""
         tensors, config = base.tensors, base.config
-        layers, hidden = compatibility.Layers.of(tensors), int(config.get("hidden_size", 0))
+        layers, hidden = compatibility.Layers.of(tensors), count(config, "hidden_size")
         return cls(
             sum(map(prod, tensors.values())),
             sum(map(prod, layers.inner.values())),
             sum(recipe.adapter.r * sum(shape) for shape in layers.adapted(recipe).values()),
-            int(config.get("num_hidden_layers", 0)),
+            count(config, "num_hidden_layers"),
             hidden,
-            int(config.get("intermediate_size") or 4 * hidden),
-            int(config.get("vocab_size", 0)),
+            count(config, "intermediate_size", 4 * hidden),
+            count(config, "vocab_size"),
         )
 
 
@@ -81,17 +82,17 @@ def on_fast_path(recipe: Recipe, config: dict[str, Any]) -> bool:
 def shape_of(recipe: Recipe, config: dict[str, Any], tensors: Shapes) -> Shape | None:
     """The sizes of a micro-batch's training step on a GPU; None where no numbered layers are found."""
     layers = compatibility.Layers.of(tensors)
-    first, count = _first(layers.inner), _count(layers.inner)
-    if not first:
+    first, depth = _first(layers.inner), _count(layers.inner)
+    hidden = count(config, "hidden_size")
+    if not first or not hidden:
         return None
-    hidden = int(config["hidden_size"])
     outer = {name: prod(shape) * ELEMENT_BYTES for name, shape in layers.others.items()}
     heads = sum(size for name, size in outer.items() if "embed" not in name.rpartition(".")[2])
     return shape_from(
         _pattern(first, layers.adapted(recipe), str(config.get("model_type"))),
-        layers=count,
+        layers=depth,
         hidden=hidden,
-        heads=int(config.get("num_attention_heads") or 1),
+        heads=count(config, "num_attention_heads", 1),
         norms=sum(_is_norm(name, shape, hidden) for name, shape in tensors.items()),
         other_bytes=sum(outer.values()),
         # A head that is no tensor of its own is the embedding, which must then stay on the GPU.

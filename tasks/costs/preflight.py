@@ -19,6 +19,7 @@ from tasks.contracts.units import GIB
 from tasks.costs import hardware_speed, memory_plan, training_memory
 from tasks.models import settings
 from tasks.models.compatibility import Layers, why_not_sharded
+from tasks.models.config_checks import count
 from tasks.models.prepared_base import BaseFolder
 from tasks.models.weight_bytes import element_bytes
 from tasks.processes import device
@@ -167,18 +168,18 @@ def estimate(recipe: Recipe, base: BaseFolder, work: Path) -> Estimate:
 
 def cached_token_bytes(config: dict[str, Any], width: int) -> int:
     """Keys and values of one token in one layer, of numbers that are `width` bytes wide."""
-    hidden, heads = int(config.get("hidden_size", 0)), int(config.get("num_attention_heads") or 1)
-    head = int(config.get("head_dim") or hidden // heads)
-    return width * 2 * int(config.get("num_key_value_heads") or heads) * head
+    hidden, heads = count(config, "hidden_size"), count(config, "num_attention_heads", 1)
+    head = count(config, "head_dim", hidden // heads)
+    return width * 2 * count(config, "num_key_value_heads", heads) * head
 
 
 def _row_token_bytes(config: dict[str, Any], width: int, kv_cache: str) -> int:
     """Memory of one token in evaluation: keys and values of every layer, and one layer's work."""
-    layers = int(config.get("num_hidden_layers", 0))
+    layers = count(config, "num_hidden_layers")
     if kv_cache == "offloaded" and width < 4:
         layers = 2  # the one that computes, and the next one, which is being copied
-    hidden = int(config.get("hidden_size", 0))
-    work = 4 * hidden + 3 * int(config.get("intermediate_size") or 4 * hidden)
+    hidden = count(config, "hidden_size")
+    work = 4 * hidden + 3 * count(config, "intermediate_size", 4 * hidden)
     return cached_token_bytes(config, width) * layers + width * work
 
 

@@ -16,6 +16,7 @@ from tasks.contracts.recipe import Recipe
 from tasks.contracts.units import GIB
 from tasks.costs import memory_plan, model_sizes
 from tasks.models.compatibility import Layers, why_not_sharded
+from tasks.models.config_checks import count
 from tasks.models.safetensors_headers import Shapes
 from tasks.models.weight_bytes import element_bytes, loaded_bytes
 
@@ -91,7 +92,7 @@ def training_bytes(
     linear = layers.inner.values()
     weights: float = (sum(map(prod, shapes.values())) - sum(map(prod, linear))) * width
     stored = sum(loaded_bytes(shape, recipe.base.quantization, where) for shape in linear)
-    depth, hidden = int(config.get("num_hidden_layers", 0)), int(config.get("hidden_size", 0))
+    depth, hidden = count(config, "num_hidden_layers"), count(config, "hidden_size")
     # Of several shards one is stored here, and two layers are gathered.
     weights += stored if shards == 1 else stored * min(1, 1 / shards + 2 / max(1, depth))
     if recipe.base.quantization != "none":
@@ -102,11 +103,11 @@ def training_bytes(
     # Packed sequences are max_length long whatever the rows are.
     length = training.max_length if training.packing else rows
     tokens = training.per_device_train_batch_size * length
-    mlp = int(config.get("intermediate_size") or 4 * hidden)
+    mlp = count(config, "intermediate_size", 4 * hidden)
     layer = KEPT_BYTES[where][0] * hidden + KEPT_BYTES[where][1] * mlp
     checkpointed = training.gradient_checkpointing
     kept = layer + width * hidden * depth if checkpointed else layer * depth
-    kept += LOGIT_BYTES * int(config.get("vocab_size", 0))
+    kept += LOGIT_BYTES * count(config, "vocab_size")
     return int(weights + adapter + tokens * kept) + (CUDA_BYTES if where == "cuda" else 0)
 
 

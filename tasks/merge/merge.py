@@ -20,10 +20,11 @@ from tasks.contracts.errors import MergeError
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.units import GIB
 from tasks.merge import drift
-from tasks.merge.plan import INDEX, plan_merge
+from tasks.merge.plan import plan_merge
 from tasks.merge.shard_pipeline import merge_shards
 from tasks.models import package
 from tasks.models.prepared_base import PreparedBase
+from tasks.models.weight_files import model_files
 from tasks.processes import step_process
 
 # Files that are copied with the weights: configuration, tokenizer, licence.
@@ -104,8 +105,10 @@ def _writing(folder: Path, sources: list[Path]) -> Iterator[None]:
 
 
 def _companion_files(base: Path) -> list[Path]:
+    # Not the index of weights that transformers would not load.
+    used = {path.name for path in model_files(base)}
     files = {path for pattern in COMPANION_FILES for path in base.glob(pattern) if path.is_file()}
-    return sorted(p for p in files if not p.name.endswith(".index.json") or p.name == INDEX)
+    return sorted(path for path in files if path.name in used)
 
 
 def _copy_companions(base: PreparedBase, folder: Path, dtype: str) -> None:

@@ -15,6 +15,7 @@ from tasks.models import loading
 from tasks.models.prepared_base import PreparedBase
 from tasks.models.quantization import FOUR_BITS, config
 from tasks.models.safetensors_headers import Header, Shapes, read_whole
+from tasks.models.weight_files import weight_files
 
 PREFIX = "base_model.model."  # PEFT's, before the base's own module names
 # Settings under which PEFT merges by other formulas than tasks.merge.fold; training sets none of them.
@@ -22,7 +23,6 @@ UNSUPPORTED_SETTINGS = ("rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora
 LORA_TENSORS = ("lora_A.weight", "lora_B.weight")
 MAGNITUDE = "lora_magnitude_vector"  # DoRA's, one number a row
 STORED = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class MergePlan:
 def plan_merge(base: PreparedBase, adapter: Path, recipe: Recipe) -> MergePlan:
     """How to merge `adapter` into `base`. Raises MergeError with every mismatch, a line each."""
     config, file = _adapter_config(adapter), adapter / "adapter_model.safetensors"
-    shards, quantization = shards_of(base.path), recipe.base.quantization
+    shards, quantization = weight_files(base.path), recipe.base.quantization
     shard_headers, adapter_header = [_header(shard) for shard in shards], _header(file)
     weights, lora = _shapes(shard_headers), _shapes([adapter_header])
     modules = frozenset(name.removeprefix(PREFIX).partition(".lora_")[0] for name in lora)
@@ -82,17 +82,6 @@ def plan_merge(base: PreparedBase, adapter: Path, recipe: Recipe) -> MergePlan:
 
 def _tensors(config: dict[str, Any]) -> tuple[str, ...]:
     return (*LORA_TENSORS, MAGNITUDE) if config.get("use_dora") else LORA_TENSORS
-
-
-def shards_of(base: Path) -> list[Path]:
-    """The weight files that transformers would load, in name order."""
-    index = base / INDEX
-    if index.is_file():
-        return [
-            base / name
-            for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        ]
-    return [base / "model.safetensors"]
 
 
 def _header(file: Path) -> Header:

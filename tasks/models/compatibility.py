@@ -11,6 +11,9 @@ from tasks.models.prepared_base import BaseFolder
 from tasks.models.safetensors_headers import Shapes
 from tasks.serving.summarizer import CONTINUOUS_MODEL_TYPES
 
+QUANTIZED = ("quantization_config", "quantization")  # transformers' and MLX's setting
+FLOATS = ("BF16", "F16", "F32", "F64")
+MERGED_TYPES = ("BF16", "F16", "F32")  # in which merged weights are stored
 HEADS = {"lm_head", "embed_out", "output"}
 EMBEDDINGS = {"wte", "wpe"}  # those whose name does not say so
 # transformers' model types whose attention tasks.train.attention computes as they do: a test
@@ -52,7 +55,7 @@ def problems(recipe: Recipe, base: BaseFolder) -> list[str]:
     """What would stop training or merging this recipe on this base, each with its fix."""
     config, folder = base.config, base.path
     problems = []
-    if "quantization_config" in config:
+    if any(key in config for key in QUANTIZED):
         problems.append(
             f"base.model: {folder} is quantized already; name the original, and choose "
             "base.quantization"
@@ -64,9 +67,32 @@ def problems(recipe: Recipe, base: BaseFolder) -> list[str]:
         )
     if recipe.training.base_weights == "sharded" and (why := why_not_sharded(recipe, config)):
         problems.append(f"training.base_weights: sharded: {why}; or set base_weights to replicated")
-    if (kind := config.get("model_type")) not in SUPPORTED_MODEL_TYPES:
-        problems += _unknown_problems(kind, folder, recipe)
-    return problems + _target_problems(recipe, base)
+    if config.get("model_type") not in SUPPORTED_MODEL_TYPES:
+        problems += _unknown_problems(config, folder, recipe)
+    problems += _target_problems(recipe, base)
+    # A quantized base has other types, and the fix is said already.
+    return problems if any(key in config for key in QUANTIZED) else problems + _types(recipe, base)
+
+
+def _types(recipe: Recipe, base: BaseFolder) -> list[str]:
+    """Weights stored in types that are no plain numbers, or that no merge can keep."""
+    odd = sorted(
+        t.dtype for t in base.stored if t.name.endswith(".weight") and t.dtype not in FLOATS
+    )
+    if odd:
+        names = [t.name for t in base.stored if t.name.endswith(".weight") and t.dtype in odd]
+        return [
+            f"base.model: {base.path} stores {len(odd)} weights as {', '.join(sorted(set(odd)))} ({names[0]} "
+            "is one): it is quantized; name the original, and choose base.quantization"
+        ]
+    adapted = {f"{name}.weight" for name in Layers.of(base.tensors).adapted(recipe)}
+    types = sorted({tensor.dtype for tensor in base.stored if tensor.name in adapted})
+    if len(types) > 1 or not set(types) <= set(MERGED_TYPES):
+        return [
+            f"base.model: {base.path} stores the weights that are adapted as {', '.join(types)}, and a "
+            f"merge keeps one of {', '.join(MERGED_TYPES)}; save the model again in one of them"
+        ]
+    return []
 
 
 def why_not_sharded(recipe: Recipe, config: dict[str, Any]) -> str:
@@ -80,23 +106,44 @@ def why_not_sharded(recipe: Recipe, config: dict[str, Any]) -> str:
     return ""
 
 
-def _unknown_problems(model_type: str | None, base: Path, recipe: Recipe) -> list[str]:
+def _unknown_problems(settings: dict[str, Any], base: Path, recipe: Recipe) -> list[str]:
     # Five seconds of imports, but for uncommon architectures alone.
-    from transformers.models.auto import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.models.auto import (
+        CONFIG_MAPPING,
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_MASKED_LM_MAPPING,
+    )
 
+    model_type = settings.get("model_type")
     # Not by `get`, which finds only what was looked up before
     config = CONFIG_MAPPING[model_type] if model_type in CONFIG_MAPPING else None  # noqa: SIM401
     if config not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        code = ""
+        if settings.get("auto_map"):
+            code = " (it names code of its own, auto_map, and precis runs none)"
         return [
-            f"base.model: transformers has no language model of {base}'s type, {model_type}; choose "
+            f"base.model: transformers has no language model of {base}'s type, {model_type}{code}; choose "
             "another base"
         ]
+    if why := _reads_otherwise(settings, config in MODEL_FOR_MASKED_LM_MAPPING):
+        return [f"base.model: {base} is a {model_type}, {why}; choose another base"]
     # Models older than its attention interface do not find the rows in their positions.
     if recipe.training.packing and not MODEL_FOR_CAUSAL_LM_MAPPING[config].is_backend_compatible():
         return [
             f"training.packing: rows would see each other in a {model_type} model; set it to false"
         ]
     return []
+
+
+def _reads_otherwise(settings: dict[str, Any], may_fill_gaps: bool) -> str:
+    """Why a model that transformers can load as a language model does not write text after text."""
+    if settings.get("is_encoder_decoder"):
+        return "an encoder and decoder, of which a language model would be half"
+    if any(key in settings for key in ("vision_config", "audio_config")):
+        return "which reads images or sound beside text, and precis trains on text alone"
+    if may_fill_gaps and not settings.get("is_decoder"):
+        return "an encoder: it sees words before they are written"
+    return ""
 
 
 def _target_problems(recipe: Recipe, base: BaseFolder) -> list[str]:

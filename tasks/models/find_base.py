@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.contracts import digest
 from tasks.contracts.errors import BaseModelError
 from tasks.contracts.recipe import Base, Recipe
-from tasks.models import hub, rope, rope_view, settings
-from tasks.models.base_checks import file_problems
+from tasks.contracts.units import GIB
+from tasks.models import finite_weights, hub, rope, rope_view, settings, weight_files
+from tasks.models.base_checks import file_problems, is_complete
 from tasks.models.prepared_base import BaseFolder, PreparedBase
 from tasks.processes import workspace
 
@@ -26,10 +29,17 @@ class BaseLookup:
 def find_base(recipe: Recipe) -> PreparedBase:
     """The recipe's base, downloaded if this machine lacks it, digested.
 
-    Raises BaseModelError with all that is missing, and as `settings_for`.
+    Raises BaseModelError with all that is missing, for weights that are not finite, and as
+    `settings_for`.
     """
     folder = locate(recipe.base)
-    return prepare(recipe, folder, digest.of_folder(folder.path))
+    with ThreadPoolExecutor(1) as pool:  # both read the files, so one of them reads from memory
+        digesting = pool.submit(digest.of_files, folder.path, weight_files.model_files(folder.path))
+        problems = finite_weights.problems(weight_files.weight_files(folder.path))
+        folder_digest = digesting.result()
+    if problems:
+        raise BaseModelError("\n".join(problems))
+    return prepare(recipe, folder, folder_digest)
 
 
 def prepare(recipe: Recipe, folder: BaseFolder, folder_digest: str = "") -> PreparedBase:
@@ -76,14 +86,30 @@ def look_up(base: Base, scratch: Path) -> BaseLookup:
     return BaseLookup(_scaled(folder, base, scratch), [], [])
 
 
+def scan(folder: BaseFolder) -> tuple[str, list[str]]:
+    """Reads all weights: what that took, and which of them are not finite numbers."""
+    started, files = time.monotonic(), weight_files.weight_files(folder.path)
+    problems = finite_weights.problems(files)
+    size = sum(file.stat().st_size for file in files) / GIB
+    seconds = time.monotonic() - started
+    return f"weights: {size:.2f} GiB read in {seconds:.1f} s, looking for NaN", problems
+
+
 def _local_folder(base: Base) -> Path | None:
     """The folder that `base.model` names, or the hub's snapshot in this machine's cache, if complete."""
     path = Path(base.model)
-    if path.is_dir():
-        return path
+    try:
+        if path.is_dir():
+            return path
+        if path.exists():
+            raise BaseModelError(
+                f"base.model {base.model!r} is a file; name the folder of a Hugging Face model"
+            )
+    except (OSError, ValueError) as error:  # a name too long, a null byte, no right to look
+        raise BaseModelError(f"base.model {base.model[:80]!r} is no path: {error}") from None
     snapshot = hub.cached(base)
     # The cache knows of files that are missing only from a listing, which other tools leave out.
-    return None if snapshot is None or file_problems(snapshot) else snapshot
+    return snapshot if snapshot and is_complete(snapshot) else None
 
 
 def _checked(path: Path, base: Base) -> tuple[BaseFolder | None, list[str]]:

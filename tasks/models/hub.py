@@ -14,16 +14,18 @@ from pathlib import Path
 from tasks.contracts.errors import BaseModelError
 from tasks.contracts.recipe import Base
 from tasks.contracts.units import GIB
+from tasks.models import weight_files
+from tasks.models.json_files import read_object
 
-# The files of a base; weights in other formats are not downloaded.
-FILES = (
-    *("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"),
+# The files of a base beside its weights (tasks.models.weight_files); other weights are not downloaded.
+COMPANION_FILES = (
+    *("*.json", "*.model", "*.jinja", "*.txt"),
     *("LICENSE*", "NOTICE*", "USE_POLICY*"),
 )
 
 
 def cached(base: Base) -> Path | None:
-    """The snapshot of the pinned revision on this machine, if it is complete. Asks no server.
+    """The snapshot of the pinned revision on this machine, whose weights may be missing. Asks no server.
 
     Raises BaseModelError when `base.model` is no hub name, or is not pinned.
     """
@@ -33,7 +35,10 @@ def cached(base: Base) -> Path | None:
     _require_pinned(base)
     try:
         snapshot = snapshot_download(
-            base.model, revision=base.revision, allow_patterns=[*FILES], local_files_only=True
+            base.model,
+            revision=base.revision,
+            allow_patterns=[*COMPANION_FILES],  # of the weights the caller knows which are needed
+            local_files_only=True,
         )
     except LocalEntryNotFoundError:
         return None
@@ -45,11 +50,15 @@ def fetch(base: Base) -> Path:
 
     Raises BaseModelError with the reason why it cannot be downloaded, and the fix.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
 
     _require_pinned(base)
     try:
-        return Path(snapshot_download(base.model, revision=base.revision, allow_patterns=[*FILES]))
+        names = HfApi().list_repo_files(base.model, revision=base.revision)
+        if problems := _missing(base, names):
+            raise BaseModelError("\n".join(problems))
+        wanted = weight_files.wanted_on_hub(names, _is_companion, lambda: _index(base))
+        return Path(snapshot_download(base.model, revision=base.revision, allow_patterns=wanted))
     except _failures() as error:
         raise BaseModelError(_reason(base, error)) from error
 
@@ -67,34 +76,52 @@ def ask(base: Base) -> tuple[list[str], list[str]]:
         return [], [str(error)]
     except _failures() as error:
         return [], [_reason(base, error)]
-    files = [file for file in info.siblings or [] if _wanted(file.rfilename)]
-    problems = _missing(base, [file.rfilename for file in files])
-    if problems:
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    if problems := _missing(base, list(sizes)):
         return [], problems
-    size = sum(file.size or 0 for file in files) / GIB
+    # Nothing is downloaded, the index neither: shards have names of this form.
+    shards = [name for name in sizes if fnmatch(name, "model-*-of-*.safetensors")]
+    wanted = weight_files.wanted_on_hub(sizes, _is_companion, lambda: shards)
+    size = sum(sizes.get(name, 0) for name in wanted) / GIB
     return [
         f"base: {base.model} would be downloaded from the hub ({size:.2f} GiB); its memory, its "
         "context and lengths in tokens are known once it is here"
     ], []
 
 
-def _wanted(file: str) -> bool:
-    return any(fnmatch(file, pattern) for pattern in FILES)
+def _is_companion(file: str) -> bool:
+    return any(fnmatch(file, pattern) for pattern in COMPANION_FILES)
+
+
+def _index(base: Base) -> list[str]:
+    """The weight files that the repository's index names; the index alone is downloaded."""
+    from huggingface_hub import hf_hub_download
+
+    path = Path(hf_hub_download(base.model, weight_files.INDEX, revision=base.revision))
+    return weight_files.shards_in(read_object(path), path)
 
 
 def _missing(base: Base, files: Sequence[str]) -> list[str]:
     """The same problems as `base_checks.file_problems` finds in a folder."""
+    where = f"{base.model} on the hub, at revision {base.revision},"
+    weights = {weight_files.SINGLE, weight_files.INDEX} & set(files)
+    if weights == {weight_files.INDEX} and not any(f.endswith(".safetensors") for f in files):
+        weights = set()
+    if weight_files.ADAPTER_CONFIG in files and not weights:
+        return [
+            f"{where} is an adapter, not a model; name the base that its {weight_files.ADAPTER_CONFIG} "
+            "names, or merge the adapter into it first and name the result"
+        ]
     kinds = {
         "config.json": ["config.json"],
-        ".safetensors weights": [file for file in files if file.endswith(".safetensors")],
         "tokenizer.json": ["tokenizer.json", "tokenizer.model"],
     }
-    return [
-        f"{base.model} on the hub has no {kind} at revision {base.revision}; pin another revision, "
-        "or save it in that form and name the folder"
+    problems = [
+        f"{where} has no {kind}; pin another revision, or save it in that form and name the folder"
         for kind, any_of in kinds.items()
         if not set(any_of) & set(files)
     ]
+    return problems if weights else [*problems, weight_files.no_weights(where, files)]
 
 
 def _require_pinned(base: Base) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,15 +9,15 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from tasks.models.json_files import read_object
 from tasks.models.rope import Config
-from tasks.models.safetensors_headers import Shapes, tensor_shapes
+from tasks.models.safetensors_headers import Shapes, StoredTensor, stored_tensors
 from tasks.serving.summarizer import SummarizerSettings
 
 
 def read_config(folder: Path) -> Config:
-    """A model folder's config.json."""
-    config: Config = json.loads((folder / "config.json").read_text())
-    return config
+    """A model folder's config.json. Raises BaseModelError when it cannot be read."""
+    return read_object(folder / "config.json")
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,14 @@ class BaseFolder:
         return cls(path, read_config(path))
 
     @cached_property
+    def stored(self) -> list[StoredTensor]:
+        """Every tensor with its type. Raises BaseModelError for a file that cannot be read."""
+        return stored_tensors(self.path)
+
+    @cached_property
     def tensors(self) -> Shapes:
-        """Name and shape of every tensor. Raises BaseModelError for a file that cannot be read."""
-        return tensor_shapes(self.path)
+        """Name and shape of every tensor. Raises as `stored`."""
+        return {tensor.name: tensor.shape for tensor in self.stored}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import Any
 
 from tasks.contracts import digest
 from tasks.contracts.recipe import Base
-from tasks.models import rope
+from tasks.models import rope, weight_files
+from tasks.models.json_files import read_object
 
 
 def scaled(path: Path, config: rope.Config, base: Base, folder: Path) -> Path:
@@ -25,7 +26,7 @@ def scaled(path: Path, config: rope.Config, base: Base, folder: Path) -> Path:
     changed |= _with_length(path, base.context_tokens)
     view = folder / digest.of_value([str(path.resolve()), changed])[:16]
     link_files(path, view, changed)
-    expected = {file.relative_to(path) for file in digest.visible_files(path)}
+    expected = {file.relative_to(path) for file in weight_files.model_files(path)}
     for file in digest.visible_files(view):  # of a base that was saved again since
         if file.relative_to(view) not in expected:
             file.unlink(missing_ok=True)
@@ -33,11 +34,11 @@ def scaled(path: Path, config: rope.Config, base: Base, folder: Path) -> Path:
 
 
 def link_files(source: Path, folder: Path, changed: dict[str, str]) -> None:
-    """Links in `folder` to every file of `source`, but for those in `changed`: files with these texts.
+    """Links in `folder` to all that `source` consists of, but for those in `changed`: files with these texts.
 
     Each is put in place atomically: other runs may read the folder, or make it too.
     """
-    for file in digest.visible_files(source):
+    for file in weight_files.model_files(source):
         target = folder / file.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{os.getpid()}")
@@ -60,7 +61,7 @@ def _with_length(path: Path, tokens: int) -> dict[str, str]:
         ("tokenizer_config.json", "model_max_length"),
         ("generation_config.json", "max_length"),
     ):
-        values = json.loads((path / name).read_text()) if (path / name).is_file() else {}
+        values = read_object(path / name) if (path / name).is_file() else {}
         if (values.get(key) or tokens) < tokens:
             changed[name] = _text(values | {key: tokens})
     return changed

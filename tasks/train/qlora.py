@@ -20,7 +20,7 @@ from tasks.contracts import code_digest, digest
 from tasks.contracts.errors import TrainingError
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import read_rows
-from tasks.models import compatibility, loading
+from tasks.models import architecture, compatibility, loading
 from tasks.models.encoding import encode_for
 from tasks.models.prepared_base import PreparedBase
 from tasks.train import launch, notes, result, resume
@@ -55,7 +55,8 @@ def train_in_this_process(
     rows: Path, base: PreparedBase, recipe: Recipe, folder: Path
 ) -> dict[str, Any]:
     """`train` on one rank; with several, all of them call it (tasks.train.collectives)."""
-    if problems := compatibility.problems(recipe, base):
+    problems = compatibility.problems(recipe, base) or architecture.problems(recipe, base)
+    if problems:
         raise TrainingError.of(["the recipe does not fit this base model:", *problems])
     start = resume.begin(lambda: _job(rows, base, recipe), folder, recipe.training.checkpoint_store)
     if start.answer:

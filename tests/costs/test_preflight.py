@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,11 @@ def test_a_layer_keeps_what_the_estimate_says(kind: str, dtype: torch.dtype) -> 
 def headers_of_llama_7b(folder: Path) -> Path:
     """A safetensors file of Llama-2-7B's shapes without its weights: the estimate reads no more."""
     config, tensors = shapes.llama_7b()
-    header = json.dumps(
-        {name: {"dtype": "F16", "shape": s, "data_offsets": [0, 0]} for name, s in tensors.items()}
-    ).encode()
+    entries, end = {}, 0
+    for name, shape in tensors.items():
+        begin, end = end, end + 2 * prod(shape)
+        entries[name] = {"dtype": "F16", "shape": shape, "data_offsets": [begin, end]}
+    header = json.dumps(entries).encode()
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
     (folder / "config.json").write_text(json.dumps(config))

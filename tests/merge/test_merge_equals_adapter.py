@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from tasks.contracts import digest
 from tasks.contracts.recipe import Recipe
 from tasks.merge import drift, merge
-from tasks.merge.plan import shards_of
 from tasks.models import loading, quantization
+from tasks.models.weight_files import weight_files
 from tasks.serving.summarizer import Generator
 from tasks.train import qlora
 
@@ -73,7 +73,7 @@ def result(nf4: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
-    for shard in shards_of(folder):
+    for shard in weight_files(folder):
         tensors |= load_file(shard)
     return tensors
 

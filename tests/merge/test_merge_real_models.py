@@ -10,7 +10,7 @@ import tiny
 
 from tasks.contracts.records import Row
 from tasks.merge import merge
-from tasks.merge.plan import shards_of
+from tasks.models.weight_files import weight_files
 from tasks.train import qlora
 
 
@@ -43,4 +43,4 @@ def test_the_merged_model_is_the_adapter_s(
     result = merge.merge_and_check(prepared, answer["adapter"], str(rows), values, out)
     assert result["drift"]["kl"] < 1e-4
     assert result["drift"]["top1_agreement"] > 0.99
-    assert len(shards_of(Path(out))) == shards
+    assert len(weight_files(Path(out))) == shards
