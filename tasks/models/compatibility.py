@@ -70,7 +70,7 @@ def problems(recipe: Recipe, base: BaseFolder) -> list[str]:
     if config.get("model_type") not in SUPPORTED_MODEL_TYPES:
         problems += _unknown_problems(config, folder, recipe)
     problems += _target_problems(recipe, base)
-    # A quantized base has other types, and the fix is said already.
+    # A quantized base has other types, and the fix stands there already.
     return problems if any(key in config for key in QUANTIZED) else problems + _types(recipe, base)
 
 

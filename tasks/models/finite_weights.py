@@ -1,4 +1,4 @@
-"""Whether a base's weights are all finite: one NaN makes every loss NaN, and trains without a word.
+"""Whether a base's weights are all finite: one NaN makes every loss NaN, and the run goes on.
 
 The safetensors library and torch would map or load whole tensors; this reads 4 MiB at a time with NumPy,
 as fast as memory, and imports no torch. A number is NaN or infinite if all bits of its exponent are set.

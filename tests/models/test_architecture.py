@@ -128,7 +128,7 @@ def test_what_transformers_leaves_out_by_itself_is_no_problem(base: Path, tmp_pa
 
 
 def test_training_refuses_what_check_refuses(base: Path, tmp_path: Path) -> None:
-    """A base without one norm's weight trained without a word, on a norm that was made up."""
+    """A base without one norm's weight was trained silently, on a norm that was made up."""
     folder = changed(base, tmp_path / "base", lambda tensors: tensors.pop(NORM))
     rows = tiny.write_rows(tmp_path / "rows.jsonl", tiny.make_rows(2))
     recipe = tiny.make_recipe(folder.path)
