@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from tasks.contracts.documents import Document
 from tasks.contracts.records import Row
 from tasks.ingest.row_types import normalized
 
@@ -26,9 +28,13 @@ def read_lines(path: Path) -> Iterator[tuple[bytes, Row]]:
             yield line, _ROW.validate_json(line)
 
 
-def identity(source: str, references: Sequence[str]) -> bytes:
-    """16 bytes that two rows share when document and references are equal but for white space."""
+def identity(source: str, document: Document, references: Sequence[str]) -> bytes:
+    """16 bytes that two rows share when document and references are equal but for white space.
+
+    Of conversations, and of several texts by name, all that they hold counts: roles, weights and names.
+    """
+    whole = source if isinstance(document, str) else json.dumps(document, ensure_ascii=False)
     key = hashlib.blake2b(digest_size=16)
-    for text in (source, *references):
+    for text in (whole, *references):
         key.update(normalized(text).encode() + b"\0")
     return key.digest()

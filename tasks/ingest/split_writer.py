@@ -76,7 +76,7 @@ class SplitWriter:
     def add(self, example: Example, source: str, lengths: Lengths) -> None:
         """Write a row, unless one with the same document and references was written before."""
         self.used_rows += 1
-        key = identity(source, example.references)
+        key = identity(source, example.document, example.references)
         if key in self._written:
             self.duplicates += 1
             return

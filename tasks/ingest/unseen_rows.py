@@ -25,7 +25,9 @@ def count_new(data: Data, prompt: Prompt, seen: Sequence[Path]) -> int:
     input at once.
     """
     seen_rows = {
-        identity(row.source, row.references) for path in seen for _, row in read_lines(path)
+        identity(row.source, row.document, row.references)
+        for path in seen
+        for _, row in read_lines(path)
     }
     with tempfile.TemporaryDirectory(prefix="precis-newer-") as name:
         folder = Path(name)
@@ -33,4 +35,6 @@ def count_new(data: Data, prompt: Prompt, seen: Sequence[Path]) -> int:
         if built.problems:
             raise DataError.of(built.problems)
         rows = read_lines(folder / TRAIN)
-        return sum(identity(row.source, row.references) not in seen_rows for _, row in rows)
+        return sum(
+            identity(row.source, row.document, row.references) not in seen_rows for _, row in rows
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tasks.contracts.documents import plain_text
+from tasks.contracts.documents import plain_text, shown_text
 from tasks.contracts.metrics import sign
 from tasks.contracts.records import Prediction
 
@@ -24,12 +24,12 @@ class Example:
     @property
     def words(self) -> int:
         """Length of the document."""
-        return len(self.document.split())
+        return len(plain_text(self.challenger.document).split())
 
     @property
     def document(self) -> str:
-        """The document's words."""
-        return plain_text(self.challenger.document)
+        """The document as a reader knows it."""
+        return shown_text(self.challenger.document)
 
 
 def examples(

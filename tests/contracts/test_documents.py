@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.contracts.documents import Document, plain_text
+from tasks.contracts.documents import Document, plain_text, shown_text
 from tasks.contracts.records import Row
 from tasks.ingest.canonical_rows import read_lines, row_json
 
@@ -12,7 +12,14 @@ KINDS: list[tuple[Document, str]] = [
     ("a text", "a text"),
     ('["a text that looks like JSON"]', '["a text that looks like JSON"]'),
     ({"instruction": "Shorten.", "context": "Long.", "hint": ""}, "Shorten.\n\nLong."),
-    ([{"role": "user", "content": "Who?"}, {"role": "user", "content": "You."}], "Who?\n\nYou."),
+    (
+        [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Who?"},
+            {"role": "assistant", "content": "You.", "weight": 0},
+        ],
+        "Who?\n\nYou.",
+    ),
 ]
 
 
@@ -26,3 +33,11 @@ def test_a_document_of_each_kind_is_the_same_after_it_was_stored(
     [(_, stored)] = read_lines(tmp_path / "rows.jsonl")
     assert stored == row
     assert plain_text(stored.document) == words
+
+
+def test_a_report_shows_who_spoke_and_what_a_text_is() -> None:
+    """The system message too, which is no part of the words that are compared."""
+    texts = [shown_text(document) for document, _ in KINDS]
+    assert texts[0] == "a text"
+    assert texts[2] == "instruction: Shorten.\n\ncontext: Long.\n\nhint: "
+    assert texts[3] == "system: Be brief.\n\nuser: Who?\n\nassistant: You."

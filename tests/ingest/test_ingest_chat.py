@@ -186,6 +186,36 @@ def test_crlf_within_messages(tmp_path: Path, chat: Chat) -> None:
     assert row.references == ("three\nfour",)
 
 
+def test_rows_that_differ_in_who_speaks_or_what_weighs_are_no_duplicates(
+    tmp_path: Path, chat: Chat
+) -> None:
+    """The same words under another system message, with another weight, or said by another."""
+    plain = as_messages(talk(0, turns=2))
+    weighed = [*plain[:1], plain[1] | {"weight": 0}, *plain[2:]]
+    led = [{"role": "system", "content": "Rhyme."}, *plain]
+    also = [{"role": "system", "content": "Shout."}, *plain]
+    spaced = [message | {"content": f" {message['content']}\n"} for message in plain]
+    variants = [plain, weighed, led, also, spaced]
+    values = [
+        {"messages": talk_} for talk_ in [*variants, *(as_messages(talk(n)) for n in range(1, 30))]
+    ]
+    report = chat(train=jsonl(tmp_path / "t.jsonl", values))
+    assert report["train"]["duplicates_dropped"] + report["evaluation"]["duplicates_dropped"] == 1
+    found = [row for row in chat.rows() if "Question 0 " in plain_text(row.document)]
+    assert len(found) == 4
+    assert len({row.source for row in found}) == 1, "one document, one cluster"
+
+
+def test_a_long_system_message_that_all_rows_share_makes_no_documents_alike(
+    tmp_path: Path, chat: Chat
+) -> None:
+    """Otherwise each training row would be a near copy of an evaluation row, and be dropped."""
+    system = " ".join(f"rule{n}" for n in range(400))
+    values = [{"messages": as_messages(talk(n, system=system))} for n in range(40)]
+    report = chat(most=9000, train=jsonl(tmp_path / "t.jsonl", values), evaluation_share=0.3)
+    assert report["train"]["rows"] + report["evaluation"]["rows"] == 40
+
+
 # --- Measured as served ---------------------------------------------------------------------------
 
 
