@@ -189,7 +189,7 @@ def test_crlf_within_messages(tmp_path: Path, chat: Chat) -> None:
 def test_rows_that_differ_in_who_speaks_or_what_weighs_are_no_duplicates(
     tmp_path: Path, chat: Chat
 ) -> None:
-    """The same words under another system message, with another weight, or said by another."""
+    """The same words under another system message, or with another weight."""
     plain = as_messages(talk(0, turns=2))
     weighed = [*plain[:1], plain[1] | {"weight": 0}, *plain[2:]]
     led = [{"role": "system", "content": "Rhyme."}, *plain]
