@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, m
 MetricName = Literal["rouge1", "rouge2", "rougeL", "rougeLsum", "loss"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # valid in MLflow's names and filters, and in file names
 Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 CLUSTER = r"(dask(:[a-z]+://[^\s/]+:\d+)?|ray(:ray://[^\s/]+:\d+)?)"
 
@@ -129,12 +130,19 @@ class Data(Settings):
         description="With a larger share of unusable rows the run stops. Real data lose one row in a "
         "thousand to encoding accidents; one in a hundred means that a file or a column name is wrong.",
     )
-    near_duplicate_jaccard: Share = Field(
+    near_duplicate_jaccard: PositiveShare = Field(
         0.8,
         title="Near-duplicate similarity",
         description="Training documents at least this similar to an evaluation document (Jaccard index "
-        "of word 5-grams) are dropped from training. Below 0.8 different dialogues of one form (ordering "
-        "food, checking in) match; above it, edited copies of a dialogue stay.",
+        "of word 5-grams) are dropped from training. Case, punctuation, accents, invisible and look-alike "
+        "characters and speakers' names do not count.",
+    )
+    near_duplicate_containment: PositiveShare = Field(
+        0.5,
+        title="Near-duplicate containment",
+        description="So are those that hold at least this share of an evaluation document's word 5-grams, "
+        "or of which this share stands in one (for documents of 24 words or more). In DialogSum all read "
+        "from 0.4 up are edited copies; below 0.3 they are dialogues of one form. 1: only whole ones.",
     )
 
 

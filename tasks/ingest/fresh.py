@@ -13,6 +13,7 @@ from tasks.contracts.errors import DataError
 from tasks.contracts.recipe import Data, Prompt
 from tasks.contracts.records import DatasetRef
 from tasks.ingest.drop_overlap import drop_seen
+from tasks.ingest.overlap import OverlapIndex
 from tasks.ingest.prepare import EVALUATION, REJECTS, REPORT, too_many_rejects
 from tasks.ingest.sources import open_input
 from tasks.ingest.split_writer import SplitWriter, Tally, measured, write_splits
@@ -37,9 +38,9 @@ def prepare_fresh(
     """Read the source `fresh` in the columns of `data`, and write `folder` as evaluation rows.
 
     Rows are checked and measured, and duplicates dropped, as in `prepare`. `seen`: files of canonical
-    rows (training and sealed evaluation); a fresh row whose document is one of theirs, or nearly one
-    (data.near_duplicate_jaccard), is dropped: the sealed rows have none like them in training either.
-    The same input gives the same bytes.
+    rows (training and sealed evaluation); a fresh row whose document is one of theirs, or like one
+    (data.near_duplicate_jaccard, near_duplicate_containment), is dropped: the sealed rows have none like
+    them in training either. The same input gives the same bytes.
 
     Raises DataError for rows or sources that cannot be used, and when no row is left.
     """
@@ -56,7 +57,10 @@ def prepare_fresh(
         if tally.rejected / tally.read > data.max_rejected_share:
             raise DataError.of(too_many_rejects(data, KEY, fresh, tally))
         rows, overlap = drop_seen(
-            split.path, seen, data.near_duplicate_jaccard, folder / EVALUATION
+            split.path,
+            seen,
+            OverlapIndex(data.near_duplicate_jaccard, data.near_duplicate_containment),
+            folder / EVALUATION,
         )
     if not rows:
         raise DataError(

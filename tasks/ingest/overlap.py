@@ -1,33 +1,32 @@
-"""Training documents that are, or nearly are, evaluation documents.
+"""Training documents that are, nearly are, hold, or are held by evaluation documents.
 
-Similarity is the Jaccard index of the sets of word 5-grams. MinHash with locality-sensitive hashing
-(Broder 1997; hashes by datasketch) proposes pairs, and each is then compared exactly.
+Documents are compared by their sets of word 5-grams, of texts without what a disguise changes
+(comparable_text.py): by similarity (Jaccard index) and by containment (the share of one document's
+5-grams that the other has, either way). The search is exact: an inverted index of all 5-grams.
 
-Considered: datasketch's MinHashLSH, which keeps 9.4 kB an evaluation document in dictionaries (2.9 kB here,
-in sorted arrays) and with its own bands proposes 40% of the pairs at the threshold (99.9% here). text-dedup
-removes duplicates within one set; this compares two.
+Considered: datasketch's MinHashLSH and MinHashLSHEnsemble, which estimate, keep 9.4 kB an evaluation document
+in dictionaries (1.5 kB here, of a dialogue 3, in sorted arrays), and search for either measure alone. text-dedup removes
+duplicates within one set; this compares two.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import re
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.contracts.errors import RecipeError
+from tasks.ingest.comparable_text import comparable_words
 
 SHINGLE_WORDS = 5
-PERMUTATIONS = 128
-BLOCK = 4096  # shingles hashed at a time: each takes all permutations at once in memory
-# The chance of proposing a pair right at the threshold; datasketch's own choice of bands weighs
-# both kinds of error alike and proposes only 40% of the pairs at 0.8.
-LEAST_RECALL = 0.999
-# Chinese and Japanese are written without blanks: each character counts as a word.
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
+# Half of a short document may be common phrases ("how are you doing today"): of one with fewer 5-grams than
+# LEAST_CONTAINED nearly all must be in the other, and with fewer than LEAST_PART containment says nothing.
+LEAST_CONTAINED, LEAST_PART, SHORT_SHARE = 20, 8, 0.9
+# More matches than this are not all counted: 5-grams that so many evaluation documents have are boilerplate.
+MAX_MATCHES = 500_000
+RARE_SHINGLES = 64  # a document's rarest, by which others like it are then proposed
 _FACTORS = [pow(0x9E3779B97F4A7C15, power, 2**64) for power in range(1, SHINGLE_WORDS + 1)]
 
 
@@ -36,12 +35,18 @@ def _hash(word: str) -> int:
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "big")
 
 
-def shingles(document: str) -> NDArray[np.uint64]:
-    """The distinct word 5-grams of a document, as sorted 64-bit hashes; at least one.
+def forms(document: str) -> list[NDArray[np.uint64]]:
+    """The shingles of a document without the names of speakers, and where it has such, also with them.
 
-    Case, punctuation and white space do not count. A document of fewer words is one shingle.
+    A copy without punctuation shows no longer which words are names.
     """
-    words = _WORD.findall(document.casefold()) or document.split() or [""]
+    without, with_names = (comparable_words(document, speakers) for speakers in (False, True))
+    several = [without] if without == with_names else [without, with_names]
+    return [shingles(words or document.split() or [""]) for words in several]
+
+
+def shingles(words: list[str]) -> NDArray[np.uint64]:
+    """The distinct word 5-grams, as sorted 64-bit hashes; fewer words are one shingle."""
     if len(words) < SHINGLE_WORDS:
         return np.array([_hash("\0".join(words))], dtype=np.uint64)
     hashes = np.fromiter(map(_hash, words), dtype=np.uint64, count=len(words))
@@ -52,145 +57,154 @@ def shingles(document: str) -> NDArray[np.uint64]:
     return _distinct(mixed)
 
 
-def jaccard(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> float:
-    """Shared over all: 1.0 for equal sets."""
-    shared = len(np.intersect1d(a, b, assume_unique=True))
-    return shared / (len(a) + len(b) - shared)
-
-
-def bands(threshold: float) -> tuple[int, int]:
-    """The fewest false proposals: bands and rows of the LSH that keep LEAST_RECALL at `threshold`.
-
-    Raises RecipeError for a threshold so low that no bands do.
-    """
-    for rows in range(PERMUTATIONS // 2, 0, -1):
-        count = PERMUTATIONS // rows
-        if 1 - (1 - threshold**rows) ** count >= LEAST_RECALL:
-            return count, rows
-    least = 1 - (1 - LEAST_RECALL) ** (1 / PERMUTATIONS)
-    raise RecipeError(
-        f"data.near_duplicate_jaccard is {threshold}, and {PERMUTATIONS} hashes find pairs from "
-        f"{least:.2f} up; raise it"
-    )
-
-
 @dataclass(frozen=True)
 class Match:
     """The evaluation row that a training document is like."""
 
     id: str
-    jaccard: float
+    jaccard: float  # shared 5-grams over all of both
+    of_evaluation: float  # share of the evaluation document's 5-grams in the training document
+    of_training: float  # and the other way round
+
+    @property
+    def likeness(self) -> float:
+        """By which the evaluation row is chosen that a document is most like."""
+        return max(self.of_evaluation, self.of_training) + self.jaccard
+
+    @property
+    def kind(self) -> str:
+        """How the training document is like it: the measure that is largest; similar where both are."""
+        if self.of_evaluation > 2 * self.of_training:
+            return "holds"
+        return "part" if self.of_training > 2 * self.of_evaluation else "similar"
 
 
 class OverlapIndex:
-    """Evaluation documents, searched for those that a training document equals or nearly equals.
+    """Evaluation documents, searched for those that a training document equals, resembles or holds.
 
-    About 3 kB a document of 130 words: its shingles, twice, and a key for each band.
+    About 12 bytes a word of the evaluation documents, of dialogues 24.
     """
 
-    def __init__(self, threshold: float) -> None:
-        from datasketch import MinHash
-
-        self.threshold = threshold
-        self.bands, self.band_rows = bands(threshold)
-        self._blank = MinHash(num_perm=PERMUTATIONS, hashfunc=_low_bits)
+    def __init__(self, jaccard: float, containment: float) -> None:
+        """`jaccard`: least similarity, `containment`: least share of either, that count as a match."""
+        self.jaccard, self.containment = jaccard, containment
         self._by_source: dict[str, int] = {}
         self._ids: list[str] = []
-        self._shingles: list[NDArray[np.uint64]] = []
-        self._keys: list[NDArray[np.uint64]] = []
-        self._tables: _Tables | None = None
+        self._shingles: list[NDArray[np.uint64]] = []  # of all forms of all documents
+        self._number_of: list[int] = []  # the document of each form
+        self._table: _Table | None = None
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def add(self, source: str, id_: str, document: str) -> None:
-        """Add an evaluation row; a source that was added before changes nothing."""
+        """Add an evaluation row; a source that was added before changes nothing.
+
+        Raises ValueError after the first search: what is searched is built once.
+        """
+        if self._table is not None:
+            raise ValueError("rows are added before the first search")
         if source in self._by_source:
             return
-        self._by_source[source] = len(self._ids)
+        number = self._by_source[source] = len(self._ids)
         self._ids.append(id_)
-        of_document = shingles(document)
-        self._shingles.append(of_document)
-        self._keys.append(self._keys_of(of_document))
-        self._tables = None
+        for of_form in forms(document):
+            self._shingles.append(of_form)
+            self._number_of.append(number)
 
     def exact(self, source: str) -> str | None:
         """The id of the evaluation row with this very document."""
         number = self._by_source.get(source)
         return None if number is None else self._ids[number]
 
-    def near(self, document: str, any_will_do: bool = False) -> Match | None:
-        """The most similar evaluation row at or over the threshold, or with `any_will_do` the first.
-
-        Where many documents are near duplicates of each other, looking for the most similar one
-        takes time in the square of their number.
-        """
+    def near(self, document: str) -> Match | None:
+        """The evaluation row that the document is most like, if it is like any: by the larger measure."""
         if not self._ids:
             return None
-        tables, of_document = self._built_tables(), shingles(document)
-        # A set at least t-similar to one of them shares at least t of itself with their union:
-        # almost no document does, and the others need no MinHash.
-        if not tables.shared(of_document) >= self.threshold * len(of_document):
+        if self._table is None:
+            self._table = _Table.of(self._shingles)
+            self._shingles.clear()  # the table holds them
+        matches = [self._near(of_form, self._table) for of_form in forms(document)]
+        return max(
+            (match for match in matches if match), key=lambda match: match.likeness, default=None
+        )
+
+    def _near(self, of_document: NDArray[np.uint64], table: _Table) -> Match | None:
+        numbers, shared = table.shared(of_document)
+        sizes, own = table.sizes[numbers], len(of_document)
+        similarity = shared / (sizes + own - shared)
+        of_evaluation, of_training = shared / sizes, shared / own
+        matches = similarity >= self.jaccard
+        matches |= of_evaluation >= self._least_share(sizes)
+        matches |= of_training >= self._least_share(np.array(own))
+        if not matches.any():
             return None
-        best = None
-        for number in tables.proposed(self._keys_of(of_document)):
-            match = Match(self._ids[number], jaccard(of_document, self._shingles[number]))
-            if match.jaccard >= self.threshold and (not best or match.jaccard > best.jaccard):
-                best = match
-                if any_will_do:
-                    break
-        return best
+        likeness = np.where(matches, np.maximum(of_evaluation, of_training) + similarity, -1.0)
+        best = int(np.argmax(likeness))
+        return Match(
+            self._ids[self._number_of[numbers[best]]],
+            float(similarity[best]),
+            float(of_evaluation[best]),
+            float(of_training[best]),
+        )
 
-    def _built_tables(self) -> _Tables:
-        if self._tables is None:
-            self._tables = _Tables.of(self._shingles, self._keys)
-        return self._tables
-
-    def _keys_of(self, of_document: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """For each band one number, a hash of its MinHash values and of the band's number."""
-        minhash = self._blank.copy()
-        for start in range(0, len(of_document), BLOCK):
-            minhash.update_batch(of_document[start : start + BLOCK].tolist())
-        used = minhash.hashvalues[: self.bands * self.band_rows].reshape(self.bands, -1)
-        keys = np.arange(self.bands, dtype=np.uint64)
-        for row in used.astype(np.uint64).T:  # arithmetic modulo 2**64
-            keys = (keys + row) * np.uint64(_FACTORS[0])
-        return keys
+    def _least_share(self, size: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The share of a document of `size` 5-grams that must be in the other."""
+        of_short = np.where(size >= LEAST_PART, max(self.containment, SHORT_SHARE), np.inf)
+        return np.where(size >= LEAST_CONTAINED, self.containment, of_short)
 
 
 @dataclass(frozen=True)
-class _Tables:
-    """The search tables: arrays, since dictionaries would take forty times the memory."""
+class _Table:
+    """The inverted index: arrays, since dictionaries would take forty times the memory."""
 
-    shingles: NDArray[np.uint64]  # of all documents, distinct, sorted
-    keys: NDArray[np.uint64]  # of all bands and documents, sorted
-    documents: NDArray[np.uint32]  # whose key each is
+    shingles: NDArray[np.uint64]  # of all documents, sorted
+    documents: NDArray[np.uint32]  # whose each is
+    sizes: NDArray[np.int64]  # distinct shingles of each document
 
     @classmethod
-    def of(cls, shingle_sets: list[NDArray[np.uint64]], keys: list[NDArray[np.uint64]]) -> _Tables:
-        every = np.concatenate(keys)
+    def of(cls, shingle_sets: list[NDArray[np.uint64]]) -> _Table:
+        sizes = np.array([len(one_set) for one_set in shingle_sets], dtype=np.int64)
+        every = np.concatenate(shingle_sets)
         order = np.argsort(every, kind="stable")
-        documents = (order // len(keys[0])).astype(np.uint32)
-        return cls(_distinct(np.concatenate(shingle_sets)), every[order], documents)
+        owners = np.repeat(np.arange(len(sizes), dtype=np.uint32), sizes)
+        return cls(every[order], owners[order], sizes)
 
-    def shared(self, of_document: NDArray[np.uint64]) -> int:
-        """How many of these shingles any document has."""
-        at = np.searchsorted(self.shingles, of_document)
-        nearest = self.shingles[np.minimum(at, len(self.shingles) - 1)]
-        return int(np.count_nonzero(nearest == of_document))
+    def shared(
+        self, of_document: NDArray[np.uint64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Numbers of the documents that share shingles with this one, and how many each shares."""
+        first = np.searchsorted(self.shingles, of_document, "left")
+        counts = np.searchsorted(self.shingles, of_document, "right") - first
+        if counts.sum() > MAX_MATCHES:
+            return self._shared_with_proposed(of_document, first, counts)
+        return np.unique(self._owners(first, counts), return_counts=True)
 
-    def proposed(self, keys: NDArray[np.uint64]) -> list[int]:
-        """Numbers of the documents that agree in a band, in the order in which they were added."""
-        first, last = (np.searchsorted(self.keys, keys, side) for side in ("left", "right"))
-        parts = [self.documents[a:b] for a, b in zip(first, last, strict=True)]
-        return [int(number) for number in np.unique(np.concatenate(parts))]
+    def _owners(self, first: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.uint32]:
+        """The documents of all matches: for each shingle `counts` entries from `first` on."""
+        ends = np.cumsum(counts)
+        within = np.arange(int(ends[-1])) - np.repeat(ends - counts, counts)
+        owners: NDArray[np.uint32] = self.documents[np.repeat(first, counts) + within]
+        return owners
+
+    def _shared_with_proposed(
+        self,
+        of_document: NDArray[np.uint64],
+        first: NDArray[np.int64],
+        counts: NDArray[np.int64],
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """As `shared`, for the documents that share one of the rarest shingles."""
+        common = np.flatnonzero(counts)
+        rarest = common[np.argsort(counts[common], kind="stable")[:RARE_SHINGLES]]
+        budget = max(1, int(np.searchsorted(np.cumsum(counts[rarest]), MAX_MATCHES)))
+        proposed = np.unique(self._owners(first[rarest[:budget]], counts[rarest[:budget]]))
+        shared = np.zeros(len(self.sizes), dtype=np.int64)
+        for start, count in zip(first.tolist(), counts.tolist(), strict=True):
+            shared[self.documents[start : start + count]] += 1
+        return proposed.astype(np.int64), shared[proposed]
 
 
 def _distinct(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The distinct values, sorted. Sorts `values` in place: np.unique hashes, at 50 bytes a value."""
     values.sort()
     return values[np.concatenate(([True], values[1:] != values[:-1]))]
-
-
-def _low_bits(value: int) -> int:
-    return value & 0xFFFFFFFF

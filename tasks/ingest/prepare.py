@@ -54,8 +54,8 @@ def prepare(
     Texts are as they came, but for CRLF, which becomes LF.
 
     Raises DataError with all problems of the input at once (sources and columns first, then rows;
-    the rejects file is there either way), RecipeError when the prompt template alone is too long
-    or `data.near_duplicate_jaccard` too low to be searched for, BaseModelError when there is no tokenizer.
+    the rejects file is there either way), RecipeError when the prompt template alone is too
+    long, BaseModelError when there is no tokenizer.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in (TRAIN, EVALUATION, REJECTS, REPORT):
@@ -123,7 +123,7 @@ def build(data: Data, prompt: Prompt, meter: Meter | None, folder: Path, scratch
 
     With problems only the rejects are left there. Without a meter nothing is measured in tokens.
     """
-    index = OverlapIndex(data.near_duplicate_jaccard)
+    index = OverlapIndex(data.near_duplicate_jaccard, data.near_duplicate_containment)
     inputs, problems = open_inputs(data, prompt, scratch)
     if problems:
         return Built(problems)
@@ -220,5 +220,5 @@ def _counts(
         "evaluation_rows": evaluation.rows,
         "rejected": sum(tally.rejected for tally in tallies.values()),
         "duplicates": train.duplicates + evaluation.duplicates,
-        "overlap": overlap.exact + overlap.near,
+        "overlap": overlap.dropped,
     }

@@ -48,7 +48,10 @@ def full_report(
         "overlap": {
             "near_duplicate_jaccard": data.near_duplicate_jaccard,
             "exact_dropped": overlap.exact,
-            "near_dropped": overlap.near,
+            "near_dropped": overlap.near.total(),
+            "near_dropped_by_kind": dict(sorted(overlap.near.items())),
+            "near_duplicate_containment": data.near_duplicate_containment,
+            "shared_references": overlap.shared_references,
             "examples": overlap.examples,
         },
         "rejected": sum(tally.rejected for tally in tallies.values()),

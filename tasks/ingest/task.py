@@ -27,7 +27,12 @@ from tasks.tracking import artifacts, mlflow_run, step_cache
 
 ROWS = ("train.jsonl", "evaluation.jsonl")
 # Settings of `data` that decide what the fresh rows are.
-FRESH_DATA = {"fields", "near_duplicate_jaccard", "max_rejected_share"}
+FRESH_DATA = {
+    "fields",
+    "near_duplicate_jaccard",
+    "near_duplicate_containment",
+    "max_rejected_share",
+}
 
 
 @task(name="find base", **STEP)

@@ -121,7 +121,7 @@ def overlap(path: Path) -> Callable[[], str]:
     held, asked = documents[::EVALUATION_SHARE], documents[1::EVALUATION_SHARE]
 
     def work() -> str:
-        index = OverlapIndex(0.8)
+        index = OverlapIndex(0.8, 0.5)
         for number, document in enumerate(held):
             index.add(source_of(document), str(number), document)
         return f"{sum(index.near(document) is not None for document in asked)} found"
