@@ -5,8 +5,8 @@ Documents are compared by their sets of word 5-grams, of texts without what a di
 5-grams that the other has, either way). The search is exact: an inverted index of all 5-grams.
 
 Considered: datasketch's MinHashLSH and MinHashLSHEnsemble, which estimate, keep 9.4 kB an evaluation document
-in dictionaries (1.5 kB here, of a dialogue 3, in sorted arrays), and search for either measure alone. text-dedup removes
-duplicates within one set; this compares two.
+in dictionaries (1.5 kB here, of a dialogue 3, in sorted arrays), and search for either measure alone.
+text-dedup removes duplicates within one set; this compares two.
 """
 
 from __future__ import annotations
