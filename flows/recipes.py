@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from flows import yaml_file
 from tasks.contracts.errors import RecipeError
 from tasks.contracts.recipe import Recipe
 
@@ -42,30 +42,12 @@ TYPE_MESSAGES = {
 }
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML's reader; it also notes keys given twice, of which PyYAML silently keeps the last."""
-
-    def __init__(self, stream: Any) -> None:
-        super().__init__(stream)
-        self.twice: list[str] = []
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-        first: dict[Any, int] = {}
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            line = key.start_mark.line + 1
-            if key.value in first:
-                problem = f"{key.value} is given again (first in line {first[key.value]}); keep one"
-                self.twice.append(f"line {line}: {problem}")
-            first.setdefault(key.value, line)
-        return super().construct_mapping(node, deep)
-
-
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in a YAML file, with dotted `key=value` overrides.
 
     Raises RecipeError naming every problem, where it is, and how to fix it.
     """
-    values = _read(path)
+    values = yaml_file.read(path)
     for override in overrides:
         _apply(values, override)
     try:
@@ -74,23 +56,6 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(
             "\n".join(f"{path}: {_explain(problem)}" for problem in error.errors())
         ) from None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        reader = _Loader(path.read_text(encoding="utf-8"))
-        values = reader.get_single_data()
-    except FileNotFoundError:
-        raise RecipeError(f"{path}: no such recipe (looked from {Path.cwd()})") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read: {error}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if reader.twice:
-        raise RecipeError("\n".join(f"{path}: {problem}" for problem in reader.twice))
-    if not isinstance(values, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of settings; see deployments/recipes/")
-    return values
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -103,10 +68,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise RecipeError(f"--set {override}: {group} is a value, not a group of settings")
         values = inner
-    try:
-        values[last] = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        values[last] = text
+    values[last] = yaml_file.value(text)
 
 
 def _explain(problem: Any) -> str:
@@ -117,7 +79,17 @@ def _explain(problem: Any) -> str:
         return f"{setting}: is required; add it"
     text = TYPE_MESSAGES.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
     is_group = isinstance(problem["input"], dict)  # a group's rule names the settings it is about
-    return f"{setting or 'recipe'}: {text}" + ("" if is_group else f" (it is {problem['input']!r})")
+    return f"{setting or 'recipe'}: {text}" + (
+        "" if is_group else f" (it is {_shown(problem['input'])})"
+    )
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _is_union_branch(part: Any) -> bool:

@@ -106,7 +106,7 @@ def _size(shape: Any) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bar, no report of what a sentence here tells in a sentence."""
+    """No progress bar and no report: `problems` has it in sentences."""
     from transformers.utils import logging
 
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -127,6 +131,71 @@ def test_the_same_key_in_two_groups_is_no_repetition(small: Path) -> None:
     """`model` of the base and of nothing else; merged keys (<<) are YAML's own way to override."""
     small.write_text("name: a\ndata: {train: t}\nbase: {<<: {model: b, revision: r}, model: c}\n")
     assert recipes.load(small).base.model == "c"
+
+
+NO_RECIPES = {
+    "an alias bomb": (
+        "a: &a [x, x]\n"
+        + "".join(f"{c}: &{c} [{', '.join([f'*{b}'] * 9)}]\n" for b, c in pairwise("abcdefghijkl")),
+        r"line 5: with its aliases written out it has more than 10,000 values",
+    ),
+    "a bomb of merged keys": (
+        "a: &a {k: 1}\n"
+        + "".join(
+            f"{c}: &{c} {{<<: [{', '.join([f'*{b}'] * 9)}]}}\n" for b, c in pairwise("abcdefghijkl")
+        ),
+        r"more than 10,000 values",
+    ),
+    "an alias of itself": ("name: &a [*a]\n", r"line 1: an alias stands within what it names"),
+    "nested without end": ("name: " + "[" * 4000 + "]" * 4000, r"nested too deeply"),
+    "300 kB": ("name: " + "x" * 300_000, r"has 300,006 bytes, and a recipe at most 262,144"),
+    "a null character": ('name: "a\\0b"\n', r"line 1: null characters"),
+    "half a character": ('name: "\\ud800"\n', r"line 1: null characters or half characters"),
+    "latin-1": ("name: caf\xe9\n".encode("latin-1"), r"it is not UTF-8 \(byte 9\); save it as"),
+    "a thirteenth month": ("name: 2020-13-45\n", r"timestamp cannot be read from this .* line 1"),
+    "a number of 5,000 digits": (f"name: {'9' * 5000}\n", r"int cannot be read from this"),
+    "another in hexadecimal": (f"name: 0x{'f' * 5000}\n", r"it is a number of thousands of digits"),
+    "a bool that is none": ("name: !!bool x\n", r"bool cannot be read from this"),
+    "base 60": ("training: {seed: 190:20:30}\n", r"190:20:30 is a number of another base in YAML"),
+    "octal": ("training: {seed: 010}\n", r"line 1: 010 is a number of another base"),
+    "code": ("name: !!python/object/apply:os.system [x]\n", r"could not determine a constructor"),
+    "two documents": ("name: a\n---\nname: b\n", r"expected a single document"),
+    "a list": ("- name\n", r"a recipe is a mapping of settings"),
+}
+
+
+@pytest.mark.parametrize("name", NO_RECIPES)
+def test_what_is_no_recipe_is_refused_at_once(name: str, tmp_path: Path) -> None:
+    """Within limits of size, depth and expansion, by line where there is one."""
+    content, message = NO_RECIPES[name]
+    path = tmp_path / "r.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    started = time.process_time()
+    with pytest.raises(RecipeError, match=message) as caught:
+        recipes.load(path)
+    assert time.process_time() - started < 5
+    assert len(str(caught.value)) < 1000
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    """A pipe would be waited for, and /dev/zero has no end."""
+    os.mkfifo(tmp_path / "pipe")
+    for path, what in (
+        (tmp_path / "pipe", "is a pipe, not a recipe; name a YAML file"),
+        (Path("/dev/zero"), "is a device"),
+        (tmp_path, "is a folder"),
+        (tmp_path / ("x" * 5000), "characters): cannot be read: File name too long"),
+        (tmp_path / "a\0b", "is no path (embedded null),
+    ):
+        with pytest.raises(RecipeError, match=re.escape(what)) as caught:
+            recipes.load(path)
+        assert len(str(caught.value)) < 400
+
+
+def test_an_override_is_read_within_the_same_limits(small: Path) -> None:
+    """What is no YAML stays text; a bomb is such text."""
+    bomb = "[&a [x, x], " + "".join(f"&{c} [{f'*{b}, ' * 99}], " for b, c in pairwise("abcd")) + "]"
+    assert recipes.load(small, [f"data.train={bomb}"]).data.train == bomb
 
 
 def test_a_missing_recipe_says_where_it_looked(tmp_path: Path) -> None:
