@@ -185,7 +185,7 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
         (Path("/dev/zero"), "is a device"),
         (tmp_path, "is a folder"),
         (tmp_path / ("x" * 5000), "characters): cannot be read: File name too long"),
-        (tmp_path / "a\0b", "is no path (embedded null),
+        (tmp_path / "a\0b", "is no path (embedded null"),
     ):
         with pytest.raises(RecipeError, match=re.escape(what)) as caught:
             recipes.load(path)
@@ -218,7 +218,7 @@ def test_every_field_has_a_title_for_the_form() -> None:
     assert not [
         name
         for group in groups
-        for name, field in group["properties"].items()
+        for name, field in group.get("properties", {}).items()  # none: a plain JSON value
         if not field.get("title") and "$ref" not in field  # a group has its own
     ]
 
