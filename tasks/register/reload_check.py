@@ -11,6 +11,7 @@ from typing import Any
 
 import mlflow
 
+from tasks.contracts.documents import Document
 from tasks.contracts.errors import RegistryError
 
 # None in sys.modules makes `import flows` and `import tasks` fail, as on a serving machine.
@@ -26,7 +27,7 @@ json.dump(list(texts), open(sys.argv[2], "w"))
 """
 
 
-def predict(uri: str, documents: list[str]) -> list[Any]:
+def predict(uri: str, documents: list[Document]) -> list[Any]:
     """What `mlflow.pyfunc.load_model(uri).predict(documents)` gives in a clean process.
 
     Raises RegistryError when the model does not load or predict there.

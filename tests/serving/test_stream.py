@@ -21,7 +21,7 @@ import tiny
 from tasks.contracts.errors import EvaluationError, PrecisError
 from tasks.models.chat_session import ChatSession
 from tasks.models.chat_templates import LLAMA_2
-from tasks.serving.summarizer import Generator, SummarizerSettings
+from tasks.serving.summarizer import Generator, SummarizerSettings, messages_of
 
 SETTINGS = SummarizerSettings("Summarize:\n{document}\nSummary: ", 200, "tail", 24, 3)
 TALK = [
@@ -267,3 +267,45 @@ def test_real_dialogues_stream_as_they_are_judged(
             pieces = list(stopping.stream(document))
             assert "".join(pieces) == stopping.summarize_batch([document])[0].text
             assert stop or len(pieces) > 8
+
+
+def test_the_model_that_mlflow_loads_takes_conversations_and_texts(
+    base: Path, tmp_path: Path
+) -> None:
+    """In one call, as lists or as a frame's column; extra keys of messages are not seen by the model."""
+    import mlflow
+    import pandas
+
+    from tasks.register import log_model
+
+    made = packaged(base, tmp_path / "package", format="chat", chat_template=LLAMA_2)
+    log_model.lay_out(made, tmp_path / "model")
+    served = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    text = "[INST] Where is Ben? [/INST] At the market. </s><s>[INST] Why? [/INST]"
+    weighed = [message | {"weight": 0, "id": "x"} for message in TALK]
+    documents: list[Any] = [TALK, "Why?", text, weighed]
+    expected = [summary.text for summary in Generator(made, "cpu").summarize(documents)]
+    assert expected[0] == expected[2] == expected[3] != expected[1]
+    assert served.predict(documents) == expected
+    assert served.predict(pandas.DataFrame({"document": documents})) == expected
+    with pytest.raises(ValueError, match="document 2 is no text, nor a list of messages"):
+        served.predict(["Why?", None])
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        ([], "ends without a question"),
+        (TALK[:2], "ends without a question"),
+        (TALK[1:], "message 1 is from the assistant"),
+        ([TALK[0], TALK[0]], "message 2 is from the user"),
+        ([{"role": "tool", "content": "3"}], "message 1 has the role 'tool'"),
+        ([{"role": "user", "content": " "}], "message 1 has no text in content"),
+        ([{"role": "user", "content": [{"type": "text", "text": "a"}]}], "message 1 has no text"),
+        ([{"content": "a"}], "message 1 has the role None"),
+    ],
+)
+def test_a_conversation_that_cannot_be_answered_is_refused(document: Any, says: str) -> None:
+    """With the message that is wrong; the chat template may not notice."""
+    with pytest.raises(ValueError, match=says):
+        messages_of(document)

@@ -46,15 +46,21 @@ if not __package__:  # run by MLflow, under a name of MLflow's own
     import mlflow
 
     class Summarizer(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-        """`mlflow.pyfunc` around a Generator: a list of documents in, a list of summaries out."""
+        """`mlflow.pyfunc` around a Generator: a list of documents in, a list of summaries out.
+
+        A document is a text, or a conversation as a list of messages.
+        """
 
         def load_context(self, context: Any) -> None:
             """Load the package from the model's artifacts, with its own code."""
             package = Path(context.artifacts["package"])
             self.generator = load_code(package).Generator(package)
 
-        def predict(self, context: Any, model_input: list[str], params: Any = None) -> list[str]:
-            """Summaries of the documents, in their order."""
+        def predict(self, context: Any, model_input: list[Any], params: Any = None) -> list[str]:
+            """Summaries of the documents, in their order. Raises ValueError for what is no document."""
+            for number, document in enumerate(model_input, 1):
+                if not isinstance(document, (str, list, dict)):
+                    raise ValueError(f"document {number} is no text, nor a list of messages")
             return [summary.text for summary in self.generator.summarize(list(model_input))]
 
     mlflow.models.set_model(Summarizer())
