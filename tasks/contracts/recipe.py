@@ -68,7 +68,7 @@ class Data(Settings):
 
     train: str = Field(
         title="Training data",
-        description="A file (JSONL, JSON, CSV, Parquet), a folder of them, s3://bucket/key, or "
+        description="A file (JSONL, JSON, CSV, TSV, Parquet, Arrow), a folder of them, s3://bucket/key, or "
         "hub:owner/name for a dataset of the Hugging Face hub. Relative paths start at the working folder.",
         min_length=1,
     )
@@ -129,6 +129,20 @@ class Data(Settings):
         title="Largest share of rejected rows",
         description="With a larger share of unusable rows the run stops. Real data lose one row in a "
         "thousand to encoding accidents; one in a hundred means that a file or a column name is wrong.",
+    )
+    max_row_bytes: int = Field(
+        1 << 24,
+        gt=0,
+        title="Longest row (bytes)",
+        description="Longer rows are rejected without being read into memory, in every format. 16 MiB is "
+        "about four million tokens, more than any context: a longer row is a file without line ends, or "
+        "a quote that is never closed.",
+    )
+    encoding: str | None = Field(
+        None,
+        title="Encoding of text files",
+        description="As Python names it, for example cp1252 or utf-16-le, for JSON and CSV. None: UTF-8, or "
+        "UTF-16 and UTF-32 where the file begins with a byte order mark; another is refused and named.",
     )
     near_duplicate_jaccard: PositiveShare = Field(
         0.8,

@@ -81,7 +81,7 @@ def _report(
         "rows": rows,
         "rows_read": tally.read,
         "rejected": tally.rejected,
-        "first_rejects": [str(reject) for reject in tally.first_rejects],
+        "reject_reasons": tally.rejects.table(),
         "duplicates_dropped": split.duplicates,
         "overlap": overlap,
     }

@@ -168,10 +168,17 @@ def _read_into(
         if len(inputs) == 1:
             items = measured(inputs["data.train"], prompt, meter)
             return {"data.train": write_splits(items, split_of, (train, evaluation), file.write)}
-        tallies = {}
+        tallies, problems = {}, []
         for key, split in (("data.train", train), ("data.evaluation", evaluation)):
             items = measured(inputs[key], prompt, meter)
-            tallies[key] = write_splits(items, partial(_always, split), (split,), file.write)
+            try:
+                tallies[key] = write_splits(items, partial(_always, split), (split,), file.write)
+            except (
+                DataError
+            ) as error:  # a file that breaks in the middle; the other source is read too
+                problems += str(error).splitlines()
+        if problems:
+            raise DataError.of(problems)
         return tallies
 
 
@@ -207,9 +214,7 @@ def too_many_rejects(data: Data, key: str, spec: str, tally: Tally) -> list[str]
         f"({tally.rejected / tally.read:.1%}; data.max_rejected_share allows "
         f"{data.max_rejected_share:.1%}); correct them, or allow more"
     ]
-    problems += [str(reject) for reject in tally.first_rejects]
-    more = tally.rejected - len(tally.first_rejects)
-    return [*problems, f"... and {more} more rows of {spec}"] if more else problems
+    return [*problems, *tally.rejects.lines()]
 
 
 def _counts(

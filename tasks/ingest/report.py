@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from tasks.contracts.recipe import Data
 from tasks.ingest.columns import Columns
 from tasks.ingest.drop_overlap import Overlap
-from tasks.ingest.row_types import SourceFile
+from tasks.ingest.gathering import missing_shards
+from tasks.ingest.row_types import SourceFile, shown
 from tasks.ingest.sources import Input
 from tasks.ingest.split_writer import SplitWriter, Tally
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tasks.serving.summarizer import SummarizerSettings
 
 SCHEMA_VERSION = 1
+USUAL_FORMS = ("JSONL", "CSV", "Parquet", "a JSON array")
 
 
 def full_report(
@@ -55,9 +57,28 @@ def full_report(
             "examples": overlap.examples,
         },
         "rejected": sum(tally.rejected for tally in tallies.values()),
-        "first_rejects": [str(r) for tally in tallies.values() for r in tally.first_rejects],
+        "reject_reasons": [row for tally in tallies.values() for row in tally.rejects.table()],
+        "remarks": remarks(inputs, tallies),
         "inputs": {key: _input(inputs[key], tallies[key]) for key in inputs},
     }
+
+
+def remarks(inputs: dict[str, Input], tallies: dict[str, Tally]) -> list[str]:
+    """What a reader should know of how the rows came to be: a line each, for check, log and report."""
+    lines = []
+    for key, source in inputs.items():
+        tally = tallies[key]
+        if tally.rejected:
+            lines.append(f"{key}: {tally.rejected} of {tally.read} rows rejected")
+            lines += [f"rejected: {line}" for line in tally.rejects.lines()]
+        lines += tally.placeholders.lines()
+        for file, read_as in zip(source.gathered.files, source.read_as, strict=True):
+            if len(read_as) > 1 or read_as[0] not in USUAL_FORMS:
+                lines.append(f"{file.name}: read as {'; '.join(read_as)}")
+        if left_out := list(source.gathered.ignored):
+            lines.append(f"{key}: not read: {shown(left_out, 10)}")
+        lines += missing_shards(source.gathered)
+    return lines
 
 
 def _split(
@@ -108,7 +129,10 @@ def _input(source: Input, tally: Tally) -> dict[str, Any]:
         "rows_read": tally.read,
         "rejected": tally.rejected,
         "rejected_share": _share(tally.rejected, tally.read),
-        "files": [_file(file, used, tally.by_file.get(file.name, 0)) for file, used in source],
+        "files": [
+            _file(file, used, tally.by_file.get(file.name, 0)) | {"read_as": read_as}
+            for (file, used), read_as in zip(source, source.read_as, strict=True)
+        ],
         "ignored": list(source.gathered.ignored),
     }
 

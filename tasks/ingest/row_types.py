@@ -9,7 +9,19 @@ from typing import Any
 
 from tasks.contracts.documents import Document
 
+LONGEST_SHOWN = 200  # characters of a name in a message
 RAW_CHARACTERS = 500  # enough to recognize a row by, without copying a book into the rejects
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """What the recipe says of how files are read."""
+
+    max_row_bytes: int = 1 << 24
+    encoding: str | None = None  # None: UTF-8, or what the file's byte order mark says
+
+
+DEFAULT_OPTIONS = ReadOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +33,8 @@ class SourceFile:
     size: int
     sha256: str
     verified: tuple[str, ...] = ()  # what a download was checked against
+    stamp: tuple[int, int, int] | None = None  # of a file that others may write to
+    options: ReadOptions = DEFAULT_OPTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,4 +84,10 @@ def source_of(document: str) -> str:
 def shown(names: list[str], max_names: int = 30) -> str:
     """Names as a message lists them, at most `max_names`."""
     more = f" and {len(names) - max_names} more" if len(names) > max_names else ""
-    return ", ".join(names[:max_names]) + more
+    return ", ".join(_short(name) for name in names[:max_names]) + more
+
+
+def _short(name: str) -> str:
+    # White space at the ends and control characters would not be seen; texts in place of names are long.
+    name = name if len(name) <= LONGEST_SHOWN else name[: LONGEST_SHOWN - 3] + "..."
+    return name if name and name.isprintable() and name == name.strip() else repr(name)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.contracts.errors import DataError
-from tasks.ingest.row_types import SourceFile
+from tasks.ingest.row_types import DEFAULT_OPTIONS, ReadOptions, SourceFile
 from tasks.processes import s3
 
 CHUNK_BYTES = 1 << 20
@@ -53,7 +53,7 @@ def objects(key: str, uri: str) -> list[Object]:
     return [item for item in listed if item.size]
 
 
-def download(item: Object, folder: Path) -> SourceFile:
+def download(item: Object, folder: Path, options: ReadOptions = DEFAULT_OPTIONS) -> SourceFile:
     """Stream an object into `folder`, in chunks of a MiB.
 
     Checked against what the store states: always the size; the ETag where it is an MD5 (no multipart
@@ -66,11 +66,13 @@ def download(item: Object, folder: Path) -> SourceFile:
         client = s3.client()
         for _ in range(TRIES - 1):
             with contextlib.suppress(*_broken_streams()):
-                return _fetch(client, item, path)
-        return _fetch(client, item, path)
+                return _fetch(client, item, path, options)
+        return _fetch(client, item, path, options)
 
 
-def _fetch(client: Any, item: Object, path: Path) -> SourceFile:
+def _fetch(
+    client: Any, item: Object, path: Path, options: ReadOptions = DEFAULT_OPTIONS
+) -> SourceFile:
     # IfMatch: the object must still be the one that was listed, and digested.
     answer = client.get_object(
         Bucket=item.bucket, Key=item.key, IfMatch=f'"{item.etag}"', ChecksumMode="ENABLED"
@@ -95,7 +97,7 @@ def _fetch(client: Any, item: Object, path: Path) -> SourceFile:
                 f"{item.uri}: {name} of the downloaded bytes is {computed[name]}, the store says "
                 f"{value}: damaged in transfer or in the store; run again, or upload it again"
             )
-    return SourceFile(item.uri, path, size, sha256.hexdigest(), tuple(stated))
+    return SourceFile(item.uri, path, size, sha256.hexdigest(), tuple(stated), options=options)
 
 
 def _stated_digests(item: Object, answer: dict[str, Any]) -> dict[str, str]:

@@ -16,12 +16,12 @@ from tasks.contracts.records import Row
 from tasks.ingest.canonical_rows import identity, row_json
 from tasks.ingest.columns import Columns
 from tasks.ingest.fields import example_of, rejected
+from tasks.ingest.groups import Groups, placeholders
 from tasks.ingest.lengths import Lengths, Meter
 from tasks.ingest.reading import read
 from tasks.ingest.row_types import Example, Reject, SourceFile, source_of
 
 BATCH_ROWS = 256  # tokenized at a time
-LISTED_REJECTS = 20  # in an error's text; the rejects file has all
 UNMEASURED = Lengths(0, 0, ())
 
 MeasuredRow = tuple[Example, Lengths] | Reject
@@ -35,7 +35,8 @@ class Tally:
     read: int = 0
     rejected: int = 0
     by_file: dict[str, int] = field(default_factory=dict)
-    first_rejects: list[Reject] = field(default_factory=list)
+    rejects: Groups = field(default_factory=Groups)
+    placeholders: Groups = field(default_factory=Groups)
 
 
 class SplitWriter:
@@ -137,12 +138,13 @@ def write_splits(
         if isinstance(item, Reject):
             tally.rejected += 1
             write_reject(_REJECT.dump_json(item) + b"\n")
-            if len(tally.first_rejects) < LISTED_REJECTS:
-                tally.first_rejects.append(item)
+            tally.rejects.add(item.problem, str(item))
             file = item.file
         else:
             example, lengths = item
             file = example.file
+            for problem in placeholders(example):
+                tally.placeholders.add(problem, f"{file}:{example.line} {problem}")
             source = source_of(plain_text(example.document))
             split = split_of(source)
             if not split.full:

@@ -16,8 +16,9 @@ from tasks.contracts.errors import RecipeError, RegistryError
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import DatasetRef
 from tasks.ingest.fresh import KEY, prepare_fresh
+from tasks.ingest.gathering import contents_of
 from tasks.ingest.prepare import REPORT, look, prepare
-from tasks.ingest.sources import contents_of, source_digest
+from tasks.ingest.sources import source_digest
 from tasks.ingest.unseen_rows import count_new
 from tasks.models import find_base as bases
 from tasks.models.prepared_base import PreparedBase
@@ -32,6 +33,8 @@ FRESH_DATA = {
     "near_duplicate_jaccard",
     "near_duplicate_containment",
     "max_rejected_share",
+    "max_row_bytes",
+    "encoding",
 }
 
 
@@ -66,7 +69,8 @@ def ingest(recipe: Recipe, base: PreparedBase) -> DatasetRef:
         f"{dataset.train_rows} training rows, {dataset.evaluation_rows} evaluation rows, "
         f"{dataset.rejected} rejected"
     )
-    for warning in _truncation_warnings(json.loads((folder / REPORT).read_text())):
+    report = json.loads((folder / REPORT).read_text())
+    for warning in [*report["remarks"], *_truncation_warnings(report)]:
         get_run_logger().warning(warning)
     return dataset
 
@@ -81,7 +85,7 @@ def ingest_fresh(recipe: Recipe, base: PreparedBase, seen: tuple[DatasetRef, ...
     fresh, data = require_fresh(recipe), recipe.data
     key = step_cache.step_key(
         "ingest",
-        fresh=contents_of(KEY, fresh, data.evaluation_split, data.revision),
+        fresh=contents_of(KEY, fresh, data.evaluation_split, data),
         seen=sorted({dataset.digest for dataset in seen}),
         data=data.model_dump(mode="json", include=FRESH_DATA),
         prompt=recipe.prompt.model_dump(mode="json"),
@@ -181,4 +185,5 @@ def preflight(
     settings, folder = (base.settings, base.path) if base else (None, None)
     built = look(recipe.data, recipe.prompt, settings, folder)
     counts = ", ".join(f"{n} {name}" for name, n in built.counts.items())
-    return [f"data: {counts}"] if counts else [], built.problems, built.report
+    facts = [f"data: {counts}"] if counts else []
+    return [*facts, *built.report.get("remarks", [])], built.problems, built.report

@@ -10,6 +10,7 @@ from typing import Any
 from tasks.contracts.recipe import Data, Prompt
 from tasks.contracts.records import DatasetRef, Row, read_rows
 from tasks.ingest.prepare import prepare
+from tasks.ingest.row_types import ReadOptions, SourceFile
 from tasks.serving.summarizer import SummarizerSettings
 
 SHARED = Path(__file__).parents[2].parent / "shared"
@@ -37,6 +38,11 @@ def jsonl(path: Path, values: Iterable[Any]) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     return str(path)
+
+
+def source_file(path: Path, **options: Any) -> SourceFile:
+    """A local file as ingest hands it to its readers."""
+    return SourceFile(path.name, path, path.stat().st_size, "", options=ReadOptions(**options))
 
 
 def settings(max_source_tokens: int = 2000, template: str = TEMPLATE) -> SummarizerSettings:

@@ -101,8 +101,13 @@ def test_report_names_sources(tmp_path: Path, ingest: Ingest, evaluation: str) -
         hashlib.sha256(Path(train).read_bytes()).hexdigest(),
     )
     assert file["bytes"] == Path(train).stat().st_size
-    assert report["first_rejects"] == [
-        f'{train}:6 has no "summary"; add it or set data.fields.summary'
+    problem = 'has no "summary"; add it or set data.fields.summary'
+    assert report["reject_reasons"] == [
+        {"reason": problem, "rows": 1, "first": f"{train}:6 {problem}"}
+    ]
+    assert report["remarks"] == [
+        "data.train: 1 of 6 rows rejected",
+        f"rejected: {train}:6 {problem}",
     ]
 
 

@@ -47,19 +47,20 @@ def test_each_bad_row_is_named(mixed: str, ingest: Ingest, evaluation: str) -> N
 
 
 def test_over_the_share(tmp_path: Path, ingest: Ingest, evaluation: str) -> None:
-    """Over max_rejected_share the flow stops: the first twenty problems, a count, and the file."""
-    bad = [{"document": "x", "summary": ""}] * 30
+    """Over max_rejected_share the flow stops: each reason once, with its first line and a count."""
+    bad = [{"document": "x", "summary": ""}] * 30 + [{"document": 1, "summary": "s"}] * 2
     train = jsonl(tmp_path / "train.jsonl", [*rows(100), *bad])
     with pytest.raises(DataError) as caught:
         ingest(train=train, evaluation=evaluation, max_rejected_share=0.2)
     lines = str(caught.value).splitlines()
-    assert "30 of 130 rows" in lines[0]
+    assert "32 of 132 rows" in lines[0]
     assert "data.max_rejected_share allows 20.0%" in lines[0]
     assert lines[1].startswith(f'{train}:101 "summary" is blank')
-    assert len([line for line in lines if "is blank" in line]) == 20
-    assert "... and 10 more" in lines[-2]
-    assert str(ingest.folder / "rejects.jsonl") in lines[-1]
-    assert len(ingest.rejects()) == 30
+    assert lines[1].endswith("(and 29 more like it)")
+    assert lines[2].startswith(f'{train}:131 "document" is a number')
+    assert lines[2].endswith("(and 1 more like it)")
+    assert str(ingest.folder / "rejects.jsonl") in lines[3]
+    assert len(ingest.rejects()) == 32
     assert sorted(ingest.bytes()) == ["rejects.jsonl"]
 
 
