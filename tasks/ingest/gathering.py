@@ -110,7 +110,7 @@ def _missing(root: Path, spec: str) -> str:
 
 
 def _unknown(spec: str, head: bytes) -> str:
-    """What is said of a file that is in none of the formats."""
+    """What a message calls a file that is in none of the formats."""
     found = named(spec, head)
     if found is None:
         return f"{spec} is none of {SUFFIXES_TEXT}; name a file or folder of rows"

@@ -55,7 +55,7 @@ class Groups:
 
 
 def placeholders(example: Example) -> list[str]:
-    """What is said of whole texts that only stand for a missing one; they are used, and counted."""
+    """A remark on each whole text that only stands for a missing one; such texts are used, and counted."""
     found = []
     for what, texts in (
         ("document", [plain_text(example.document)]),

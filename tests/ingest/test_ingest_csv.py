@@ -37,14 +37,14 @@ def test_lines_inside_quotes(tmp_path: Path) -> None:
 
 BROKEN = {
     "a quote that is not doubled": (
-        '"He said "fine", and left",s\n',
+        '"He wrote "fine", and left",s\n',
         r":3 .*line 3: a quote that is not",
     ),
     "the same over several lines": (
-        '"Bob: Yes, I did.\nHe said "fine".\nBye.",s\n',
+        '"Bob: Yes, I did.\nHe wrote "fine".\nBye.",s\n',
         r":3 .*line 4",
     ),
-    "a backslash before a quote": ('"He said \\"fine\\"",s\n', "a backslash before a quote"),
+    "a backslash before a quote": ('"He wrote \\"fine\\"",s\n', "a backslash before a quote"),
     "a quote that is not closed": ('"b,2\nc,3\n', r":3 .*not closed until the end, line 6"),
     "too few fields": ("d\n", r":3 has 1 fields where the header has 2;"),
     "too many fields": ("e,5,6\n", r":3 has 3 fields where the header has 2"),
@@ -110,8 +110,8 @@ FOUND = {
 
 
 @pytest.mark.parametrize("kind", FOUND)
-def test_what_is_found_is_said(kind: str, tmp_path: Path) -> None:
-    """Delimiter, encoding, line ends and names are found from the file, and what was found is said."""
+def test_what_is_found_is_reported(kind: str, tmp_path: Path) -> None:
+    """Delimiter, encoding, line ends and names are found from the file, and what was found is reported."""
     content, notes = FOUND[kind]
     path = tmp_path / "a.csv"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
