@@ -34,8 +34,9 @@ from tasks.gate.measure import Measured, Table, measure
 from tasks.gate.notes import notes
 from tasks.gate.pairs import RESOLUTION, check_same_rows, check_seal, check_table, check_tokenizer
 
-# The version of these rules. 1: guardrails on other ROUGE types asked for proof of no loss, and outputs
-# were not read. Stored decisions are recomputed by the rules that made them.
+# The version of these rules. 1: guardrails on other ROUGE types asked for proof of no loss, outputs were not
+# read, and only documents equal but for white space were one cluster. Stored decisions are recomputed
+# by the rules that made them.
 SCHEMA = 2
 
 
@@ -79,7 +80,7 @@ def decide(
     check_table("challenger", challenger, challenger_scores, names)
     check_table(opponent_kind, opponent, opponent_scores, names)
     _check_shown(challenger, base, lead3, names)
-    measured = measure(challenger, opponent, baselines, gate, looks)
+    measured = measure(challenger, opponent, baselines, gate, looks, near_copies=schema > 1)
     if schema == 1:
         findings = guardrails_1.guardrails(
             challenger, opponent, challenger_scores, measured.metrics, gate

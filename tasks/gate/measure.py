@@ -50,10 +50,14 @@ def measure(
     baselines: Mapping[str, Table | None],
     gate: Gate,
     looks: int,
+    near_copies: bool = True,
 ) -> Measured:
-    """Measure checked tables. `baselines`: tables or None for base, lead3 and champion."""
+    """Measure checked tables. `baselines`: tables or None for base, lead3 and champion.
+
+    `near_copies`: whether documents that are like one another are one cluster.
+    """
     names, alpha = measured(gate.metric), level(gate, looks)
-    pairs = pair(challenger, opponent, names)
+    pairs = pair(challenger, opponent, names, near_copies)
     resampled = resample(pairs, gate.bootstrap_samples, alpha, gate.seed)
     primary = names.index(gate.metric)
     error = standard_error(pairs, primary)

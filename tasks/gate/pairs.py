@@ -100,10 +100,11 @@ def pair(
     challenger: Sequence[Prediction],
     opponent: Sequence[Prediction],
     names: Sequence[str] = ROUGE_NAMES,
+    near_copies: bool = True,
 ) -> Pairs:
     """Pair two checked tables by row id. Raises EvaluationError unless their rows are the same.
 
-    Gains are in the order of `names`.
+    Gains are in the order of `names`. `near_copies`: whether they are one cluster, see `clusters`.
     """
     check_same_rows("opponent", challenger, opponent)
     challenger_rows = sorted(challenger, key=lambda row: row.id)
@@ -112,7 +113,7 @@ def pair(
     gains = signs * (_scores(challenger_rows, names) - _scores(opponent_rows, names))
     return Pairs(
         gains=np.round(gains / RESOLUTION) * RESOLUTION,
-        cluster=np.array(clusters(challenger_rows), dtype=np.int64),
+        cluster=np.array(clusters(challenger_rows, near_copies), dtype=np.int64),
     )
 
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.contracts.comparable_text import comparable_words
 from tasks.contracts.documents import plain_text
 from tasks.contracts.records import Row
+from tasks.contracts.similar_documents import DocumentIndex
 from tasks.ingest.canonical_rows import read_lines
-from tasks.ingest.comparable_text import comparable_words
-from tasks.ingest.overlap import OverlapIndex
 
 OVERLAP_EXAMPLES = 5
 LEAST_REFERENCE_WORDS = 8
@@ -44,7 +44,7 @@ class Overlap:
         return self.exact + self.near.total()
 
 
-def drop_overlap(index: OverlapIndex, evaluation: Path, train: Path, out: Path) -> Overlap:
+def drop_overlap(index: DocumentIndex, evaluation: Path, train: Path, out: Path) -> Overlap:
     """Copy the training rows to `out`, without those about documents of the evaluation rows."""
     references: set[bytes] = set()
     for _, row in read_lines(evaluation):
@@ -74,7 +74,7 @@ def _long_references(row: Row) -> Iterator[bytes]:
             yield hashlib.blake2b(" ".join(words).encode(), digest_size=16).digest()
 
 
-def _counted_as_overlap(index: OverlapIndex, row: Row, overlap: Overlap) -> bool:
+def _counted_as_overlap(index: DocumentIndex, row: Row, overlap: Overlap) -> bool:
     same_id = index.exact(row.source)
     near = None if same_id else index.near(plain_text(row.document))
     if not same_id and not near:
@@ -97,7 +97,7 @@ def _counted_as_overlap(index: OverlapIndex, row: Row, overlap: Overlap) -> bool
 
 
 def drop_seen(
-    rows: Path, seen: Sequence[Path], index: OverlapIndex, out: Path
+    rows: Path, seen: Sequence[Path], index: DocumentIndex, out: Path
 ) -> tuple[int, dict[str, int]]:
     """Copy the rows to `out`, without those about documents of the files `seen`, or like them.
 

@@ -12,8 +12,8 @@ from tasks.contracts import digest
 from tasks.contracts.errors import DataError
 from tasks.contracts.recipe import Data, Prompt
 from tasks.contracts.records import DatasetRef
+from tasks.contracts.similar_documents import DocumentIndex
 from tasks.ingest.drop_overlap import drop_seen
-from tasks.ingest.overlap import OverlapIndex
 from tasks.ingest.prepare import EVALUATION, REJECTS, REPORT, too_many_rejects
 from tasks.ingest.sources import open_input
 from tasks.ingest.split_writer import SplitWriter, Tally, measured, write_splits
@@ -59,7 +59,7 @@ def prepare_fresh(
         rows, overlap = drop_seen(
             split.path,
             seen,
-            OverlapIndex(data.near_duplicate_jaccard, data.near_duplicate_containment),
+            DocumentIndex(data.near_duplicate_jaccard, data.near_duplicate_containment),
             folder / EVALUATION,
         )
     if not rows:

@@ -18,9 +18,9 @@ from tasks.contracts import digest
 from tasks.contracts.errors import DataError, PrecisError
 from tasks.contracts.recipe import Data, Prompt
 from tasks.contracts.records import DatasetRef
+from tasks.contracts.similar_documents import DocumentIndex
 from tasks.ingest.drop_overlap import Overlap, drop_overlap
 from tasks.ingest.lengths import Meter
-from tasks.ingest.overlap import OverlapIndex
 from tasks.ingest.report import full_report
 from tasks.ingest.sources import Input, open_inputs
 from tasks.ingest.split_writer import SplitWriter, Tally, in_evaluation, measured, write_splits
@@ -123,7 +123,7 @@ def build(data: Data, prompt: Prompt, meter: Meter | None, folder: Path, scratch
 
     With problems only the rejects are left there. Without a meter nothing is measured in tokens.
     """
-    index = OverlapIndex(data.near_duplicate_jaccard, data.near_duplicate_containment)
+    index = DocumentIndex(data.near_duplicate_jaccard, data.near_duplicate_containment)
     inputs, problems = open_inputs(data, prompt, scratch)
     if problems:
         return Built(problems)

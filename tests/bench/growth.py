@@ -113,7 +113,7 @@ def ingest(path: Path) -> Callable[[], str]:
 
 def overlap(path: Path) -> Callable[[], str]:
     """Index a tenth of the documents, and ask it about the others."""
-    from tasks.ingest.overlap import OverlapIndex
+    from tasks.contracts.similar_documents import DocumentIndex
     from tasks.ingest.row_types import source_of
 
     with path.open(encoding="utf-8") as lines:
@@ -121,7 +121,7 @@ def overlap(path: Path) -> Callable[[], str]:
     held, asked = documents[::EVALUATION_SHARE], documents[1::EVALUATION_SHARE]
 
     def work() -> str:
-        index = OverlapIndex(0.8, 0.5)
+        index = DocumentIndex(0.8, 0.5)
         for number, document in enumerate(held):
             index.add(source_of(document), str(number), document)
         return f"{sum(index.near(document) is not None for document in asked)} found"

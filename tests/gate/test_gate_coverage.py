@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from gate.gate_tables import table
 from numpy.typing import NDArray
 
 from tasks.contracts.recipe import Gate
 from tasks.gate.bootstrap import resample
+from tasks.gate.clusters import clusters
 from tasks.gate.measure import level
 from tasks.gate.pairs import RESOLUTION, Pairs
 
@@ -75,3 +78,46 @@ def test_looks_are_corrected_over_a_family() -> None:
             promoted[mode] += any(_low(g, level(held, k + 1)) > 0 for k, g in enumerate(lows))
     assert promoted["correct"] / families <= expected + 0.03
     assert promoted["count"] / families > 2 * expected
+
+
+NEAR_COPIES = 4
+FIRST_NAMES = ("Ann", "Ben", "Cid", "Dee")
+
+
+def _near_copies(documents: int) -> list[str]:
+    """Documents in groups of four that differ in a name, as one form filled in for four people."""
+    draw = np.random.default_rng(3)
+    texts = []
+    for _ in range(documents):
+        words = [f"w{number}" for number in draw.integers(0, 3000, 60)]
+        texts += [" ".join([*words[:30], name, *words[30:]]) for name in FIRST_NAMES]
+    return texts
+
+
+@pytest.mark.parametrize("sets", [100, pytest.param(500, marks=pytest.mark.full)])
+def test_near_copies_of_documents_keep_alpha(sets: int) -> None:
+    """50 documents with 4 near-copies each, equal models: promoted at most at alpha; 21% before."""
+    draw, texts = np.random.default_rng(4), _near_copies(50)
+    rows = [
+        replace(row, document=text) for row, text in zip(table(np.zeros(200)), texts, strict=True)
+    ]
+    cluster = np.array(clusters(rows))
+    assert len(set(cluster.tolist())) == 50
+    lucky = 0
+    for _ in range(sets):
+        gains = np.repeat(draw.normal(0, 0.1, 50), 4) + draw.normal(0, 0.03, 200)
+        lucky += _low(gains, 0.05, cluster) > 0
+    assert lucky / sets <= _most(0.05, sets)
+    assert len(set(clusters(rows, near_copies=False))) == 200  # as decisions of schema 1 had it
+
+
+def test_likeness_of_documents_chains() -> None:
+    """A like B and B like C are one cluster, though A and C alone are not alike."""
+    words = [f"w{number}" for number in range(100)]
+    parts = [" ".join(words[start : start + 50]) for start in (0, 20, 40)]
+    other = " ".join(f"v{number}" for number in range(50))
+    rows = [
+        replace(row, document=text)
+        for row, text in zip(table(np.zeros(4)), [*parts, other], strict=True)
+    ]
+    assert clusters(rows) == [0, 0, 0, 1]

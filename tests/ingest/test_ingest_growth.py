@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from ingest_files import Ingest, jsonl
 
-from tasks.ingest import overlap
-from tasks.ingest.overlap import OverlapIndex
+from tasks.contracts import similar_documents
+from tasks.contracts.similar_documents import DocumentIndex
 
 pytestmark = pytest.mark.full
 
@@ -77,11 +77,11 @@ def test_boilerplate_that_all_documents_share_is_not_counted_for_each(
 ) -> None:
     """Where 5-grams stand in very many evaluation documents, the rarest propose; the match is the same."""
     held, asked = texts(40, common=58), texts(80, common=58)[40:]
-    index = OverlapIndex(0.8, 0.5)
+    index = DocumentIndex(0.8, 0.5)
     for number, text in enumerate(held):
         index.add(str(number), str(number), text)
     all_counted = [index.near(text) for text in asked]
-    monkeypatch.setattr(overlap, "MAX_MATCHES", 200)
+    monkeypatch.setattr(similar_documents, "MAX_MATCHES", 200)
     assert [index.near(text) is not None for text in asked] == [m is not None for m in all_counted]
     assert all(all_counted)
     copy = index.near(held[7])

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from tasks.contracts.errors import DataError
 from tasks.contracts.recipe import Data
-from tasks.ingest.overlap import LEAST_PART, SHINGLE_WORDS, OverlapIndex, forms
+from tasks.contracts.similar_documents import LEAST_PART, SHINGLE_WORDS, DocumentIndex, forms
 from tasks.ingest.row_types import source_of
 
 DEMO = Path(__file__).parents[2] / "deployments/demo/data"
@@ -40,9 +40,9 @@ def changed(text: list[str], places: int, seed: int) -> list[str]:
     return other
 
 
-def indexed(*documents: str, jaccard: float = 0.8, containment: float = 0.5) -> OverlapIndex:
+def indexed(*documents: str, jaccard: float = 0.8, containment: float = 0.5) -> DocumentIndex:
     """An index of these documents, each under its number."""
-    index = OverlapIndex(jaccard, containment)
+    index = DocumentIndex(jaccard, containment)
     for number, text in enumerate(documents):
         index.add(source_of(text), str(number), text)
     return index
@@ -95,7 +95,7 @@ def test_short_documents(text: str) -> None:
     assert match is not None
     assert match.jaccard == 1.0
     assert index.near(f"{text} more") is None
-    assert OverlapIndex(0.8, 0.5).near(text) is None
+    assert DocumentIndex(0.8, 0.5).near(text) is None
 
 
 def test_scripts_without_blanks() -> None:

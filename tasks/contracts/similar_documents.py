@@ -1,8 +1,10 @@
-"""Training documents that are, nearly are, hold, or are held by evaluation documents.
+"""Documents that are nearly the same, hold one another, or are parts of one another.
 
-Documents are compared by their sets of word 5-grams, of texts without what a disguise changes
-(comparable_text.py): by similarity (Jaccard index) and by containment (the share of one document's
-5-grams that the other has, either way). The search is exact: an inverted index of all 5-grams.
+Ingest drops training documents that are like evaluation documents; the gate takes evaluation documents that
+are like each other for one piece of evidence. Documents are compared by their sets of word 5-grams, of texts
+without what a disguise changes (comparable_text.py): by similarity (Jaccard index) and by containment
+(the share of one document's 5-grams that the other has, either way). The search is exact: an inverted
+index of all 5-grams.
 
 Considered: datasketch's MinHashLSH and MinHashLSHEnsemble, which estimate, keep 9.4 kB an evaluation document
 in dictionaries (1.5 kB here, of a dialogue 3, in sorted arrays), and search for either measure alone.
@@ -18,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.ingest.comparable_text import comparable_words
+from tasks.contracts.comparable_text import comparable_words
 
 SHINGLE_WORDS = 5
 # Half of a short document may be common phrases ("how are you doing today"): of one with fewer 5-grams than
@@ -59,17 +61,12 @@ def shingles(words: list[str]) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True)
 class Match:
-    """The evaluation row that a training document is like."""
+    """The evaluation row that a training document is like, and how much."""
 
     id: str
     jaccard: float  # shared 5-grams over all of both
     of_evaluation: float  # share of the evaluation document's 5-grams in the training document
     of_training: float  # and the other way round
-
-    @property
-    def likeness(self) -> float:
-        """By which the evaluation row is chosen that a document is most like."""
-        return max(self.of_evaluation, self.of_training) + self.jaccard
 
     @property
     def kind(self) -> str:
@@ -79,7 +76,7 @@ class Match:
         return "part" if self.of_training > 2 * self.of_evaluation else "similar"
 
 
-class OverlapIndex:
+class DocumentIndex:
     """Evaluation documents, searched for those that a training document equals, resembles or holds.
 
     About 12 bytes a word of the evaluation documents, of dialogues 24.
@@ -118,40 +115,64 @@ class OverlapIndex:
         return None if number is None else self._ids[number]
 
     def near(self, document: str) -> Match | None:
-        """The evaluation row that the document is most like, if it is like any: by the larger measure."""
-        if not self._ids:
+        """The document that this one is most like, if it is like any: by the larger measure."""
+        found = [self._matches(of_form) for of_form in self._searched(document)]
+        best = [matches.best() for matches in found if len(matches.numbers)]
+        if not best:
             return None
+        number, *measures = max(best, key=lambda match: max(match[2:]) + match[1])
+        return Match(self._ids[self._number_of[number]], *measures)
+
+    def alike(self, document: str) -> set[str]:
+        """The ids of all documents that this one is like."""
+        numbers = [self._matches(of_form).numbers for of_form in self._searched(document)]
+        return {self._ids[self._number_of[n]] for of_form in numbers for n in of_form.tolist()}
+
+    def _searched(self, document: str) -> list[NDArray[np.uint64]]:
+        """The document's forms, once there is something to search; an empty index has nothing."""
+        if not self._ids:
+            return []
         if self._table is None:
             self._table = _Table.of(self._shingles)
             self._shingles.clear()  # the table holds them
-        matches = [self._near(of_form, self._table) for of_form in forms(document)]
-        return max(
-            (match for match in matches if match), key=lambda match: match.likeness, default=None
-        )
+        return forms(document)
 
-    def _near(self, of_document: NDArray[np.uint64], table: _Table) -> Match | None:
-        numbers, shared = table.shared(of_document)
-        sizes, own = table.sizes[numbers], len(of_document)
-        similarity = shared / (sizes + own - shared)
-        of_evaluation, of_training = shared / sizes, shared / own
-        matches = similarity >= self.jaccard
-        matches |= of_evaluation >= self._least_share(sizes)
-        matches |= of_training >= self._least_share(np.array(own))
-        if not matches.any():
-            return None
-        likeness = np.where(matches, np.maximum(of_evaluation, of_training) + similarity, -1.0)
-        best = int(np.argmax(likeness))
-        return Match(
-            self._ids[self._number_of[numbers[best]]],
-            float(similarity[best]),
-            float(of_evaluation[best]),
-            float(of_training[best]),
+    def _matches(self, of_document: NDArray[np.uint64]) -> _Matches:
+        assert self._table is not None
+        numbers, shared = self._table.shared(of_document)
+        sizes, own = self._table.sizes[numbers], len(of_document)
+        similarity, of_theirs, of_ours = (
+            shared / (sizes + own - shared),
+            shared / sizes,
+            shared / own,
         )
+        alike = similarity >= self.jaccard
+        alike |= of_theirs >= self._least_share(sizes)
+        alike |= of_ours >= self._least_share(np.array(own))
+        return _Matches(numbers[alike], similarity[alike], of_theirs[alike], of_ours[alike])
 
     def _least_share(self, size: NDArray[np.int64]) -> NDArray[np.float64]:
         """The share of a document of `size` 5-grams that must be in the other."""
         of_short = np.where(size >= LEAST_PART, max(self.containment, SHORT_SHARE), np.inf)
         return np.where(size >= LEAST_CONTAINED, self.containment, of_short)
+
+
+@dataclass(frozen=True)
+class _Matches:
+    """Forms of documents that a document is like, with the measures of each."""
+
+    numbers: NDArray[np.int64]
+    jaccard: NDArray[np.float64]
+    of_theirs: NDArray[np.float64]
+    of_ours: NDArray[np.float64]
+
+    def best(self) -> tuple[int, float, float, float]:
+        """Number and measures of the one that it is most like. There must be one."""
+        i = int(np.argmax(np.maximum(self.of_theirs, self.of_ours) + self.jaccard))
+        jaccard, of_theirs, of_ours = (
+            float(measure[i]) for measure in (self.jaccard, self.of_theirs, self.of_ours)
+        )
+        return int(self.numbers[i]), jaccard, of_theirs, of_ours
 
 
 @dataclass(frozen=True)
