@@ -30,6 +30,7 @@ STEPS = set(ORDER[7])
 SELF_CONTAINED = {"serving"}  # travels with the registered model: imports nothing of the project
 CONTRACTS_NEED = {
     "recipe": {"pydantic"},
+    "template_places": set(),
     "records": {"pydantic"},
     "errors": set(),
     "documents": set(),

@@ -13,11 +13,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
+from tasks.contracts import template_places
+
 MetricName = Literal["rouge1", "rouge2", "rougeL", "rougeLsum", "loss"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # valid in MLflow's names and filters, and in file names
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
-Names = Annotated[tuple[str, ...], Field(min_length=1)]
+Column = Annotated[str, Field(min_length=1)]
+Names = Annotated[tuple[Column, ...], Field(min_length=1)]
+PlaceName = Annotated[str, Field(pattern=template_places.NAME)]
 CLUSTER = r"(dask(:[a-z]+://[^\s/]+:\d+)?|ray(:ray://[^\s/]+:\d+)?)"
 
 
@@ -56,10 +60,50 @@ class Fields(Settings):
         "guessed.",
     )
 
+    inputs: dict[PlaceName, Column] | None = Field(
+        None,
+        min_length=1,
+        title="Input columns",
+        description="Several texts in place of one document: a name for each and its column, as in "
+        "{instruction: instruction, context: passage}. prompt.template then holds {instruction} and "
+        "{context}, and the served model takes both by name. None: one document.",
+    )
+    optional: tuple[PlaceName, ...] = Field(
+        (),
+        title="Optional inputs",
+        description="Names of inputs that may be blank or absent, as Alpaca's input is. A row in which all "
+        "inputs are blank is rejected. None by default: a blank text is most often a mistake.",
+    )
+    ignore: tuple[Column, ...] = Field(
+        (),
+        title="Ignored columns",
+        description="Columns that are left out on purpose. A column that may carry the task or its quality "
+        "(instruction, context, label, score and the like) stops the run unless it is used or named here.",
+    )
+
     @model_validator(mode="after")
     def _one_form(self) -> Fields:
-        if self.text and (self.document or self.summary):
-            raise ValueError("text replaces document and summary: name it, or name those two")
+        if self.text and (self.document or self.summary or self.inputs):
+            raise ValueError("text replaces document, inputs and summary: name it, or name those")
+        if self.document and self.inputs:
+            raise ValueError("inputs replaces document: name one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _each_column_once(self) -> Fields:
+        inputs = self.inputs or {}
+        if unknown := [name for name in self.optional if name not in inputs]:
+            raise ValueError(
+                f"optional names {', '.join(unknown)}, and inputs has {', '.join(inputs) or 'none'}: "
+                "name inputs that may be blank"
+            )
+        summaries = (self.summary,) if isinstance(self.summary, str) else self.summary or ()
+        used = [*inputs.values(), self.document, *summaries, self.text]
+        named = [name for name in used if name]
+        if twice := sorted({name for name in named if named.count(name) > 1}):
+            raise ValueError(f"names {', '.join(twice)} twice: a column has one use")
+        if both := [name for name in self.ignore if name in named]:
+            raise ValueError(f"ignore names {', '.join(both)}, which is used: remove it from one")
         return self
 
 
@@ -79,6 +123,13 @@ class Data(Settings):
         "document, so that no document changes sides when the data grow.",
     )
     fields: Fields = Field(default=Fields(), title="Columns")
+    evaluation_fields: Fields | None = Field(
+        None,
+        title="Columns of the evaluation data",
+        description="Where evaluation (and fresh) files have other columns than the training files, as "
+        "DialogSum's: {summary: [summary1, summary2, summary3]}. What it leaves out is as in fields. None: "
+        "all as in fields.",
+    )
     train_rows: int | None = Field(
         None,
         gt=0,
@@ -159,6 +210,45 @@ class Data(Settings):
         "from 0.4 up are edited copies; below 0.3 they are dialogues of one form. 1: only whole ones.",
     )
 
+    @property
+    def fields_of_evaluation(self) -> Fields:
+        """The columns of evaluation and fresh files: `evaluation_fields` over `fields`."""
+        if self.evaluation_fields is None:
+            return self.fields
+        own = {name: getattr(self.evaluation_fields, name) for name in self._set_for_evaluation}
+        inherited = {name: getattr(self.fields, name) for name in Fields.model_fields}
+        replaced = {
+            "document": {"inputs", "optional", "text"},
+            "inputs": {"document", "optional", "text"},
+            "text": {"document", "inputs", "optional", "summary"},
+            "summary": {"text"},
+        }
+        for name in self._set_for_evaluation:
+            for other in replaced.get(name, set()):
+                inherited[other] = Fields.model_fields[other].default
+        return Fields(**inherited | own)
+
+    @property
+    def _set_for_evaluation(self) -> set[str]:
+        return self.evaluation_fields.model_fields_set if self.evaluation_fields else set()
+
+    @model_validator(mode="after")
+    def _evaluation_fields_fit(self) -> Data:
+        if self.evaluation_fields is None:
+            return self
+        if self.evaluation is None:
+            raise ValueError(
+                "evaluation_fields needs data.evaluation: rows held out of the training data have the "
+                "columns of fields"
+            )
+        ours, theirs = set(self.fields.inputs or ()), set(self.fields_of_evaluation.inputs or ())
+        if ours != theirs:
+            raise ValueError(
+                f"evaluation_fields has inputs {', '.join(sorted(theirs)) or 'none'} and fields "
+                f"{', '.join(sorted(ours)) or 'none'}: give both the same names, one prompt is made of them"
+            )
+        return self
+
 
 class Base(Settings):
     """The model that is fine-tuned."""
@@ -219,7 +309,9 @@ class Prompt(Settings):
     template: str = Field(
         "Summarize the following conversation.\n\n{document}\n\nSummary: ",
         title="Prompt",
-        description="Text that holds {document} exactly once. Not used with format: chat.",
+        description="Text that holds {document} exactly once, or each name of data.fields.inputs "
+        "({instruction}, {context}). Other braces are text. With format: chat it is the user's message, and "
+        "used only with inputs; without it they are joined by blank lines.",
     )
     system: str | None = Field(
         None,
@@ -253,7 +345,8 @@ class Prompt(Settings):
         "tail",
         title="Cut from",
         description="Which part of a too long document is dropped. tail: texts say most at the start. "
-        "error: nothing is cut, such rows are rejected.",
+        "error: nothing is cut, such rows are rejected. Of several inputs the longest is cut, and another "
+        "only if the prompt is too long without that one.",
     )
     summarize: Literal["direct", "map_reduce"] = Field(
         "direct",
@@ -283,12 +376,6 @@ class Prompt(Settings):
         return value
 
     @model_validator(mode="after")
-    def _holds_the_document(self) -> Prompt:
-        if self.template.count("{document}") != 1:
-            raise ValueError("template must hold {document} exactly once")
-        return self
-
-    @model_validator(mode="after")
     def _parts_or_rejects(self) -> Prompt:
         if self.summarize == "map_reduce" and self.truncate == "error":
             raise ValueError(
@@ -308,11 +395,12 @@ class Prompt(Settings):
             raise ValueError("system and chat_template need format: chat; set that, or remove them")
         if self.format == "template" and self.template_arguments:
             raise ValueError("template_arguments need format: chat; set that, or remove them")
-        if self.format == "chat" and self.template != type(self).model_fields["template"].default:
-            raise ValueError(
-                "template is not used with format: chat; put the instruction in system"
-            )
         return self
+
+    @property
+    def has_own_template(self) -> bool:
+        """Whether the recipe names one."""
+        return bool(self.template != type(self).model_fields["template"].default)
 
 
 class Adapter(Settings):
@@ -770,3 +858,35 @@ class Recipe(Settings):
     merge: Merge = Field(default=Merge(), title="Merge")
     evaluation: Evaluation = Field(default=Evaluation(), title="Evaluation")
     gate: Gate = Field(default=Gate(), title="Gate")
+
+    @model_validator(mode="after")
+    def _template_has_a_place_for_each_text(self) -> Recipe:
+        prompt, inputs = self.prompt, list(self.data.fields.inputs or ())
+        if prompt.format == "chat" and prompt.has_own_template and not inputs:
+            raise ValueError(
+                "prompt.template is used with format: chat only for data.fields.inputs; put the "
+                "instruction in system"
+            )
+        if prompt.format == "chat" and not prompt.has_own_template:
+            return self
+        if not inputs:
+            if prompt.template.count("{document}") != 1:
+                raise ValueError("prompt.template must hold {document} exactly once")
+            return self
+        if problems := template_places.problems_of(prompt.template, inputs):
+            places = ", ".join(f"{{{name}}}" for name in inputs)
+            own = "" if prompt.has_own_template else " (it is the default)"
+            raise ValueError(
+                f"prompt.template{own} must hold {places} exactly once each, as data.fields.inputs "
+                f"names them: {'; '.join(problems)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_of_one_document(self) -> Recipe:
+        if self.prompt.summarize == "map_reduce" and self.data.fields.inputs:
+            raise ValueError(
+                "prompt.summarize map_reduce reads one document in parts, and data.fields.inputs makes a "
+                "prompt of several texts: choose summarize direct, or name one document"
+            )
+        return self

@@ -58,15 +58,16 @@ def allowed(schema: Schema) -> str:
     """The values that a JSON schema allows, as a reader would say them."""
     if choices := schema.get("anyOf"):
         return " or ".join("none" if c == {"type": "null"} else allowed(c) for c in choices)
+    if "$ref" in schema:  # a group that may be left out: only Fields is one
+        return "settings as in `data.fields`"
     if "enum" in schema or "const" in schema:
         return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
     if schema["type"] == "array":
         if pair := schema.get("prefixItems"):
             return f"a list of {len(pair)}: {allowed(pair[0])}"
         return f"list of {allowed(schema['items'])}"
-    if pattern := schema.get("pattern"):
-        return f"text like `{pattern}`"
-    return TYPES[schema["type"]] + _bounds(schema)
+    pattern = schema.get("pattern")
+    return f"text like `{pattern}`" if pattern else TYPES[schema["type"]] + _bounds(schema)
 
 
 def _bounds(schema: Schema) -> str:

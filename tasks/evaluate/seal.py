@@ -24,8 +24,9 @@ METRIC_MODULES = (Path(words.__file__), Path(sentences.__file__))
 METRIC_SETTINGS = {"types": ROUGE_NAMES, "stemmer": True}
 # In float32 a summary does not depend on its batch (tried: 32 of 32 equal at batch 1 and 8). On a GPU it may,
 # by rounding: the predictions table holds the batch plan, and a model may be judged with the batch size that
-# fits its GPU. kv_cache decides where numbers are stored, not which.
-UNSEALED = {"batch_size", "kv_cache"}
+# fits its GPU. kv_cache decides where numbers are stored, not which. columns are names that a
+# request may use.
+UNSEALED = {"batch_size", "kv_cache", "columns"}
 
 
 def evaluation_digest(

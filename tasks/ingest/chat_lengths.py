@@ -41,17 +41,17 @@ class ChatMeter:
         return [self._measured(example) for example in examples]
 
     def _measured(self, example: Example) -> Lengths | str:
-        from tasks.serving.summarizer import fit_chat, messages_of
+        from tasks.serving.summarizer import conversation_of, fit_chat
 
         try:
-            messages = messages_of(example.document, self.settings.system)
+            messages = conversation_of(example.document, self.settings)
             self._refuse_marks([*(m["content"] for m in messages), *example.references])
             prompt = rendered_tokens(self.tokenizer, messages, self.settings)
             cut = 0
             if prompt > self.settings.max_source_tokens:
                 if self.refuse:
                     return too_long(prompt, self.settings.max_source_tokens)
-                cut = fit_chat(self.tokenizer, messages, self.settings)[1]
+                cut = fit_chat(self.tokenizer, example.document, self.settings)[1]
         except ValueError as error:
             return str(error)
         except TemplateError as error:

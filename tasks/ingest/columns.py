@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from tasks.contracts.recipe import Fields, Prompt
-from tasks.ingest.chat import mostly_chat_texts
+from tasks.contracts.recipe import Fields
+from tasks.ingest.chat import CLOSE, mostly_chat_texts
+from tasks.ingest.column_roles import holds_nothing, role_of
 from tasks.ingest.messages import is_messages
-from tasks.ingest.row_types import shown
 
 # In order: the first pair that a file has wins, so `text, summary` (BillSum) comes before
 # `question, answer`, and DialogSum's numbered references count as `summary`.
@@ -24,85 +24,121 @@ PAIRS = (
     ("transcript", "summary"),
     ("text", "summary"),
     ("question", "answer"),
+    ("question", "answers"),
     ("document", "target"),
     ("source", "target"),
     ("input", "output"),
+    ("instruction", "output"),
+    ("instruction", "response"),
     ("prompt", "completion"),
+    ("prompt", "response"),
 )
+# Of rows with inputs, whose documents the recipe names.
+SUMMARIES = tuple(dict.fromkeys(summary for _, summary in PAIRS))
 MESSAGES = ("messages", "conversations")
 IDS = ("id", "fname", "qid", "bill_id", "doc_id", "guid", "uid")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of one file that are used: `text` alone, or `document` and `summary`."""
+    """The columns of one file: `text` alone, or `summary` with `document` or `inputs`."""
 
     document: str | None
     summary: tuple[str, ...]
     id: str | None
     text: str | None
     guessed: tuple[str, ...] = ()  # which of these four the recipe left open
+    inputs: dict[str, str] = field(default_factory=dict)  # a name in the prompt: its column
+    optional: tuple[str, ...] = ()  # names of `inputs` that may be blank
+    ignored: tuple[str, ...] = ()  # by the recipe
+    unused: tuple[str, ...] = ()  # by nobody's word
+    # Of the unused: blank in all sampled rows, though their names promise content.
+    blank: tuple[str, ...] = ()
+    sampled: frozenset[str] = frozenset()  # every column of the first rows
+    notes: tuple[str, ...] = ()  # what a reader should know of the choice
 
     @property
     def names(self) -> tuple[str, ...]:
         """Every column that is read."""
-        all_names = (self.text, self.document, *self.summary, self.id)
-        return tuple(dict.fromkeys(name for name in all_names if name))
+        used = (self.text, self.document, *self.inputs.values(), *self.summary, self.id)
+        return tuple(dict.fromkeys(name for name in (*used, *self.blank) if name))
+
+    def as_reported(self) -> dict[str, Any]:
+        """For the data report."""
+        values = {name: value for name, value in asdict(self).items() if name != "sampled"}
+        return values | {"uses": self.in_words}
+
+    @property
+    def in_words(self) -> str:
+        """What each used column is, and which of them were guessed."""
+        uses = {
+            "document": quoted([self.document] if self.document else []),
+            "text": quoted([self.text] if self.text else []),
+            "summary": quoted(self.summary),
+            "id": quoted([self.id] if self.id else []),
+        }
+        inputs = [f'{name} is "{column}"' for name, column in self.inputs.items()]
+        found = [
+            f"{use} is {columns}" + (" (guessed)" if use in self.guessed else "")
+            for use, columns in uses.items()
+            if columns
+        ]
+        return ", ".join(inputs + found)
 
 
 def choose(fields: Fields, names: list[str], rows: list[dict[str, Any]]) -> tuple[Columns, bool]:
     """The recipe's columns, those it leaves open guessed from names; and whether any guess fits."""
-    named = Columns(fields.document, _listed(fields.summary), fields.id, fields.text)
-    if named.text or (named.document and named.summary):
+    columns, fit = _chosen(fields, names, rows)
+    unused = [name for name in names if name not in {*columns.names, *fields.ignore}]
+    blank = [name for name in unused if role_of(name) and holds_nothing(rows, name)]
+    return replace(
+        columns,
+        ignored=tuple(name for name in fields.ignore if name in names),
+        unused=tuple(unused),
+        blank=tuple(blank),
+        sampled=frozenset(names),
+    ), fit
+
+
+def _chosen(fields: Fields, names: list[str], rows: list[dict[str, Any]]) -> tuple[Columns, bool]:
+    named = Columns(
+        fields.document,
+        _listed(fields.summary),
+        fields.id,
+        fields.text,
+        inputs=fields.inputs or {},
+        optional=fields.optional,
+    )
+    if named.text or ((named.document or named.inputs) and named.summary):
         return named, True
-    id_ = named.id or _guess_id(names)
-    chosen = None
-    if not named.document and not named.summary and _is_chat(names, rows):
-        chosen = Columns(None, (), id_, "text")
-    for document, summary in () if chosen else PAIRS:
-        documents = named.document or _same_name(document, names)
-        summaries = named.summary or _summary_columns(summary, names)
-        if documents and summaries and documents not in summaries:
-            chosen = Columns(documents, summaries, id_, None)
+    free = [name for name in names if name not in fields.ignore]
+    id_ = named.id or _guess_id(free)
+    chosen: Columns | None = None
+    notes: tuple[str, ...] = ()
+    if not named.document and not named.summary and not named.inputs:
+        chosen, notes = _chat_column(free, rows, id_)
+    for document, summary in () if chosen else _pairs(named):
+        documents = named.document or _same_name(document, free)
+        summaries = named.summary or _summary_columns(summary, free)
+        taken = {documents, *named.inputs.values()}
+        if (documents or named.inputs) and summaries and not taken & set(summaries):
+            chosen = replace(named, document=documents, summary=summaries, id=id_, notes=notes)
             break
-    if not chosen and not named.document and not named.summary:
-        column = _messages_column(names, rows)
+    if not chosen and not named.document and not named.summary and not named.inputs:
+        column = _messages_column(free, rows)
         chosen = Columns(None, (), id_, column) if column else None
-    return (replace(chosen, guessed=_guessed(chosen, named)), True) if chosen else (named, False)
+    if chosen is None:
+        return replace(named, notes=notes), False
+    return replace(chosen, guessed=_guessed(chosen, named)), True
+
+
+def _pairs(named: Columns) -> Sequence[tuple[str, str]]:
+    return [("", summary) for summary in SUMMARIES] if named.inputs else PAIRS
 
 
 def _guessed(chosen: Columns, named: Columns) -> tuple[str, ...]:
     keys = ("document", "summary", "id", "text")
     return tuple(key for key in keys if getattr(chosen, key) != getattr(named, key))
-
-
-def problems_of(
-    file: str, columns: Columns, fit: bool, names: list[str], prompt: Prompt
-) -> list[str]:
-    """Why these columns cannot be read in a file with columns `names`.
-
-    `fit`: whether `choose` named or guessed columns for document and summary.
-    """
-    has = f"it has: {shown(names)}"
-    by_key = {
-        "data.fields.document": (columns.document,),
-        "data.fields.summary": columns.summary,
-        "data.fields.id": (columns.id,),
-        "data.fields.text": (columns.text,),
-    }
-    problems = []
-    for key, used in by_key.items():
-        for name in used:
-            if name and name not in names:
-                near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-                hint = f'; nearest: "{near[0]}"' if near else ""
-                problems.append(f'{file} has no column "{name}" ({key}); {has}{hint}')
-    if not problems and not fit:
-        problems.append(
-            f"{file}: no columns with usual names for document and summary; {has}; name them in "
-            "data.fields.document and data.fields.summary, or data.fields.text"
-        )
-    return problems
 
 
 def _listed(summary: str | tuple[str, ...] | None) -> tuple[str, ...]:
@@ -123,8 +159,22 @@ def _guess_id(names: list[str]) -> str | None:
     return next((name for usual in IDS if (name := _same_name(usual, names))), None)
 
 
-def _is_chat(names: list[str], rows: list[dict[str, Any]]) -> bool:
-    return "text" in names and mostly_chat_texts(row.get("text") for row in rows)
+def _chat_column(
+    names: list[str], rows: list[dict[str, Any]], id_: str | None
+) -> tuple[Columns | None, tuple[str, ...]]:
+    """The column `text` as conversations, where most of its texts are; and what else was seen."""
+    values = [row.get("text") for row in rows] if "text" in names else []
+    if mostly_chat_texts(values):
+        return Columns(None, (), id_, "text"), ()
+    texts = [text for text in values if isinstance(text, str) and text.strip()]
+    marked = sum(CLOSE in text for text in texts)
+    note = f'"text" holds {CLOSE} in {marked} of its first {len(texts)} rows, and is read as plain text'
+    return None, (note,) if marked else ()
+
+
+def quoted(names: Sequence[str]) -> str:
+    """Names as a message shows them."""
+    return ", ".join(f'"{name}"' for name in names)
 
 
 def _messages_column(names: list[str], rows: list[dict[str, Any]]) -> str | None:

@@ -10,10 +10,13 @@ from typing import Any
 from tasks.contracts.documents import Document
 from tasks.contracts.recipe import Prompt
 from tasks.ingest.chat import answer_of, question, split_conversation
+from tasks.ingest.column_roles import is_nothing, role_of
 from tasks.ingest.columns import Columns
 from tasks.ingest.messages import Reading, as_messages, is_messages, without_reasoning
 from tasks.ingest.row_types import RAW_CHARACTERS, Example, Raw, Reject
 from tasks.serving.summarizer import clean, fault_of
+
+_SETTLE = "use it in data.fields, or name it in data.fields.ignore"
 
 
 def example_of(raw: Raw, file: str, columns: Columns, prompt: Prompt) -> Example | Reject:
@@ -21,18 +24,18 @@ def example_of(raw: Raw, file: str, columns: Columns, prompt: Prompt) -> Example
     if raw.value is None:
         return Reject(file, raw.line, raw.problem, _printable(raw.text))
     try:
-        id_ = _id(raw.value, columns)
+        _require_known_columns(raw.value, columns)
+        id_, missing = _id(raw.value, columns), 0
+        document: Document
         if columns.text:
             document, answer = _conversation(raw.value, columns.text, "", prompt)
             references: tuple[str, ...] = (answer,)
         else:
-            document = _document(raw.value, columns.document or "", "", prompt)
-            references = tuple(
-                text for name in columns.summary for text in _references(raw.value, name, prompt)
-            )
+            document = _document(raw.value, columns, "", prompt)
+            references, missing = _references(raw.value, columns, prompt)
     except ValueError as error:
         return rejected(file, raw.line, str(error), raw.value)
-    return Example(file, raw.line, id_, document, references)
+    return Example(file, raw.line, id_, document, references, missing)
 
 
 def rejected(file: str, line: int, problem: str, value: Any) -> Reject:
@@ -44,6 +47,16 @@ def rejected(file: str, line: int, problem: str, value: Any) -> Reject:
 def _printable(raw: str) -> str:
     # Lone surrogates (bytes that were no UTF-8) cannot be written; the rejects file must be.
     return raw[:RAW_CHARACTERS].encode(errors="backslashreplace").decode()[:RAW_CHARACTERS]
+
+
+def _require_known_columns(row: dict[str, Any], columns: Columns) -> None:
+    """Refuse content that the choice of columns, made from the first rows, knew nothing of."""
+    for name in columns.blank:
+        if not is_nothing(row.get(name)):
+            raise ValueError(f'has text in "{name}", which is blank in the first rows; {_SETTLE}')
+    for name in row.keys() - columns.sampled:
+        if role_of(name) and name not in columns.ignored and not is_nothing(row[name]):
+            raise ValueError(f'has "{name}", a column that the first rows lack; {_SETTLE}')
 
 
 def _text(row: dict[str, Any], name: str, key: str) -> str:
@@ -65,7 +78,11 @@ def _conversation(
         return split_conversation(value, system, _reading(prompt, "text"))
 
 
-def _document(row: dict[str, Any], name: str, system: str, prompt: Prompt) -> Document:
+def _document(row: dict[str, Any], columns: Columns, system: str, prompt: Prompt) -> Document:
+    """The text of the document column, a conversation there, or the texts of all inputs by name."""
+    if columns.inputs:
+        return _inputs(row, columns)
+    name = columns.document or ""
     value = row.get(name)
     if is_messages(value) and not isinstance(value, str):
         with _of_column(name):
@@ -78,24 +95,60 @@ def _document(row: dict[str, Any], name: str, system: str, prompt: Prompt) -> Do
         return question(value, system, _reading(prompt, "document"))
 
 
-def _references(row: dict[str, Any], name: str, prompt: Prompt) -> tuple[str, ...]:
-    value = row.get(name)
-    if prompt.format == "chat":
-        with _of_column(name):
-            answer = answer_of(value, _reading(prompt, "summary"))
-        if answer is not None:
-            return (answer,)
-    texts = [(value, f'"{name}"')]
-    if isinstance(value, list):
-        texts = [(item, f'"{name}" (reference {number})') for number, item in enumerate(value, 1)]
-    elif name not in row:
-        _text(row, name, "summary")
-    if not texts:
-        raise ValueError(f'"{name}" is an empty list; add a summary or remove the row')
+def _inputs(row: dict[str, Any], columns: Columns) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for name, column in columns.inputs.items():
+        if name in columns.optional and is_nothing(row.get(column)):
+            texts[name] = ""
+        else:
+            texts[name] = _text(row, column, "inputs")
+    if not any(texts.values()):
+        raise ValueError(
+            f"has only blank inputs ({', '.join(texts)}); fill one in or remove the row"
+        )
+    return texts
+
+
+def _references(
+    row: dict[str, Any], columns: Columns, prompt: Prompt
+) -> tuple[tuple[str, ...], int]:
+    """All references of a row, and how many of several are null: one is enough.
+
+    A blank column counts as null, as CSV writes it; a blank text in a list is a mistake.
+    """
+    values: list[tuple[Any, str]] = []
+    for name in columns.summary:
+        value = row.get(name)
+        if prompt.format == "chat":
+            with _of_column(name):
+                value = answer_of(value, _reading(prompt, "summary")) or value
+        if isinstance(value, dict) and isinstance(value.get("text"), list):
+            value = value["text"]  # SQuAD's answers: {"text": [...], "answer_start": [...]}
+        if isinstance(value, list) and value:
+            values += [
+                (item, f'"{name}" (reference {number})') for number, item in enumerate(value, 1)
+            ]
+        else:
+            values.append((None if is_nothing(value) else value, f'"{name}"'))
+    present = [(value, where) for value, where in values if value is not None]
+    if not present:
+        _refuse_missing(row, columns)
     strip = prompt.reasoning == "strip"
-    return tuple(
-        without_reasoning(_checked(text, where, "summary"), where, strip) for text, where in texts
-    )
+    texts = [
+        without_reasoning(_checked(value, where, "summary"), where, strip)
+        for value, where in present
+    ]
+    return tuple(texts), len(values) - len(present)
+
+
+def _refuse_missing(row: dict[str, Any], columns: Columns) -> None:
+    """Raise ValueError for a row with no reference at all."""
+    for name in columns.summary:
+        if name not in row:
+            raise ValueError(f'has no "{name}"; add it or set data.fields.summary')
+        if is_nothing(row[name]) and isinstance(row[name], (list, dict)):
+            raise ValueError(f'"{name}" is an empty list; add a summary or remove the row')
+        _checked(row[name] if isinstance(row[name], str) else None, f'"{name}"', "summary")
 
 
 def _reading(prompt: Prompt, key: str) -> Reading:
@@ -135,8 +188,17 @@ def _id(row: dict[str, Any], columns: Columns) -> str:
     if not columns.id:
         return ""
     value = row.get(columns.id)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if "id" in columns.guessed and not (isinstance(value, str) and value.strip()):
+    if "id" in columns.guessed and is_nothing(value):
         return ""  # the column was guessed, not named: file and line name a row without it
-    return _text(row, columns.id, "id")
+    if columns.id in row and is_nothing(value):
+        raise ValueError(
+            f'"{columns.id}" is null; fill it in, or leave data.fields.id out: rows are then named by file '
+            "and line"
+        )
+    if isinstance(value, (bool, list, dict)):
+        return "" if "id" in columns.guessed else _text(row, columns.id, "id")
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # pandas writes whole numbers so where some rows have none
+    if isinstance(value, bytes):
+        return value.hex()
+    return _text({columns.id: value if isinstance(value, str) else str(value)}, columns.id, "id")

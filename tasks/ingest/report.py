@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -129,6 +128,10 @@ def _input(source: Input, tally: Tally) -> dict[str, Any]:
         "rows_read": tally.read,
         "rejected": tally.rejected,
         "rejected_share": _share(tally.rejected, tally.read),
+        "missing_references": {
+            "rows": tally.rows_missing_references,
+            "references": tally.missing_references,
+        },
         "files": [
             _file(file, used, tally.by_file.get(file.name, 0)) | {"read_as": read_as}
             for (file, used), read_as in zip(source, source.read_as, strict=True)
@@ -144,7 +147,7 @@ def _file(file: SourceFile, columns: Columns, rows: int) -> dict[str, Any]:
         "sha256": file.sha256,
         "verified": list(file.verified),
         "rows_read": rows,
-        "fields": asdict(columns),
+        "fields": columns.as_reported(),
     }
 
 

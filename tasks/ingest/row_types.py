@@ -69,6 +69,7 @@ class Example:
     id: str
     document: Document
     references: tuple[str, ...]
+    missing_references: int = 0  # null or blank ones beside those
 
 
 def normalized(text: str) -> str:

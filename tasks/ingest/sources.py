@@ -9,7 +9,8 @@ from pathlib import Path
 from tasks.contracts import digest
 from tasks.contracts.errors import DataError
 from tasks.contracts.recipe import Data, Fields, Prompt
-from tasks.ingest.columns import Columns, choose, problems_of
+from tasks.ingest.column_problems import problems_of
+from tasks.ingest.columns import Columns, choose
 from tasks.ingest.gathering import Gathered, contents_of, gather
 from tasks.ingest.groups import Groups
 from tasks.ingest.reading import Sample, sample
@@ -75,10 +76,22 @@ def open_inputs(data: Data, prompt: Prompt, scratch: Path) -> tuple[dict[str, In
 def open_input(key: str, spec: str, split: str, data: Data, prompt: Prompt, scratch: Path) -> Input:
     """One source, `key` its name in messages. Raises DataError with all its problems."""
     gathered = gather(key, spec, split, data, scratch / key)
-    columns, read_as, problems = _columns(key, gathered, data.fields, prompt)
+    fields = data.fields if key == "data.train" else data.fields_of_evaluation
+    columns, read_as, problems = _columns(key, gathered, fields, prompt)
+    if key != "data.train":
+        problems = [_of_evaluation(problem, data) for problem in problems]
     if problems:
         raise DataError.of(problems)
     return Input(gathered, columns, read_as)
+
+
+def _of_evaluation(problem: str, data: Data) -> str:
+    """Where columns of evaluation files are set, which need not be those of the training files."""
+    if data.evaluation_fields is not None:
+        return problem.replace("data.fields", "data.evaluation_fields")
+    if "data.fields" in problem:
+        problem += "; if only these files have other columns, name theirs in data.evaluation_fields"
+    return problem
 
 
 def _columns(
@@ -112,8 +125,8 @@ def _columns_of(
 ) -> tuple[Columns, list[str]]:
     columns, fit = choose(fields, begin.columns, begin.rows)
     if begin.rows:
-        problems = problems_of(file.name, columns, fit, begin.columns, prompt)
-        if problems and begin.read_as[0] == "CSV":
+        problems = problems_of(file.name, columns, fit, begin.columns, begin.rows, fields, prompt)
+        if problems and "it has: " in problems[-1] and begin.read_as[0] == "CSV":
             problems[-1] += "; if line 1 of the file is a row, put a line of column names before it"
         return columns, problems
     # A file without rows, as writers of many parts leave them, is not a problem by itself.

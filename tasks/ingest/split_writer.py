@@ -37,6 +37,8 @@ class Tally:
     by_file: dict[str, int] = field(default_factory=dict)
     rejects: Groups = field(default_factory=Groups)
     placeholders: Groups = field(default_factory=Groups)
+    rows_missing_references: int = 0  # used rows with some of their references null
+    missing_references: int = 0
 
 
 class SplitWriter:
@@ -145,6 +147,8 @@ def write_splits(
             file = example.file
             for problem in placeholders(example):
                 tally.placeholders.add(problem, f"{file}:{example.line} {problem}")
+            tally.missing_references += example.missing_references
+            tally.rows_missing_references += example.missing_references > 0
             source = source_of(plain_text(example.document))
             split = split_of(source)
             if not split.full:

@@ -15,6 +15,7 @@ from tasks.contracts import digest
 from tasks.contracts.errors import RecipeError, RegistryError
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import DatasetRef
+from tasks.ingest.column_facts import column_facts
 from tasks.ingest.fresh import KEY, prepare_fresh
 from tasks.ingest.gathering import contents_of
 from tasks.ingest.prepare import REPORT, look, prepare
@@ -30,6 +31,7 @@ ROWS = ("train.jsonl", "evaluation.jsonl")
 # Settings of `data` that decide what the fresh rows are.
 FRESH_DATA = {
     "fields",
+    "evaluation_fields",
     "near_duplicate_jaccard",
     "near_duplicate_containment",
     "max_rejected_share",
@@ -70,6 +72,8 @@ def ingest(recipe: Recipe, base: PreparedBase) -> DatasetRef:
         f"{dataset.rejected} rejected"
     )
     report = json.loads((folder / REPORT).read_text())
+    for fact in column_facts(report):
+        get_run_logger().info(fact)
     for warning in [*report["remarks"], *_truncation_warnings(report)]:
         get_run_logger().warning(warning)
     return dataset
@@ -186,4 +190,5 @@ def preflight(
     built = look(recipe.data, recipe.prompt, settings, folder)
     counts = ", ".join(f"{n} {name}" for name, n in built.counts.items())
     facts = [f"data: {counts}"] if counts else []
+    facts += column_facts(built.report)
     return [*facts, *built.report.get("remarks", [])], built.problems, built.report

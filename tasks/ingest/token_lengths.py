@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from tasks.contracts.documents import plain_text
 from tasks.contracts.errors import RecipeError
 from tasks.contracts.recipe import Prompt
 from tasks.ingest.lengths import Lengths, Meter, too_long
 from tasks.ingest.row_types import Example
 from tasks.ingest.tokenizer import Tokenizer, load_tokenizer, require_tokenizer
-
-if TYPE_CHECKING:  # the module imports MLflow, which costs a second
-    from tasks.serving.summarizer import SummarizerSettings
+from tasks.serving.summarizer import DOCUMENT, SummarizerSettings, filled, fit, values_of
 
 
 def meter_for(folder: Path, settings: SummarizerSettings, prompt: Prompt) -> Meter:
@@ -31,15 +27,15 @@ def meter_for(folder: Path, settings: SummarizerSettings, prompt: Prompt) -> Met
 
 
 class TemplateMeter:
-    """Measures documents within the prompt template."""
+    """Measures documents, or several texts by name, within the prompt template."""
 
     def __init__(self, tokenizer: Tokenizer, settings: SummarizerSettings, prompt: Prompt) -> None:
         """Raises RecipeError when the template alone is longer than a prompt may be, or parts of a
         document (map_reduce) would not be twice as long as their summaries.
         """
         self.tokenizer, self.settings, self.refuse = tokenizer, settings, prompt.truncate == "error"
-        self.before, self.after = settings.template.split("{document}")
-        template_tokens = len(tokenizer(self.before + self.after)["input_ids"])
+        bare = filled(settings.template, dict.fromkeys(settings.inputs or (DOCUMENT,), ""))
+        template_tokens = len(tokenizer(bare)["input_ids"])
         if template_tokens > settings.max_source_tokens:
             raise RecipeError(
                 f"prompt.template alone is {template_tokens} tokens, and a prompt may have "
@@ -57,8 +53,10 @@ class TemplateMeter:
 
     def measure(self, examples: Sequence[Example]) -> list[Lengths | str]:
         """Lengths of each example, or the problem with it: too long where nothing may be cut."""
-        documents = [plain_text(example.document) for example in examples]
-        prompts = [self.before + document + self.after for document in documents]
+        prompts = [
+            filled(self.settings.template, values_of(example.document, self.settings))
+            for example in examples
+        ]
         lengths = self.tokenizer.lengths(prompts)
         texts = [text.strip() for example in examples for text in example.references]
         summaries = iter(self.tokenizer.lengths(texts, add_special_tokens=False))
@@ -73,7 +71,5 @@ class TemplateMeter:
             return Lengths(prompt, 0, summaries)
         if self.refuse:
             return too_long(prompt, limit)
-        from tasks.serving.summarizer import fit
-
         _, cut = fit(self.tokenizer, example.document, self.settings)
         return Lengths(prompt, cut, summaries)

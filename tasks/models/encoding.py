@@ -66,8 +66,13 @@ def _sequences(
     row: Row, tokenizer: Any, settings: SummarizerSettings
 ) -> Iterator[tuple[list[int], list[int]]]:
     """Token ids and labels of a row."""
-    if settings.format == "chat":
+    if settings.format == "chat" and not isinstance(row.document, dict):
         yield from _conversation(row, tokenizer, settings)
+        return
+    if isinstance(row.document, dict):  # one question, cut within its longest text
+        for reference in row.references:
+            prompt, completion, _ = encode_answer(tokenizer, row.document, reference, settings)
+            yield prompt + completion, [IGNORED] * len(prompt) + completion
         return
     prompt = encode(tokenizer, row.document, settings)
     for reference in row.references:
@@ -84,6 +89,7 @@ def _conversation(
     one sequence. A new sequence starts where the prompt differs: oldest turns dropped because they no
     longer fit, a template that writes past turns differently, several references of the last question.
     """
+    assert not isinstance(row.document, dict)
     messages = messages_of(row.document, settings.system)
     context = _context(row.document)
     answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]

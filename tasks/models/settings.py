@@ -8,7 +8,7 @@ from tasks.contracts.errors import BaseModelError
 from tasks.contracts.recipe import Recipe
 from tasks.models import chat_templates, rope
 from tasks.models.prepared_base import BaseFolder
-from tasks.serving.summarizer import SummarizerSettings
+from tasks.serving.summarizer import ONLY_DOCUMENT, SummarizerSettings
 
 
 def max_row_tokens(recipe: Recipe, base: BaseFolder) -> int:
@@ -61,10 +61,12 @@ def settings_for(recipe: Recipe, base: BaseFolder) -> SummarizerSettings:
             f"prompt.max_source_tokens ({source}) and evaluation.max_new_tokens ({summary}) together "
             f"exceed {most} tokens ({limits}); lower one"
         )
-    chat = recipe.prompt.format == "chat"
+    chat, fields = recipe.prompt.format == "chat", recipe.data.fields
+    inputs = fields.inputs or {}
+    # Chat does not use the default: another one must not change the seal.
+    without_template = chat and not (inputs and recipe.prompt.has_own_template)
     return SummarizerSettings(
-        # Chat does not use it: another default must not change the seal.
-        template="{document}" if chat else recipe.prompt.template,
+        template=ONLY_DOCUMENT if without_template else recipe.prompt.template,
         max_source_tokens=source or room,
         truncate="tail" if recipe.prompt.truncate == "error" else recipe.prompt.truncate,
         max_new_tokens=recipe.evaluation.max_new_tokens,
@@ -82,4 +84,7 @@ def settings_for(recipe: Recipe, base: BaseFolder) -> SummarizerSettings:
         )
         if chat
         else None,
+        inputs=tuple(inputs),
+        optional=fields.optional,
+        columns=tuple(inputs.values()) or ((fields.document,) if fields.document else ()),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,10 @@ class Ingest:
 
     def __call__(self, prompt: Prompt | None = None, most: int = 2000, **data: Any) -> DatasetRef:
         prompt = prompt or Prompt(template=TEMPLATE)
-        return prepare(
-            Data(**data), prompt, settings(most, prompt.template), self.tokenizer, self.folder
-        )
+        wanted = Data(**data)
+        inputs = tuple(wanted.fields.inputs or ())
+        used = replace(settings(most, prompt.template), inputs=inputs)
+        return prepare(wanted, prompt, used, self.tokenizer, self.folder)
 
     def rows(self, split: str) -> list[Row]:
         return read_rows(self.folder / f"{split}.jsonl")

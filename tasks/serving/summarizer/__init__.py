@@ -10,7 +10,7 @@ Not for anything that needs this project installed: nothing here imports any of 
 module imports no torch.
 """
 
-from .chat import messages_of, render, turn_end
+from .chat import conversation_of, messages_of, render, turn_end
 from .clean import clean, fault_of
 from .generate import Generator
 from .load_model import (
@@ -34,11 +34,14 @@ from .settings import (
     SummarizerSettings,
     Summary,
 )
+from .template import DOCUMENT, ONLY_DOCUMENT, filled, values_of
 
 __all__ = [
     "AUTO_SLOTS",
     "CONTINUOUS_MODEL_TYPES",
+    "DOCUMENT",
     "MAX_SHRINK",
+    "ONLY_DOCUMENT",
     "RESERVED_BYTES",
     "SETTINGS_FILE",
     "WEIGHTS_SHARE",
@@ -49,10 +52,12 @@ __all__ = [
     "SummarizerSettings",
     "Summary",
     "clean",
+    "conversation_of",
     "encode",
     "encode_answer",
     "encode_completion",
     "fault_of",
+    "filled",
     "fit",
     "fit_chat",
     "full_length",
@@ -65,4 +70,5 @@ __all__ = [
     "served_attention",
     "split",
     "turn_end",
+    "values_of",
 ]

@@ -7,10 +7,19 @@ import re
 from typing import Any
 
 from .settings import Document, Message, SummarizerSettings
+from .template import question_of
 
 OPEN, CLOSE = "[INST]", "[/INST]"
 SYSTEM = re.compile(r"\s*<<SYS>>(.*?)<</SYS>>", re.DOTALL)
 END_MARKS = re.compile(r"(\s*</?s>)*\s*$")
+
+
+def conversation_of(document: Document, settings: SummarizerSettings) -> list[Message]:
+    """`messages_of`, also of several texts by name: they are one question."""
+    if isinstance(document, dict):
+        question = question_of(document, settings).strip()
+        document = [{"role": "user", "content": question}]
+    return messages_of(document, settings.system)
 
 
 def messages_of(document: Document, system: str | None = None) -> list[Message]:
@@ -21,8 +30,7 @@ def messages_of(document: Document, system: str | None = None) -> list[Message]:
     role and content are used, with no white space around them. A conversation with no system message
     gets `system`. Raises ValueError for a conversation in which something is missing.
     """
-    if isinstance(document, dict):  # several texts are one question
-        document = "\n\n".join(text for text in document.values() if text.strip())
+    assert not isinstance(document, dict)  # conversation_of knows the template
     messages = _parse_llama2(document) if isinstance(document, str) else _read(document)
     if not messages or messages[-1]["role"] != "user":
         raise ValueError("the conversation ends without a question; add one")

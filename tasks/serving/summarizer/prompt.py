@@ -1,42 +1,66 @@
-"""From a document to the token ids of its prompt, cut so that it fits."""
+"""From a document, or several texts by name, to the token ids of a prompt, cut so that it fits."""
 
 from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from .chat import messages_of, render, token_ids, turn_end
+from .chat import conversation_of, messages_of, render, token_ids, turn_end
 from .settings import Document, Message, SummarizerSettings
+from .template import filled, values_of
 
 
 def fit(tokenizer: Any, document: Document, settings: SummarizerSettings) -> tuple[str, int]:
     """The prompt text for a document, cut to `max_source_tokens`, and how many tokens were cut.
 
     Cuts fall between tokens of the document, and the *text* is cut: any server that is sent this
-    text sees the same tokens. Raises ValueError when not even an empty document fits.
+    text sees the same tokens. Of several texts the longest is cut. Raises ValueError when not even an
+    empty document fits.
     """
     if settings.format == "chat":
         messages, cut_tokens = fit_chat(tokenizer, document, settings)
         return render(tokenizer, messages, settings), cut_tokens
-    assert isinstance(document, str)  # a template has one place, for one text
-    before, after = settings.template.split("{document}")
-    prompt = before + document + after
-    excess = len(tokenizer(prompt)["input_ids"]) - settings.max_source_tokens
+
+    def length_of(values: dict[str, str]) -> int:
+        return len(tokenizer(filled(settings.template, values))["input_ids"])
+
+    values, cut_tokens = _fit_values(tokenizer, values_of(document, settings), settings, length_of)
+    return filled(settings.template, values), cut_tokens
+
+
+def _fit_values(
+    tokenizer: Any,
+    values: dict[str, str],
+    settings: SummarizerSettings,
+    length_of: Callable[[dict[str, str]], int],
+) -> tuple[dict[str, str], int]:
+    """The values cut so that their prompt fits, and how many of their tokens were cut.
+
+    The one with the most tokens is cut; only if the prompt is too long without it, the next one too.
+    """
+    excess, cut_tokens = length_of(values) - settings.max_source_tokens, 0
     if excess <= 0:
-        return prompt, 0
-    ends = token_ends(tokenizer, document)
-    keep = len(ends) - excess
-    while keep >= 0:  # tokens may join differently at a cut: drop a few more until it fits
-        prompt = before + _truncate(document, ends, keep, settings.truncate) + after
-        length = len(tokenizer(prompt)["input_ids"])
-        if length <= settings.max_source_tokens:
-            return prompt, len(ends) - keep
-        keep -= max(1, length - settings.max_source_tokens)
+        return values, 0
+    ends_of = {name: token_ends(tokenizer, text) for name, text in values.items()}
+    for name, ends in sorted(ends_of.items(), key=lambda item: -len(item[1])):
+        keep = max(len(ends) - excess, 0)
+        while True:  # tokens may join differently at a cut: drop a few more until it fits
+            cut = values | {name: _truncate(values[name], ends, keep, settings.truncate)}
+            excess = length_of(cut) - settings.max_source_tokens
+            if excess <= 0:
+                return cut, cut_tokens + len(ends) - keep
+            if not keep:
+                break
+            keep = max(keep - excess, 0)
+        values, cut_tokens = cut, cut_tokens + len(ends)
+    template = "chat template" if settings.format == "chat" else "prompt template"
     raise ValueError(
-        f"the prompt template alone is longer than {settings.max_source_tokens} tokens; shorten "
-        "prompt.template, or raise prompt.max_source_tokens or lower evaluation.max_new_tokens"
+        f"the {template} alone is longer than {settings.max_source_tokens} tokens; shorten "
+        f"prompt.{'system' if settings.format == 'chat' else 'template'}, or raise "
+        "prompt.max_source_tokens or lower evaluation.max_new_tokens"
     )
 
 
@@ -60,9 +84,11 @@ def fit_chat(
     """A document's conversation, cut to a prompt of `max_source_tokens`; how many tokens were cut.
 
     The oldest turns are dropped first, each question with its answer; the system message stays. Only
-    a last question that is too long by itself is cut, as `settings.truncate` says. Raises ValueError
-    when not even an empty one fits.
+    a last question that is too long by itself is cut, as `settings.truncate` says; of one made of
+    several texts the longest is. Raises ValueError when not even an empty one fits.
     """
+    if isinstance(document, dict):
+        return _fit_chat_of_inputs(tokenizer, document, settings)
     messages, limit = messages_of(document, settings.system), settings.max_source_tokens
     full = length = len(token_ids(tokenizer, render(tokenizer, messages, settings)))
     first = int(messages[0]["role"] == "system")
@@ -72,6 +98,17 @@ def fit_chat(
     if length > limit:
         messages, length = _cut_question(tokenizer, messages, length - limit, settings)
     return messages, full - length
+
+
+def _fit_chat_of_inputs(
+    tokenizer: Any, document: dict[str, str], settings: SummarizerSettings
+) -> tuple[list[Message], int]:
+    def length_of(values: dict[str, str]) -> int:
+        messages = conversation_of(values, settings)
+        return len(token_ids(tokenizer, render(tokenizer, messages, settings)))
+
+    values, cut_tokens = _fit_values(tokenizer, values_of(document, settings), settings, length_of)
+    return conversation_of(values, settings), cut_tokens
 
 
 def _cut_question(
@@ -115,6 +152,8 @@ def encode_and_count(
     """Token ids of the prompt, and how many of the document's tokens were cut."""
     if isinstance(document, str):
         return _encode_text(tokenizer, document, settings)
+    if isinstance(document, dict):
+        return _encode_texts(tokenizer, tuple(document.items()), settings)
     prompt, cut_tokens = fit(tokenizer, document, settings)
     return _encode(tokenizer, prompt, settings), cut_tokens
 
@@ -125,6 +164,14 @@ def _encode_text(
 ) -> tuple[list[int], int]:
     # Asked for three times a document: without the cache a tenth of the time on a GPU.
     prompt, cut_tokens = fit(tokenizer, document, settings)
+    return _encode(tokenizer, prompt, settings), cut_tokens
+
+
+@functools.lru_cache(maxsize=2048)
+def _encode_texts(
+    tokenizer: Any, named_texts: tuple[tuple[str, str], ...], settings: SummarizerSettings
+) -> tuple[list[int], int]:
+    prompt, cut_tokens = fit(tokenizer, dict(named_texts), settings)
     return _encode(tokenizer, prompt, settings), cut_tokens
 
 

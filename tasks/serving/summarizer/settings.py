@@ -24,7 +24,7 @@ CONTINUOUS_MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "phi",
 class SummarizerSettings:
     """How documents become prompts and prompts become summaries."""
 
-    template: str  # holds {document} once
+    template: str  # holds {document} once, or each of `inputs`; chat without a template: {document}
     max_source_tokens: int  # of the whole prompt, special tokens included
     truncate: str  # which part of a long document is dropped: tail, head or middle
     max_new_tokens: int
@@ -39,6 +39,11 @@ class SummarizerSettings:
     chat_template: str | None = None  # Jinja
     decoding: str = "generate"  # generate (transformers, batch by batch), continuous, or auto
     reasoning: str | None = None  # strip: a think block that an answer begins with is left out
+    # Several texts in place of one document, by their names in the template; a document is then a dict.
+    inputs: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()  # those of them that may be blank
+    # What the training data call each of `inputs`, or the document: names that a request may use too.
+    columns: tuple[str, ...] = ()
 
     def save(self, package: Path) -> None:
         """Write `summarizer.json` into a package."""
@@ -48,7 +53,8 @@ class SummarizerSettings:
     def load(cls, package: Path) -> SummarizerSettings:
         """Read `summarizer.json` of a package."""
         values = json.loads((package / SETTINGS_FILE).read_text())
-        return cls(**{**values, "stop": tuple(values["stop"])})
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**values | lists)
 
 
 @dataclass(frozen=True)

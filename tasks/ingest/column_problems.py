@@ -1,0 +1,194 @@
+"""Why the columns of a file cannot be read, and the lines of the recipe that settle it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from typing import Any
+
+import yaml
+
+from tasks.contracts.recipe import Fields, Prompt
+from tasks.contracts.template_places import PLACE
+from tasks.ingest.column_roles import Role, is_nothing, role_of
+from tasks.ingest.columns import Columns, quoted
+from tasks.ingest.messages import is_messages
+from tasks.ingest.row_types import shown
+
+Rows = list[dict[str, Any]]
+Roles = dict[str, Role]
+Kinds = dict[Role, list[str]]
+WHY: dict[Role, str] = {
+    "part of the prompt": "may be a part of the prompt",
+    "reference": "may be what should be written",
+    "preference": "says which of two answers is preferred",
+    "quality": "may say which rows are good",
+    "reasoning": "may hold reasoning",
+    "not text": "is not text, and precis reads text only",
+}
+CHOSEN = re.compile("chosen|^preferred", re.IGNORECASE)
+
+
+def problems_of(
+    file: str,
+    columns: Columns,
+    fit: bool,
+    names: list[str],
+    rows: Rows,
+    fields: Fields,
+    prompt: Prompt,
+) -> list[str]:
+    """Why these columns cannot be read in a file with columns `names` and first rows `rows`.
+
+    `fit`: whether `choose` named or guessed columns for document and summary.
+    """
+    has = f"it has: {shown(names)}"
+    required = {name: c for name, c in columns.inputs.items() if name not in columns.optional}
+    by_key = {
+        "data.fields.document": (columns.document,),
+        **{f"data.fields.inputs.{name}": (column,) for name, column in required.items()},
+        "data.fields.summary": columns.summary,
+        "data.fields.id": (columns.id,),
+        "data.fields.text": (columns.text,),
+    }
+    problems = []
+    for key, used in by_key.items():
+        for name in used:
+            if name and name not in names:
+                near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+                hint = f'; nearest: "{near[0]}"' if near else ""
+                problems.append(f'{file} has no column "{name}" ({key}); {has}{hint}')
+    if problems:
+        return problems
+    roles = _unused_roles(columns, prompt)
+    if "preference" in roles.values():
+        advice = _chosen_as_reference(columns, roles, rows, fields)
+        return [f"{file} holds preference data, and precis trains on references: {advice}"]
+    if not fit:
+        return [
+            f"{file}: no columns with usual names for document and summary; {has}; name them in "
+            "data.fields.document and data.fields.summary, or data.fields.text"
+            + "".join(f"; {note}" for note in columns.notes)
+        ]
+    if not roles:
+        return []
+    kinds = {
+        role: [name for name in roles if roles[name] == role]
+        for role in dict.fromkeys(roles.values())
+    }
+    listed = "; ".join(f"{quoted(kinds[role])} {WHY[role]}" for role in kinds)
+    uses = _as_inputs(columns, kinds, rows, fields, prompt) + _as_references(columns, kinds, rows)
+    ways = [*uses, f"to leave out what is not used: data.fields.ignore: {_ignore(fields, roles)}"]
+    return [
+        f"{file} has columns that nothing uses: {listed}. As it stands, {columns.in_words}. "
+        f"Decide: {'; '.join(ways)}"
+    ]
+
+
+def _unused_roles(columns: Columns, prompt: Prompt) -> Roles:
+    """The unused columns that may matter, each with what its name promises."""
+    roles: Roles = {}
+    # A place for a column that no input fills would stay in each prompt as it is.
+    places = set() if columns.inputs else set(PLACE.findall(prompt.template))
+    for name in columns.unused:
+        role = role_of(name)
+        if role and name not in columns.blank:
+            roles[name] = role
+        elif name in places:
+            roles[name] = "part of the prompt"
+    return roles
+
+
+def _as_inputs(
+    columns: Columns, kinds: Kinds, rows: Rows, fields: Fields, prompt: Prompt
+) -> list[str]:
+    """The lines that make a prompt of the unused texts too; empty where they cannot be one."""
+    texts = [name for name in kinds.get("part of the prompt", []) if _is_text(rows, name)]
+    if not texts or columns.text:
+        return []
+    used = {*columns.inputs.values(), columns.document, *texts}
+    in_order = [name for name in dict.fromkeys(key for row in rows for key in row) if name in used]
+    known = {column: name for name, column in columns.inputs.items()}
+    inputs = {known.get(column) or _place(column): column for column in in_order}
+    optional = [name for name, column in inputs.items() if _may_be_blank(rows, column)]
+    others = [name for names in kinds.values() for name in names if name not in texts]
+    line: dict[str, Any] = {
+        "inputs": inputs,
+        "optional": [name for name in inputs if name in {*optional, *columns.optional}],
+        "summary": columns.summary[0] if len(columns.summary) == 1 else [*columns.summary],
+        "id": fields.id,
+        "ignore": [*fields.ignore, *others],
+    }
+    text = f"to use {'it' if len(texts) == 1 else 'them'}: data.fields: {_flow(line)}"
+    if prompt.format == "template" or prompt.has_own_template:
+        template = json.dumps(_template(columns, inputs, prompt), ensure_ascii=False)
+        text += f" and prompt.template: {template}"
+    return [text]
+
+
+def _template(columns: Columns, inputs: dict[str, str], prompt: Prompt) -> str:
+    """The recipe's template with a place for each input, or a plain one."""
+    if not prompt.has_own_template:
+        places = "\n\n".join(f"{{{name}}}" for name in inputs)
+        is_summary = any("summar" in name.lower() for name in columns.summary)
+        return f"{places}\n\n{'Summary' if is_summary else 'Answer'}: "
+    there = {*columns.inputs, *PLACE.findall(prompt.template)} - {"document"}
+    new = "\n\n".join(f"{{{name}}}" for name in inputs if name not in there)
+    if not columns.inputs:
+        return prompt.template.replace("{document}", new)
+    last = f"{{{list(columns.inputs)[-1]}}}"
+    return prompt.template.replace(last, f"{last}\n\n{new}" if new else last)
+
+
+def _as_references(columns: Columns, kinds: Kinds, rows: Rows) -> list[str]:
+    texts = [name for name in kinds.get("reference", []) if _is_text(rows, name)]
+    if not texts or not columns.summary:
+        return []
+    several = _flow([*columns.summary, *texts])
+    return [f"to judge and train on several references: data.fields.summary: {several}"]
+
+
+def _chosen_as_reference(columns: Columns, roles: Roles, rows: Rows, fields: Fields) -> str:
+    chosen = next((name for name in roles if CHOSEN.search(name)), None)
+    if chosen is None:
+        return f"to leave it out: data.fields.ignore: {_ignore(fields, roles)}"
+    others = [name for name in columns.unused if name != chosen and role_of(name)]
+    line: dict[str, Any] = {}
+    if any(is_messages(row.get(chosen)) for row in rows):
+        line["text"] = chosen
+    else:
+        prompts = [n for n in others if roles.get(n) == "part of the prompt" and _is_text(rows, n)]
+        line["document"] = columns.document or next(iter(prompts), "COLUMN")
+        line["summary"] = chosen
+        others += columns.summary
+    line["ignore"] = [*fields.ignore, *(n for n in others if n != line.get("document"))]
+    return f'"{chosen}" would be the reference, with data.fields: {_flow(line)}'
+
+
+def _may_be_blank(rows: Rows, name: str) -> bool:
+    return any(is_nothing(row.get(name)) for row in rows)
+
+
+def _is_text(rows: Rows, name: str) -> bool:
+    values = [row.get(name) for row in rows]
+    return all(isinstance(value, str) for value in values if not is_nothing(value))
+
+
+def _place(column: str) -> str:
+    name = re.sub(r"\W+", "_", column, flags=re.ASCII).strip("_").lower()
+    return name if name and not name[0].isdigit() else f"input_{name}".rstrip("_")
+
+
+def _ignore(fields: Fields, roles: Roles) -> str:
+    return _flow([*fields.ignore, *roles])
+
+
+def _flow(value: Any) -> str:
+    """YAML on one line, to paste."""
+    if isinstance(value, dict):
+        value = {key: item for key, item in value.items() if item}
+    text = yaml.safe_dump(
+        value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**9
+    )
+    return text.strip()
