@@ -86,7 +86,7 @@ def decide(
             challenger, opponent, challenger_scores, measured.metrics, gate
         )
     else:
-        findings = guardrails(challenger, opponent, measured.metrics, gate)
+        findings = guardrails(challenger, opponent, measured, gate)
     same_model = challenger_scores.model_digest == opponent_scores.model_digest
     verdict, reasons = judge(measured, findings, gate, looks, same_model)
     return Decision(

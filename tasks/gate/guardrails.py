@@ -24,11 +24,9 @@ from tasks.contracts.recipe import Gate
 from tasks.contracts.records import Guardrail, MetricResult, Prediction
 from tasks.contracts.words import words
 from tasks.gate.bootstrap import resample
-from tasks.gate.clusters import clusters
+from tasks.gate.measure import Measured, Table
 from tasks.gate.output_faults import copies, empty, repeats, same
 from tasks.gate.pairs import RESOLUTION, Pairs
-
-Table = Sequence[Prediction]
 
 
 @dataclass(frozen=True)
@@ -49,18 +47,16 @@ class _Condition:
     slack: NDArray[np.float64]
 
 
-def guardrails(
-    challenger: Table, opponent: Table, metrics: dict[str, MetricResult], gate: Gate
-) -> list[Finding]:
-    """All guardrails, those that hold too, in a fixed order. The tables hold the same rows."""
+def guardrails(challenger: Table, opponent: Table, measured: Measured, gate: Gate) -> list[Finding]:
+    """All guardrails, those that hold too, in a fixed order. `measured`: of these two tables."""
+    metrics, cluster = measured.metrics, measured.cluster
     ours, theirs = (sorted(rows, key=lambda row: row.id) for rows in (challenger, opponent))
-    cluster = clusters(ours)
     conditions = [
         _rise("unfinished_rise", _flags(ours, _unfinished), _flags(theirs, _unfinished),
               gate.max_unfinished_rise, "were cut off at the token limit"),
         _share("empty_share", _flags(ours, empty), gate.max_empty_share,
                "hold no letter and no digit"),
-        _share("same_share", np.array(same(ours, cluster)), gate.max_same_share,
+        _share("same_share", np.array(same(ours, cluster.tolist())), gate.max_same_share,
                "say what outputs for other documents say, where the references differ"),
         _rise("repeating_rise", _flags(ours, repeats), _flags(theirs, repeats),
               gate.max_repeating_rise, "repeat themselves"),
@@ -85,7 +81,7 @@ def _other_metric(name: str, metric: MetricResult, gate: Gate) -> Finding:
 
 
 def _findings(
-    conditions: Sequence[_Condition], cluster: Sequence[int], gate: Gate
+    conditions: Sequence[_Condition], cluster: NDArray[np.int64], gate: Gate
 ) -> list[Finding]:
     broken = [condition for condition in conditions if not condition.guardrail.held]
     noise = dict(zip(map(id, broken), _noise(broken, cluster, gate), strict=True))
@@ -97,12 +93,12 @@ def _finding(condition: _Condition, noise: bool) -> Finding:
     return Finding(condition.guardrail, why, noise)
 
 
-def _noise(broken: Sequence[_Condition], cluster: Sequence[int], gate: Gate) -> list[bool]:
+def _noise(broken: Sequence[_Condition], cluster: NDArray[np.int64], gate: Gate) -> list[bool]:
     """Of each broken guardrail, whether its mean slack could be zero or more: its bound at gate.alpha."""
     if not broken:
         return []
     slack = np.column_stack([condition.slack for condition in broken])
-    pairs = Pairs(np.round(slack / RESOLUTION) * RESOLUTION, np.array(cluster, dtype=np.int64))
+    pairs = Pairs(np.round(slack / RESOLUTION) * RESOLUTION, cluster)
     resampled = resample(pairs, gate.bootstrap_samples, gate.alpha, gate.seed)
     return [resampled.bounds(column, gate.alpha)[1] >= 0 for column in range(len(broken))]
 

@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tasks.contracts.metrics import LOSS, measured
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import MetricResult, Prediction
@@ -23,6 +26,7 @@ class Measured:
     metrics: dict[str, MetricResult]  # all of metrics.measured(gate.metric)
     rows: int
     clusters: int
+    cluster: NDArray[np.int64]  # of each row, in order of row ids
     alpha: float  # of the primary metric's bounds
     evidence: float  # effective number of documents that tell the two apart
     error: float  # standard error of the primary metric's gain
@@ -74,6 +78,7 @@ def measure(
         metrics=metrics,
         rows=pairs.rows,
         clusters=pairs.clusters,
+        cluster=pairs.cluster,
         alpha=alpha,
         evidence=evidence,
         error=error,
