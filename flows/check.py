@@ -12,6 +12,7 @@ from tasks.costs import step_costs
 from tasks.costs.forecast import forecast_steps
 from tasks.costs.preflight import estimate
 from tasks.evaluate import task as evaluating
+from tasks.gate.power import advice
 from tasks.ingest.task import preflight
 from tasks.models import architecture, compatibility, find_base
 from tasks.models.prepared_base import PreparedBase
@@ -46,6 +47,8 @@ def check(recipe: Recipe) -> Checked:
             result.facts += facts
             result.problems += problems
         result.problems += evaluating.preflight(recipe)
+        if report:
+            result.facts.append(advice(report["evaluation"]["documents"], recipe.gate))
         champion = _registry(recipe, base, result)
         if base and report and not result.problems:
             result.facts += step_costs.lines(forecast_steps(recipe, base, report), champion)

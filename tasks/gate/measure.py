@@ -13,6 +13,7 @@ from tasks.contracts.metrics import LOSS, measured
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import MetricResult, Prediction
 from tasks.gate.bootstrap import TAIL, resample
+from tasks.gate.level import level
 from tasks.gate.pairs import Pairs, mean, pair
 from tasks.gate.power import rows_needed, smallest_gain, standard_error
 
@@ -33,19 +34,6 @@ class Measured:
     rough: bool  # alpha is too small for the resamples that can be drawn
     smallest_gain: float | None
     rows_needed: int | None
-
-
-def level(gate: Gate, looks: int) -> float:
-    """Alpha of the primary bound at the `looks`-th challenger judged on one evaluation set.
-
-    gate.looks "correct" gives alpha/looks^2. The levels of any number of looks add up to at most
-    1.64 alpha (a union bound, as in alpha spending: Lan & DeMets 1983): at 0.05, at most one false
-    promotion in twelve sets, however many challengers are tried. With fresh evaluation data the count
-    starts again.
-    """
-    if looks < 1:
-        raise ValueError(f"looks counts this challenger too, so it is at least 1, not {looks}")
-    return gate.alpha / looks**2 if gate.looks == "correct" else gate.alpha
 
 
 def measure(

@@ -7,10 +7,17 @@ from statistics import NormalDist
 
 import numpy as np
 
-from tasks.gate.bootstrap import student_t_quantile
+from tasks.contracts.metrics import LOSS
+from tasks.contracts.recipe import Gate
+from tasks.gate.bootstrap import MIN_EVIDENCE, student_t_quantile
+from tasks.gate.level import level
 from tasks.gate.pairs import Pairs
 
 POWER = 0.8  # probability of showing a true gain; customary since Cohen (1988)
+# Standard deviation over documents of one model's ROUGE minus another's: 0.080 to 0.107 by type between
+# models on DialogSum. Before a run it is not known what it will be.
+TYPICAL_SPREAD = 0.1
+SMALL_GAIN, LATE_LOOK = 0.01, 10
 
 
 def standard_error(pairs: Pairs, metric: int) -> float:
@@ -50,3 +57,28 @@ def rows_needed(rows: int, gain: float, smallest: float | None, min_delta: float
     if smallest is None or gain <= min_delta:
         return None
     return math.ceil(rows * ((smallest - min_delta) / (gain - min_delta)) ** 2)
+
+
+def advice(documents: int, gate: Gate) -> str:
+    """What an evaluation set of so many documents can show, before anything is spent on it."""
+    if documents < MIN_EVIDENCE:
+        return (
+            f"gate: {documents} evaluation documents can never promote, {MIN_EVIDENCE} are the least; "
+            "name more in data.evaluation, or raise data.evaluation_share"
+        )
+    if gate.metric == LOSS:
+        return f"gate: {documents} evaluation documents; what they can show of a loss is known after a run"
+    now, late = (_smallest(documents, gate, looks) for looks in (1, LATE_LOOK))
+    enough = math.ceil(documents * ((now - gate.min_delta) / SMALL_GAIN) ** 2)
+    return (
+        f"gate: with {documents} evaluation documents a gain of {now:.3f} in {gate.metric} is promoted in "
+        f"{POWER:.0%} of cases at look 1, {late:.3f} at look {LATE_LOOK}; about {enough:,} documents would "
+        f"show {gate.min_delta + SMALL_GAIN:.3f} (at a spread of {TYPICAL_SPREAD:g} a document)"
+    )
+
+
+def _smallest(documents: int, gate: Gate, looks: int) -> float:
+    error = TYPICAL_SPREAD / math.sqrt(documents)
+    smallest = smallest_gain(error, documents, level(gate, looks), gate.min_delta)
+    assert smallest is not None  # there is a spread, and more than one document
+    return smallest

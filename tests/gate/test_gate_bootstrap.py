@@ -10,7 +10,7 @@ from tasks.contracts.recipe import Gate
 from tasks.gate import bootstrap
 from tasks.gate.bootstrap import effective_documents, expanded_level, resample
 from tasks.gate.clusters import clusters
-from tasks.gate.measure import level
+from tasks.gate.level import level
 from tasks.gate.pairs import Pairs, pair
 from tasks.gate.power import rows_needed, smallest_gain, standard_error
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tasks.contracts.recipe import Gate
 from tasks.gate.bootstrap import resample
 from tasks.gate.clusters import clusters
-from tasks.gate.measure import level
+from tasks.gate.level import level
 from tasks.gate.pairs import RESOLUTION, Pairs
 
 Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]
