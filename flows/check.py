@@ -12,7 +12,7 @@ from tasks.costs import step_costs
 from tasks.costs.forecast import forecast_steps
 from tasks.costs.preflight import estimate
 from tasks.evaluate import task as evaluating
-from tasks.gate.power import advice
+from tasks.gate.task import advice
 from tasks.ingest.task import preflight
 from tasks.models import architecture, compatibility, find_base
 from tasks.models.prepared_base import PreparedBase

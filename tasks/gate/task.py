@@ -16,12 +16,13 @@ from tasks.contracts.recipe import Gate, Recipe
 from tasks.contracts.records import Decision, Prediction, Scores, to_json
 from tasks.gate.decay import Decay, decay_headline, decay_markdown, decide_decay
 from tasks.gate.decide import decide
+from tasks.gate.power import advice
 from tasks.orchestration.task_options import STEP
 from tasks.processes import resource_usage, workspace
 from tasks.tracking import artifacts, history, mlflow_run
 from tasks.tracking.predictions_table import read_table
 
-__all__ = ["Decay", "decay", "decay_headline", "gate"]
+__all__ = ["Decay", "advice", "decay", "decay_headline", "gate"]
 
 
 @task(name="gate", **STEP)
