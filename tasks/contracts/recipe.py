@@ -59,7 +59,12 @@ class Fields(Settings):
         "of messages), instead of the document and summary columns: its last answer is the reference. None: "
         "guessed.",
     )
-
+    system: Column | None = Field(
+        None,
+        title="System message column",
+        description="With prompt.format: chat, each row's own system message; prompt.system applies where "
+        "it is blank. None: guessed from the names system, system_prompt and system_message.",
+    )
     inputs: dict[PlaceName, Column] | None = Field(
         None,
         min_length=1,
@@ -77,8 +82,9 @@ class Fields(Settings):
     ignore: tuple[Column, ...] = Field(
         (),
         title="Ignored columns",
-        description="Columns that are left out on purpose. A column that may carry the task or its quality "
-        "(instruction, context, label, score and the like) stops the run unless it is used or named here.",
+        description="Columns, and keys of messages, that are left out on purpose. A column that may carry "
+        "the task or its quality (instruction, context, label, score and the like) stops the run unless it "
+        "is used or named here; so do keys of messages that would not be used.",
     )
 
     @model_validator(mode="after")
@@ -87,6 +93,10 @@ class Fields(Settings):
             raise ValueError("text replaces document, inputs and summary: name it, or name those")
         if self.document and self.inputs:
             raise ValueError("inputs replaces document: name one of them")
+        if self.system and self.inputs:
+            raise ValueError(
+                "system stands before a document or a conversation: with inputs name its column among them"
+            )
         return self
 
     @model_validator(mode="after")
@@ -98,7 +108,7 @@ class Fields(Settings):
                 "name inputs that may be blank"
             )
         summaries = (self.summary,) if isinstance(self.summary, str) else self.summary or ()
-        used = [*inputs.values(), self.document, *summaries, self.text]
+        used = [*inputs.values(), self.document, *summaries, self.text, self.system]
         named = [name for name in used if name]
         if twice := sorted({name for name in named if named.count(name) > 1}):
             raise ValueError(f"names {', '.join(twice)} twice: a column has one use")
@@ -219,7 +229,7 @@ class Data(Settings):
         inherited = {name: getattr(self.fields, name) for name in Fields.model_fields}
         replaced = {
             "document": {"inputs", "optional", "text"},
-            "inputs": {"document", "optional", "text"},
+            "inputs": {"document", "optional", "system", "text"},
             "text": {"document", "inputs", "optional", "summary"},
             "summary": {"text"},
         }
@@ -858,6 +868,17 @@ class Recipe(Settings):
     merge: Merge = Field(default=Merge(), title="Merge")
     evaluation: Evaluation = Field(default=Evaluation(), title="Evaluation")
     gate: Gate = Field(default=Gate(), title="Gate")
+
+    @model_validator(mode="after")
+    def _system_messages_have_a_place(self) -> Recipe:
+        named = self.data.fields.system or self.data.fields_of_evaluation.system
+        if named and self.prompt.format == "template":
+            raise ValueError(
+                f"data.fields.system names {named}, and prompt.format template has no system message: set "
+                "prompt.format: chat, or make the column one of data.fields.inputs, with a place in "
+                "prompt.template"
+            )
+        return self
 
     @model_validator(mode="after")
     def _template_has_a_place_for_each_text(self) -> Recipe:

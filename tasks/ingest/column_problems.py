@@ -51,6 +51,7 @@ def problems_of(
         "data.fields.summary": columns.summary,
         "data.fields.id": (columns.id,),
         "data.fields.text": (columns.text,),
+        "data.fields.system": (columns.system,),
     }
     problems = []
     for key, used in by_key.items():

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from types import NoneType
 from typing import Any
 
-from tasks.contracts.recipe import Fields
+from tasks.contracts.recipe import Fields, Prompt
 from tasks.ingest.chat import CLOSE, mostly_chat_texts
 from tasks.ingest.column_roles import holds_nothing, role_of
-from tasks.ingest.messages import is_messages
+from tasks.ingest.messages import is_messages, unused_keys
 
 # In order: the first pair that a file has wins, so `text, summary` (BillSum) comes before
 # `question, answer`, and DialogSum's numbered references count as `summary`.
@@ -35,7 +36,8 @@ PAIRS = (
 )
 # Of rows with inputs, whose documents the recipe names.
 SUMMARIES = tuple(dict.fromkeys(summary for _, summary in PAIRS))
-MESSAGES = ("messages", "conversations")
+MESSAGES = ("messages", "conversations", "conversation", "chat", "dialog", "dialogue", "turns")
+SYSTEM = ("system", "system_prompt", "system_message")
 IDS = ("id", "fname", "qid", "bill_id", "doc_id", "guid", "uid")
 
 
@@ -47,10 +49,11 @@ class Columns:
     summary: tuple[str, ...]
     id: str | None
     text: str | None
-    guessed: tuple[str, ...] = ()  # which of these four the recipe left open
+    guessed: tuple[str, ...] = ()  # which of these and `system` the recipe left open
+    system: str | None = None
     inputs: dict[str, str] = field(default_factory=dict)  # a name in the prompt: its column
     optional: tuple[str, ...] = ()  # names of `inputs` that may be blank
-    ignored: tuple[str, ...] = ()  # by the recipe
+    ignored: tuple[str, ...] = ()  # by the recipe: columns, and keys of messages
     unused: tuple[str, ...] = ()  # by nobody's word
     # Of the unused: blank in all sampled rows, though their names promise content.
     blank: tuple[str, ...] = ()
@@ -60,7 +63,8 @@ class Columns:
     @property
     def names(self) -> tuple[str, ...]:
         """Every column that is read."""
-        used = (self.text, self.document, *self.inputs.values(), *self.summary, self.id)
+        named = (self.text, self.document, *self.inputs.values(), *self.summary)
+        used = (*named, self.id, self.system)
         return tuple(dict.fromkeys(name for name in (*used, *self.blank) if name))
 
     def as_reported(self) -> dict[str, Any]:
@@ -76,6 +80,7 @@ class Columns:
             "text": quoted([self.text] if self.text else []),
             "summary": quoted(self.summary),
             "id": quoted([self.id] if self.id else []),
+            "system": quoted([self.system] if self.system else []),
         }
         inputs = [f'{name} is "{column}"' for name, column in self.inputs.items()]
         found = [
@@ -86,14 +91,19 @@ class Columns:
         return ", ".join(inputs + found)
 
 
-def choose(fields: Fields, names: list[str], rows: list[dict[str, Any]]) -> tuple[Columns, bool]:
+def choose(
+    fields: Fields, names: list[str], rows: list[dict[str, Any]], prompt: Prompt
+) -> tuple[Columns, bool]:
     """The recipe's columns, those it leaves open guessed from names; and whether any guess fits."""
     columns, fit = _chosen(fields, names, rows)
+    if prompt.format == "chat":
+        columns = _with_system(columns, fields, names, rows)
     unused = [name for name in names if name not in {*columns.names, *fields.ignore}]
     blank = [name for name in unused if role_of(name) and holds_nothing(rows, name)]
     return replace(
         columns,
-        ignored=tuple(name for name in fields.ignore if name in names),
+        ignored=fields.ignore,
+        notes=(*columns.notes, *_message_notes(columns, rows)),
         unused=tuple(unused),
         blank=tuple(blank),
         sampled=frozenset(names),
@@ -170,6 +180,32 @@ def _chat_column(
     marked = sum(CLOSE in text for text in texts)
     note = f'"text" holds {CLOSE} in {marked} of its first {len(texts)} rows, and is read as plain text'
     return None, (note,) if marked else ()
+
+
+def _with_system(
+    columns: Columns, fields: Fields, names: list[str], rows: list[dict[str, Any]]
+) -> Columns:
+    """The columns with that of system messages: named, or a column of texts with a usual name."""
+    if fields.system:
+        return replace(columns, system=fields.system)
+    free = [name for name in names if name not in {*columns.names, *fields.ignore}]
+    usual = [name for system in SYSTEM if (name := _same_name(system, free))]
+    texts = [
+        name
+        for name in usual
+        if all(isinstance(row.get(name), (str, NoneType)) for row in rows)
+        and not holds_nothing(rows, name)
+    ]
+    if len(texts) != 1 or columns.inputs:  # of two the recipe must choose: nothing uses the other
+        return columns
+    return replace(columns, system=texts[0], guessed=(*columns.guessed, "system"))
+
+
+def _message_notes(columns: Columns, rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    """What the messages of the first rows hold that is not used."""
+    names = [name for name in (columns.text, columns.document, *columns.summary) if name]
+    keys = unused_keys(row.get(name) for name in names for row in rows)
+    return (f"messages also hold {quoted(keys)}, which nothing uses",) if keys else ()
 
 
 def quoted(names: Sequence[str]) -> str:

@@ -26,12 +26,13 @@ def example_of(raw: Raw, file: str, columns: Columns, prompt: Prompt) -> Example
     try:
         _require_known_columns(raw.value, columns)
         id_, missing = _id(raw.value, columns), 0
+        system = _system(raw.value, columns.system)
         document: Document
         if columns.text:
-            document, answer = _conversation(raw.value, columns.text, "", prompt)
+            document, answer = _conversation(raw.value, columns, system, prompt)
             references: tuple[str, ...] = (answer,)
         else:
-            document = _document(raw.value, columns, "", prompt)
+            document = _document(raw.value, columns, system, prompt)
             references, missing = _references(raw.value, columns, prompt)
     except ValueError as error:
         return rejected(file, raw.line, str(error), raw.value)
@@ -66,16 +67,17 @@ def _text(row: dict[str, Any], name: str, key: str) -> str:
 
 
 def _conversation(
-    row: dict[str, Any], name: str, system: str, prompt: Prompt
+    row: dict[str, Any], columns: Columns, system: str, prompt: Prompt
 ) -> tuple[Document, str]:
     """A conversation up to its last answer, and that answer, whichever form the column has."""
+    name = columns.text or ""
     value = row.get(name)
     with _of_column(name):
         if as_messages(value) is None:
             _text(row, name, "text")
         else:
             _require_chat(prompt)
-        return split_conversation(value, system, _reading(prompt, "text"))
+        return split_conversation(value, system, _reading(prompt, columns, "text"))
 
 
 def _document(row: dict[str, Any], columns: Columns, system: str, prompt: Prompt) -> Document:
@@ -92,7 +94,7 @@ def _document(row: dict[str, Any], columns: Columns, system: str, prompt: Prompt
     with _of_column(name):
         if not is_messages(value):
             _text(row, name, "document")
-        return question(value, system, _reading(prompt, "document"))
+        return question(value, system, _reading(prompt, columns, "document"))
 
 
 def _inputs(row: dict[str, Any], columns: Columns) -> dict[str, str]:
@@ -121,7 +123,7 @@ def _references(
         value = row.get(name)
         if prompt.format == "chat":
             with _of_column(name):
-                value = answer_of(value, _reading(prompt, "summary")) or value
+                value = answer_of(value, _reading(prompt, columns, "summary")) or value
         if isinstance(value, dict) and isinstance(value.get("text"), list):
             value = value["text"]  # SQuAD's answers: {"text": [...], "answer_start": [...]}
         if isinstance(value, list) and value:
@@ -151,8 +153,18 @@ def _refuse_missing(row: dict[str, Any], columns: Columns) -> None:
         _checked(row[name] if isinstance(row[name], str) else None, f'"{name}"', "summary")
 
 
-def _reading(prompt: Prompt, key: str) -> Reading:
-    return Reading(lambda text, where: _checked(text, where, key), prompt.reasoning == "strip")
+def _system(row: dict[str, Any], name: str | None) -> str:
+    """The row's own system message; nothing where the column is blank."""
+    value = row.get(name) if name else None
+    return "" if is_nothing(value) else _checked(value, f'"{name}"', "system").strip()
+
+
+def _reading(prompt: Prompt, columns: Columns, key: str) -> Reading:
+    return Reading(
+        lambda text, where: _checked(text, where, key),
+        prompt.reasoning == "strip",
+        frozenset(columns.ignored),
+    )
 
 
 def _require_chat(prompt: Prompt) -> None:

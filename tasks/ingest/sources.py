@@ -123,7 +123,7 @@ def _columns(
 def _columns_of(
     file: SourceFile, begin: Sample, fields: Fields, prompt: Prompt
 ) -> tuple[Columns, list[str]]:
-    columns, fit = choose(fields, begin.columns, begin.rows)
+    columns, fit = choose(fields, begin.columns, begin.rows, prompt)
     if begin.rows:
         problems = problems_of(file.name, columns, fit, begin.columns, begin.rows, fields, prompt)
         if problems and "it has: " in problems[-1] and begin.read_as[0] == "CSV":

@@ -22,7 +22,7 @@ from tasks.models import chat_templates
 from tasks.models.encoding import encode_rows
 
 ROOT = Path(__file__).parents[2]
-COLUMN = Columns(None, (), None, "messages")
+COLUMN = Columns(None, (), None, "messages", sampled=frozenset({"messages"}))
 # One that writes past answers otherwise than the last, so that each is a sequence of its own.
 FORGETFUL = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{% if m['role'] == 'assistant' %}"
