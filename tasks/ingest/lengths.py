@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from tasks.ingest.row_types import Example
 
 if TYPE_CHECKING:
+    from tasks.ingest.tokenizer import Tokenizer
     from tasks.serving.summarizer import SummarizerSettings
 
 
@@ -25,9 +26,13 @@ class Meter(Protocol):
     """Measures examples as the model will see them."""
 
     settings: SummarizerSettings
+    tokenizer: Tokenizer
 
     def measure(self, examples: Sequence[Example]) -> list[Lengths | str]:
-        """Lengths of each example, or the problem with it: too long where nothing may be cut."""
+        """Lengths of each example, or the problem with it: too long, or no text that can be learned."""
+
+    def notes(self) -> list[str]:
+        """What is worth knowing of the tokenizer, the template and the texts measured so far."""
 
 
 def too_long(prompt: int, limit: int) -> str:

@@ -149,6 +149,7 @@ def build(data: Data, prompt: Prompt, meter: Meter | None, folder: Path, scratch
         evaluation.path.replace(folder / EVALUATION)
     settings = meter.settings if meter else None
     report = full_report(data, inputs, tallies, train, evaluation, overlap, settings)
+    report["remarks"] += meter.notes() if meter else []
     return Built([], counts, report)
 
 

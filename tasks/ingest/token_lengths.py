@@ -9,33 +9,58 @@ from tasks.contracts.errors import RecipeError
 from tasks.contracts.recipe import Prompt
 from tasks.ingest.lengths import Lengths, Meter, too_long
 from tasks.ingest.row_types import Example
-from tasks.ingest.tokenizer import Tokenizer, load_tokenizer, require_tokenizer
-from tasks.serving.summarizer import DOCUMENT, SummarizerSettings, filled, fit, values_of
+from tasks.ingest.tokenizer import Tokenizer
+from tasks.ingest.tokenizer_check import TextTrials, check_tokenizer
+from tasks.models.embedding import embedding_rows
+from tasks.serving.summarizer import DOCUMENT, SummarizerSettings, filled, fit, frame, values_of
 
 
 def meter_for(folder: Path, settings: SummarizerSettings, prompt: Prompt) -> Meter:
     """The meter for these settings, with the tokenizer of a model folder.
 
-    Raises BaseModelError when there is no tokenizer, RecipeError when the prompt cannot be written.
+    Raises BaseModelError when there is no tokenizer that keeps texts, RecipeError when the prompt cannot
+    be written.
     """
+    tokenizer, rows = Tokenizer(folder), embedding_rows(folder)
+    notes = check_tokenizer(tokenizer, folder, rows)
+    trials = TextTrials(tokenizer, rows)
     if settings.format == "chat":
         from tasks.ingest.chat_lengths import ChatMeter
 
-        require_tokenizer(folder)
-        return ChatMeter(folder, settings, prompt)
-    return TemplateMeter(load_tokenizer(folder), settings, prompt)
+        return ChatMeter(tokenizer, settings, prompt, trials, notes)
+    return TemplateMeter(tokenizer, settings, prompt, trials, notes)
 
 
 class TemplateMeter:
     """Measures documents, or several texts by name, within the prompt template."""
 
-    def __init__(self, tokenizer: Tokenizer, settings: SummarizerSettings, prompt: Prompt) -> None:
-        """Raises RecipeError when the template alone is longer than a prompt may be, or parts of a
-        document (map_reduce) would not be twice as long as their summaries.
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        settings: SummarizerSettings,
+        prompt: Prompt,
+        trials: TextTrials,
+        notes: list[str],
+    ) -> None:
+        """Raises RecipeError when the template alone is longer than a prompt may be, or ends a text, or
+        parts of a document (map_reduce) would not be twice as long as their summaries.
         """
         self.tokenizer, self.settings, self.refuse = tokenizer, settings, prompt.truncate == "error"
+        self.trials, self._notes = trials, notes
         bare = filled(settings.template, dict.fromkeys(settings.inputs or (DOCUMENT,), ""))
-        template_tokens = len(tokenizer(bare)["input_ids"])
+        [template] = tokenizer.ids([bare])
+        self.special_in_template = trials.specials(template)
+        self.framing_tokens = len(frame(tokenizer.loaded)[0])
+        if (
+            template
+            and not settings.template.endswith("}")
+            and template[-1] == tokenizer.loaded.eos_token_id
+        ):
+            raise RecipeError(
+                f"prompt.template ends in {tokenizer.loaded.eos_token}, the end of a text: there is nothing "
+                "to write after it; remove it from the template"
+            )
+        template_tokens = self.framing_tokens + len(template)
         if template_tokens > settings.max_source_tokens:
             raise RecipeError(
                 f"prompt.template alone is {template_tokens} tokens, and a prompt may have "
@@ -52,18 +77,37 @@ class TemplateMeter:
             )
 
     def measure(self, examples: Sequence[Example]) -> list[Lengths | str]:
-        """Lengths of each example, or the problem with it: too long where nothing may be cut."""
-        prompts = [
-            filled(self.settings.template, values_of(example.document, self.settings))
-            for example in examples
-        ]
-        lengths = self.tokenizer.lengths(prompts)
+        """Lengths of each example, or the problem with it: too long, or no text that can be learned."""
+        values = [values_of(example.document, self.settings) for example in examples]
+        prompts = self.tokenizer.ids([filled(self.settings.template, v) for v in values])
         texts = [text.strip() for example in examples for text in example.references]
-        summaries = iter(self.tokenizer.lengths(texts, add_special_tokens=False))
+        summaries = iter(zip(texts, self.tokenizer.ids(texts), strict=True))
         return [
-            self._lengths(example, length, tuple(next(summaries) for _ in example.references))
-            for example, length in zip(examples, lengths, strict=True)
+            self._measured(
+                example, list(v.values()), prompt, [next(summaries) for _ in example.references]
+            )
+            for example, v, prompt in zip(examples, values, prompts, strict=True)
         ]
+
+    def notes(self) -> list[str]:
+        """What is worth knowing of the tokenizer and of the texts measured so far."""
+        return self._notes + self.trials.notes()
+
+    def _measured(
+        self,
+        example: Example,
+        texts: list[str],
+        prompt: list[int],
+        summaries: list[tuple[str, list[int]]],
+    ) -> Lengths | str:
+        for text, ids in summaries:
+            if problem := self.trials.of_reference(text, ids):
+                return problem
+        may_spell = self.trials.specials(prompt) != self.special_in_template
+        if problem := self.trials.of_document(texts, prompt, may_spell):
+            return problem
+        lengths = tuple(len(ids) for _, ids in summaries)
+        return self._lengths(example, self.framing_tokens + len(prompt), lengths)
 
     def _lengths(self, example: Example, prompt: int, summaries: tuple[int, ...]) -> Lengths | str:
         limit = self.settings.max_source_tokens
@@ -71,5 +115,5 @@ class TemplateMeter:
             return Lengths(prompt, 0, summaries)
         if self.refuse:
             return too_long(prompt, limit)
-        _, cut = fit(self.tokenizer, example.document, self.settings)
+        _, cut = fit(self.tokenizer.loaded, example.document, self.settings)
         return Lengths(prompt, cut, summaries)

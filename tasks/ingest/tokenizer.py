@@ -1,105 +1,68 @@
-"""The base's tokenizer without torch, called as Hugging Face's are, many texts at once."""
+"""The base's tokenizer as training and serving load it, called with many texts at once.
+
+Loaded by transformers and not from tokenizer.json alone, which is faster by seconds: which class is
+named in tokenizer_config.json decides what a text becomes (a Llama class over GPT-2's file loses every
+space), and rows must be counted by the tokenizer that reads them.
+"""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tasks.contracts.errors import BaseModelError
 
-
-class Tokenizer(Protocol):
-    """What `summarizer.fit` calls, and lengths of many texts at once."""
-
-    def __call__(
-        self, text: str, add_special_tokens: bool = True, return_offsets_mapping: bool = False
-    ) -> dict[str, Any]:
-        """`input_ids`, and with `return_offsets_mapping` each token's (start, end) in the text."""
-
-    def lengths(self, texts: list[str], add_special_tokens: bool = True) -> list[int]:
-        """Number of tokens of each text."""
+FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
-class FastTokenizer:
-    """`tokenizer.json` through the tokenizers library alone: loads in milliseconds."""
-
-    def __init__(self, file: Path) -> None:
-        from tokenizers import Tokenizer as Loaded
-
-        self._loaded = Loaded.from_file(str(file))
-        self._loaded.no_truncation()
-        self._loaded.no_padding()
-
-    def __call__(
-        self, text: str, add_special_tokens: bool = True, return_offsets_mapping: bool = False
-    ) -> dict[str, Any]:
-        """One text's `input_ids` and `offset_mapping`."""
-        encoding = self._loaded.encode(text, add_special_tokens=add_special_tokens)
-        return {"input_ids": encoding.ids, "offset_mapping": encoding.offsets}
-
-    def lengths(self, texts: list[str], add_special_tokens: bool = True) -> list[int]:
-        """Number of tokens of each text."""
-        encodings = self._loaded.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
-        return [len(encoding.ids) for encoding in encodings]
-
-    def special_tokens(self) -> list[str]:
-        """The special tokens that it adds around a text."""
-        tokens: list[str] = self._loaded.encode("").tokens
-        return tokens
-
-
-class SlowTokenizer:
-    """Any other tokenizer, through transformers (an import of ten seconds)."""
+class Tokenizer:
+    """`loaded` is transformers' own object, for the served code."""
 
     def __init__(self, folder: Path) -> None:
+        """Raises BaseModelError when the folder has no tokenizer that transformers can load."""
+        require_tokenizer(folder)
         from transformers import AutoTokenizer
 
-        self._loaded = AutoTokenizer.from_pretrained(folder)
+        try:
+            self.loaded: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except Exception as error:  # files of any kind: whatever they raise is about them
+            raise BaseModelError(
+                f"the tokenizer of {folder} cannot be loaded ({type(error).__name__}: "
+                f"{' '.join(str(error).split())[:300]}); fetch its files again, or save it with "
+                "save_pretrained of the transformers version in constraints.txt"
+            ) from error
+        self._many: Any = getattr(self.loaded, "backend_tokenizer", None)
+        if self._many is not None:
+            self._many.no_truncation()
+            self._many.no_padding()
+            self._many.encode_special_tokens = False
 
-    def __call__(
-        self, text: str, add_special_tokens: bool = True, return_offsets_mapping: bool = False
-    ) -> dict[str, Any]:
-        """One text's `input_ids` and, on request, `offset_mapping`."""
-        return dict(
-            self._loaded(
-                text,
-                add_special_tokens=add_special_tokens,
-                return_offsets_mapping=return_offsets_mapping,
-            )
-        )
+    def ids(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of each text, with no special tokens around it."""
+        if not texts:
+            return []
+        if self._many is not None:
+            encodings = self._many.encode_batch_fast(texts, add_special_tokens=False)
+            return [encoding.ids for encoding in encodings]
+        ids: list[list[int]] = self.loaded(texts, add_special_tokens=False)["input_ids"]
+        return ids
 
-    def lengths(self, texts: list[str], add_special_tokens: bool = True) -> list[int]:
-        """Number of tokens of each text."""
-        ids = self._loaded(texts, add_special_tokens=add_special_tokens)["input_ids"]
-        return [len(text_ids) for text_ids in ids]
+    def decode(self, ids: list[int]) -> str:
+        """The text of token ids as the served model gives it out."""
+        return str(self.loaded.decode(ids, skip_special_tokens=True))
 
-
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a model folder. Raises BaseModelError when there is none."""
-    require_tokenizer(folder)
-    file = folder / "tokenizer.json"
-    if file.is_file():
-        fast = FastTokenizer(file)
-        configured = _special_tokens(folder)
-        if configured is None or configured == fast.special_tokens():
-            return fast
-    return SlowTokenizer(folder)
+    def normalized(self, text: str) -> str:
+        """What the tokenizer's normalizer declares to make of a text before it is split."""
+        if self._many is not None:
+            normalizer = self._many.normalizer
+            text = normalizer.normalize_str(text) if normalizer is not None else text
+        else:
+            model: Any = getattr(self.loaded, "sp_model", None)  # sentencepiece's own
+            text = model.normalize(text) if hasattr(model, "normalize") else text
+        return text.replace("\u2581", " ")  # sentencepiece's mark of a space
 
 
 def require_tokenizer(folder: Path) -> None:
     """Raise BaseModelError when a model folder has no tokenizer."""
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+    if not any((folder / name).is_file() for name in FILES):
         raise BaseModelError(f"{folder} has no tokenizer.json; save the tokenizer beside the model")
-
-
-def _special_tokens(folder: Path) -> list[str] | None:
-    """What tokenizer_config.json adds around a text; None: it leaves that to tokenizer.json."""
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if "add_bos_token" not in config and "add_eos_token" not in config:
-        return None
-    tokens = [
-        config.get(f"{side}_token") for side in ("bos", "eos") if config.get(f"add_{side}_token")
-    ]
-    return [token["content"] if isinstance(token, dict) else token for token in tokens if token]

@@ -6,6 +6,7 @@ Over 250 lines: its tests share their fixtures.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -260,8 +261,8 @@ def test_nothing_is_cut_where_the_recipe_forbids_it(tmp_path: Path, chat: Chat) 
 @pytest.mark.parametrize(
     ("document", "answer", "says"),
     [
-        ("What is <s> in HTML?", "A line.", "holds <s> within a message"),
-        ("What?", "So </s> it goes.", "holds </s> within a message"),
+        ("What is <s> in HTML?", "A line.", "holds <s>"),
+        ("What?", "So </s> it goes.", "holds </s>"),
         ("Read: [INST] a [/INST]", "b", "holds [/INST] within a message"),
         ("[INST] a [/INST] </s><s>[INST] b [/INST]", "c", "turn 1 has no answer"),
     ],
@@ -294,7 +295,7 @@ def test_the_template_format_takes_all_of_it(tmp_path: Path, ingest: Ingest) -> 
         ("{{ messages[0]['content'] }}{{ undefined_thing + 'x' }}", None, "cannot write two turns"),
         ("{{ raise_exception('System role not supported') }}", SYSTEM, "unset prompt.system"),
         ("{% for m in messages %}", None, "cannot write two turns"),
-        ("{{ 'x' if add_generation_prompt else 'y' }}", None, "begins an answer otherwise"),
+        ("{{ 'x' if add_generation_prompt else 'y' }}", None, "does not write the first question"),
         (
             "word " * 200 + chat_templates.LLAMA_2,
             None,
@@ -315,7 +316,7 @@ def test_check_finds_a_template_that_cannot_serve(
     assert counts == {}
     with pytest.raises(RecipeError, match=says):
         prepare(Data(train=train), prompt, limits, tokenizer, tmp_path / "out")
-    assert len(found) == 1
+    assert any(re.search(says, problem) for problem in found), found
 
 
 # --- Real rows ------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +15,7 @@ from tasks.contracts.errors import BaseModelError, DataError, RecipeError
 from tasks.contracts.recipe import Data, Prompt
 from tasks.ingest.prepare import prepare, problems
 from tasks.ingest.sources import source_digest
-from tasks.ingest.tokenizer import FastTokenizer, SlowTokenizer, load_tokenizer
+from tasks.ingest.tokenizer import Tokenizer
 from tasks.serving import summarizer
 
 ROOT = Path(__file__).parents[2]
@@ -146,10 +145,9 @@ def test_no_tokenizer(tmp_path: Path, evaluation: str) -> None:
         prepare(Data(train=evaluation), Prompt(), settings(), tmp_path, tmp_path / "out")
 
 
-def test_fit_with_the_fast_tokenizer(byte_tokenizer: Path) -> None:
-    """The adapter serves summarizer.fit: prompts are cut to the limit and no further."""
-    tokenizer = load_tokenizer(byte_tokenizer)
-    assert isinstance(tokenizer, FastTokenizer)
+def test_prompts_are_cut_to_the_limit_and_no_further(byte_tokenizer: Path) -> None:
+    """Counted in the tokenizer's own tokens, from each side."""
+    tokenizer = Tokenizer(byte_tokenizer).loaded
     for cut_from in ("tail", "head", "middle"):
         limit = summarizer.SummarizerSettings(TEMPLATE, 60, cut_from, 32, 4)
         prompt, cut = summarizer.fit(tokenizer, "word " * 40, limit)
@@ -157,28 +155,18 @@ def test_fit_with_the_fast_tokenizer(byte_tokenizer: Path) -> None:
         assert cut == 200 + 17 - 60
 
 
-@pytest.mark.full
-def test_tokenizer_equals_transformers(tmp_path: Path, shared: Path, byte_tokenizer: Path) -> None:
-    """The fast adapter gives transformers' own ids; in doubt transformers decides."""
+def test_texts_tokenized_together_are_as_training_tokenizes_them(shared: Path) -> None:
+    """The same ids, many at once or one at a time, and the same text back."""
     texts = [json.loads(line)["text"] for line in (shared / "data/guanaco/train.jsonl").open()][:40]
-    asked = tmp_path / "asked"
-    shutil.copytree(byte_tokenizer, asked)
-    config = {"tokenizer_class": "TokenizersBackend", "bos_token": "<s>", "eos_token": "</s>"}
-    (asked / "tokenizer_config.json").write_text(
-        json.dumps(config | {"add_bos_token": True, "add_eos_token": True})
-    )
-    # Where config and file disagree, transformers decides, whatever it decides.
-    assert isinstance(load_tokenizer(asked), SlowTokenizer)
     for folder in (shared / "models/dialog-7m", shared / "bench/tokenizer"):
-        fast, reference = load_tokenizer(folder), SlowTokenizer(folder)
-        assert isinstance(fast, FastTokenizer)
-        for special in (True, False):
-            assert fast.lengths(texts, special) == reference.lengths(texts, special)
-            for text in texts[:10]:
-                ours = fast(text, add_special_tokens=special, return_offsets_mapping=True)
-                theirs = reference(text, add_special_tokens=special, return_offsets_mapping=True)
-                assert ours["input_ids"] == theirs["input_ids"]
-                assert ours["offset_mapping"] == theirs["offset_mapping"]
+        tokenizer = Tokenizer(folder)
+        together = tokenizer.ids(texts)
+        assert together == [
+            tokenizer.loaded(text, add_special_tokens=False)["input_ids"] for text in texts
+        ]
+        assert tokenizer.decode(together[0]) == tokenizer.loaded.decode(
+            together[0], skip_special_tokens=True
+        )
 
 
 def test_parts_hardly_longer_than_their_summaries(

@@ -174,14 +174,17 @@ def test_a_template_that_forgets_is_trained_as_it_is_served(tokenizer: Any) -> N
     """One that writes past answers otherwise than the last (thinking models do): a prompt each."""
     thinking = (
         "{% for m in messages %}{% if m['role'] == 'user' %}{{ '[' + m['content'] + ']' }}"
-        "{% else %}{{ ('<think> ' if loop.last else '') + m['content'] + eos_token }}{% endif %}"
-        "{% endfor %}"
+        "{% else %}{{ ('<think>' if loop.last else '') + m['content'] + eos_token }}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<think>' }}{% endif %}"
     )
     first, second = sequences(
         row_of("[INST] a [/INST] b </s><s>[INST] c [/INST]", "d"), tokenizer, template=thinking
     )
-    assert first == [(False, "[a]"), (True, "<think> b</s>")]
-    assert second == [(False, "[a]b</s>[c]"), (True, "<think> d</s>")]
+    assert first == [(False, "[a]<think>"), (True, "b</s>")]
+    assert second == [(False, "[a]b</s>[c]<think>"), (True, "d</s>")]
+    learned_too = thinking.partition("{% if add_generation_prompt")[0]
+    with pytest.raises(ValueError, match="'<think>' between generation's prompt and the answer"):
+        encode_answer(tokenizer, "a", "b", settings(learned_too))
 
 
 def test_a_template_that_asks_otherwise_than_it_answers_is_refused(tokenizer: Any) -> None:

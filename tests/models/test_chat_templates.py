@@ -277,9 +277,11 @@ def test_the_template_s_arguments_are_written_wherever_it_is_rendered(
     assert written == fit(tokenizer, ONE[0][1], prepared.settings)[0]
     assert written.endswith("assistant\n<think></think>")
     values: dict[str, Any] = {"a": None, "b": [True, 1.5, 'q"%}'], "c": {"d": "Größe 🙂\n"}}
-    shown = chat_templates.with_arguments("\n  {{ a }}|{{ b | tojson }}|{{ c.d }}", values)
+    shown = chat_templates.with_arguments(
+        "\n  {{ a }}|{{ b | tojson }}|{{ c.d }}{{ messages[0].content }}", values
+    )
     assert render(tokenizer, messages(ONE), settings(shown)) == (
-        '\n  None|[true, 1.5, "q\\"%}"]|Größe 🙂\n'
+        '\n  None|[true, 1.5, "q\\"%}"]|Größe 🙂\nWhere is Ben?'
     )
     with pytest.raises(RecipeError, match="'messages', which is no variable"):
         chat_templates.with_arguments(CHATML, {"messages": []})

@@ -10,7 +10,18 @@ Not for anything that needs this project installed: nothing here imports any of 
 module imports no torch.
 """
 
-from .chat import conversation_of, messages_of, render, turn_end
+from .chat import (
+    answer_end,
+    conversation_of,
+    first_left_out,
+    left_out,
+    messages_of,
+    remedy,
+    render,
+    require_continued,
+    token_ids,
+    turn_end,
+)
 from .clean import clean, fault_of
 from .generate import Generator
 from .load_model import (
@@ -34,6 +45,7 @@ from .settings import (
     SummarizerSettings,
     Summary,
 )
+from .special_tokens import frame, prompt_ids, require_plain, special_ids
 from .template import DOCUMENT, ONLY_DOCUMENT, filled, values_of
 
 __all__ = [
@@ -51,6 +63,7 @@ __all__ = [
     "Message",
     "SummarizerSettings",
     "Summary",
+    "answer_end",
     "clean",
     "conversation_of",
     "encode",
@@ -58,17 +71,26 @@ __all__ = [
     "encode_completion",
     "fault_of",
     "filled",
+    "first_left_out",
     "fit",
     "fit_chat",
+    "frame",
     "full_length",
+    "left_out",
     "messages_of",
     "needs_several_gpus",
     "parameter_count",
+    "prompt_ids",
     "refuse_offloaded",
+    "remedy",
     "render",
+    "require_continued",
+    "require_plain",
     "reset_dynamic_rope",
     "served_attention",
+    "special_ids",
     "split",
+    "token_ids",
     "turn_end",
     "values_of",
 ]

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from .settings import Document, Message, SummarizerSettings
+from .special_tokens import special_ids
 from .template import question_of
 
 OPEN, CLOSE = "[INST]", "[/INST]"
@@ -85,14 +86,82 @@ def _parse_llama2(text: str) -> list[Message]:
 
 
 def render(tokenizer: Any, messages: list[Message], settings: SummarizerSettings) -> str:
-    """The conversation as the chat template writes it; after a question, ready for an answer."""
-    text: str = tokenizer.apply_chat_template(
-        messages,
-        chat_template=settings.chat_template,
-        tokenize=False,
-        add_generation_prompt=messages[-1]["role"] == "user",
-    )
+    """The conversation as the chat template writes it; after a question, ready for an answer.
+
+    Raises ValueError when the template cannot write it, or leaves out what a message says.
+    """
+    try:
+        text: str = tokenizer.apply_chat_template(
+            messages,
+            chat_template=settings.chat_template,
+            tokenize=False,
+            add_generation_prompt=messages[-1]["role"] == "user",
+        )
+    except Exception as error:  # a template is a program: it may fail in any way
+        raise ValueError(
+            f"the chat template cannot write this conversation ({error}); correct it, or name another "
+            "template in prompt.chat_template"
+        ) from error
+    if (index := first_left_out(text, messages)) is not None:
+        raise ValueError(left_out(messages, index, settings))
     return text
+
+
+def first_left_out(text: str, messages: list[Message]) -> int | None:
+    """Index of the first message that does not stand in a rendering, white space around it aside.
+
+    Questions and answers must stand there in their order; a system message may stand anywhere
+    (Mistral writes it before the last question).
+    """
+    place = 0
+    for index, message in enumerate(messages):
+        content = message["content"].strip()
+        if message["role"] == "system":
+            if content not in text:
+                return index
+            continue
+        found = text.find(content, place)
+        if found < 0:
+            return index
+        place = found + len(content)
+    return None
+
+
+def left_out(messages: list[Message], index: int, settings: SummarizerSettings) -> str:
+    """The problem with a template that does not write message `index` of these."""
+    message = messages[index]
+    return (
+        f"message {index + 1}, from the {message['role']} ({message['content'].strip()[:60]!r}), is not "
+        "written by the chat template as it is; " + remedy(settings, message["role"] == "system")
+    )
+
+
+def remedy(settings: SummarizerSettings, is_system: bool = False) -> str:
+    """How a chat template that writes something else than it should is replaced or told."""
+    another = "name another template in prompt.chat_template"
+    if is_system:
+        return f"{another}, or remove the system message"
+    if "enable_thinking" in (settings.chat_template or ""):
+        return f"set prompt.template_arguments to {{enable_thinking: false}}, or {another}"
+    return another
+
+
+def require_continued(before: str, text: str, answer: str, settings: SummarizerSettings) -> None:
+    """Raise ValueError unless a rendering `text` is the prompt `before`, white space, and the answer."""
+    if not text.startswith(before):
+        pairs = enumerate(zip(before, text, strict=False))
+        same = next((i for i, (a, b) in pairs if a != b), min(len(before), len(text)))
+        raise ValueError(
+            "the chat template begins an answer otherwise than it asks for one: generation's prompt goes "
+            f"on with {before[same:][:60]!r} where an answered question has {text[same:][:60]!r}; "
+            + remedy(settings)
+        )
+    between = text[len(before) :].partition(answer.strip())[0]
+    if between.strip():
+        raise ValueError(
+            f"the chat template writes {between[:60]!r} between generation's prompt and the answer, so that "
+            f"the model would learn to write it too; {remedy(settings)}"
+        )
 
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:
@@ -101,13 +170,23 @@ def token_ids(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-@functools.lru_cache(maxsize=8)
 def turn_end(tokenizer: Any, settings: SummarizerSettings) -> int | None:
     """The special token that the chat template writes after an answer; None: it writes none."""
+    return answer_end(tokenizer, settings)[1]
+
+
+@functools.lru_cache(maxsize=8)
+def answer_end(tokenizer: Any, settings: SummarizerSettings) -> tuple[str, int | None]:
+    """What the chat template writes after an answer: text (stripped), and the special token after it.
+
+    Text is learned with the answer; it is no part of it, so generation stops there and leaves it out.
+    """
     if settings.format != "chat":
-        return None
+        return "", None
     question = {"role": "user", "content": "Well?"}
     text = render(tokenizer, [question, {"role": "assistant", "content": "Yes."}], settings)
-    special = set(tokenizer.all_special_ids)
-    special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return next((i for i in token_ids(tokenizer, text.rpartition("Yes.")[2]) if i in special), None)
+    after, special = text.rpartition("Yes.")[2], special_ids(tokenizer)
+    end = next((i for i in token_ids(tokenizer, after) if i in special), None)
+    if end is not None:
+        after = after.partition(str(tokenizer.convert_ids_to_tokens(end)))[0]
+    return after.strip(), end

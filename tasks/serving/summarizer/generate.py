@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .chat import turn_end
+from .chat import answer_end
 from .load_model import load_model, needs_several_gpus, parameter_count
 from .loss import ReferenceLoss
 from .map_reduce import condense
@@ -41,7 +41,9 @@ class Generator:
         self.tokenizer = AutoTokenizer.from_pretrained(package)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        end_ids = (self.tokenizer.eos_token_id, turn_end(self.tokenizer, self.settings))
+        end_text, turn_end = answer_end(self.tokenizer, self.settings)
+        self.end_texts = (end_text,) if end_text else ()
+        end_ids = (self.tokenizer.eos_token_id, turn_end)
         self.end_ids = [i for i in dict.fromkeys(end_ids) if i is not None]
         self.is_spread = device is None and needs_several_gpus(2 * parameter_count(package))
         self.model = load_model(package, self.device, self.is_spread)
@@ -172,8 +174,9 @@ class Generator:
         return stream_text(write, self._output_rules())
 
     def _output_rules(self) -> OutputRules:
+        stop = (*self.settings.stop, *self.end_texts)
         strip = self.settings.reasoning == "strip"
-        return OutputRules(self.tokenizer, self.end_ids, self.settings.stop, strip)
+        return OutputRules(self.tokenizer, self.end_ids, stop, strip)
 
     def _prompt_tokens(self, document: Document) -> int:
         if self.settings.summarize == "map_reduce":

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from .chat import conversation_of, messages_of, render, token_ids, turn_end
+from .chat import conversation_of, messages_of, render, require_continued, token_ids, turn_end
 from .settings import Document, Message, SummarizerSettings
+from .special_tokens import prompt_ids, require_plain
 from .template import filled, values_of
 
 
@@ -18,14 +19,14 @@ def fit(tokenizer: Any, document: Document, settings: SummarizerSettings) -> tup
 
     Cuts fall between tokens of the document, and the *text* is cut: any server that is sent this
     text sees the same tokens. Of several texts the longest is cut. Raises ValueError when not even an
-    empty document fits.
+    empty document fits, and for a document that spells a special token.
     """
     if settings.format == "chat":
         messages, cut_tokens = fit_chat(tokenizer, document, settings)
         return render(tokenizer, messages, settings), cut_tokens
 
     def length_of(values: dict[str, str]) -> int:
-        return len(tokenizer(filled(settings.template, values))["input_ids"])
+        return len(prompt_ids(tokenizer, filled(settings.template, values)))
 
     values, cut_tokens = _fit_values(tokenizer, values_of(document, settings), settings, length_of)
     return filled(settings.template, values), cut_tokens
@@ -41,6 +42,8 @@ def _fit_values(
 
     The one with the most tokens is cut; only if the prompt is too long without it, the next one too.
     """
+    for text in values.values():
+        require_plain(tokenizer, text)
     excess, cut_tokens = length_of(values) - settings.max_source_tokens, 0
     if excess <= 0:
         return values, 0
@@ -85,11 +88,14 @@ def fit_chat(
 
     The oldest turns are dropped first, each question with its answer; the system message stays. Only
     a last question that is too long by itself is cut, as `settings.truncate` says; of one made of
-    several texts the longest is. Raises ValueError when not even an empty one fits.
+    several texts the longest is. Raises ValueError when not even an empty one fits, and for a message
+    that spells a special token.
     """
     if isinstance(document, dict):
         return _fit_chat_of_inputs(tokenizer, document, settings)
     messages, limit = messages_of(document, settings.system), settings.max_source_tokens
+    for message in messages:
+        require_plain(tokenizer, message["content"])
     full = length = len(token_ids(tokenizer, render(tokenizer, messages, settings)))
     first = int(messages[0]["role"] == "system")
     while length > limit and len(messages) > first + 1:
@@ -142,8 +148,7 @@ def encode(tokenizer: Any, document: Document, settings: SummarizerSettings) -> 
 def _encode(tokenizer: Any, prompt: str, settings: SummarizerSettings) -> list[int]:
     if settings.format == "chat":
         return token_ids(tokenizer, prompt)
-    ids: list[int] = tokenizer(prompt)["input_ids"]
-    return ids
+    return prompt_ids(tokenizer, prompt)
 
 
 def encode_and_count(
@@ -176,7 +181,11 @@ def _encode_texts(
 
 
 def encode_completion(tokenizer: Any, summary: str) -> list[int]:
-    """Token ids of a reference as the model shall write it, end-of-text included."""
+    """Token ids of a reference as the model shall write it, end-of-text included.
+
+    Raises ValueError for a reference that spells a special token.
+    """
+    require_plain(tokenizer, summary)
     ids = tokenizer(summary.strip(), add_special_tokens=False)["input_ids"]
     return [*ids, tokenizer.eos_token_id]
 
@@ -190,7 +199,8 @@ def encode_answer(
     server does it. Where question and answer tokenized together begin otherwise (a token across the
     border), the answer is tokenized by itself too. What follows the end is what the chat template
     writes there (ChatML: a line break); it belongs to the next turn's prompt. Raises ValueError when
-    the template's prompt is not how it begins an answered question.
+    the template's prompt is not how it begins an answered question, when it writes more between the two
+    than white space, and for an answer that spells a special token.
     """
     if settings.format != "chat":
         return encode(tokenizer, document, settings), encode_completion(tokenizer, answer), []
@@ -198,11 +208,8 @@ def encode_answer(
     before = render(tokenizer, messages, settings)
     answered = [*messages, {"role": "assistant", "content": answer.strip()}]
     text = render(tokenizer, answered, settings)
-    if not text.startswith(before):
-        raise ValueError(
-            "the chat template begins an answer otherwise than it asks for one; name another in "
-            "prompt.chat_template"
-        )
+    require_plain(tokenizer, answer)
+    require_continued(before, text, answer, settings)
     prompt, ids = token_ids(tokenizer, before), token_ids(tokenizer, text)
     after = ids[len(prompt) :]
     if ids[: len(prompt)] != prompt:
