@@ -157,7 +157,7 @@ BROKEN = [
     ([{"role": "user"}], "(message 1) has no role and content"),
     (["a", "b"], "(message 1) has no role and content"),
     (as_messages([("user", "a [INST]"), ("assistant", "b")]), "holds [INST] within a message, a mark"),
-    (as_messages([("user", "a"), ("assistant", "b</s>")]), "holds </s> within a message, a mark"),
+    (as_messages([("user", "a"), ("assistant", "b</s>")]), "holds </s>, a special token"),
     (None, '"messages" is null'),
 ]  # fmt: skip
 

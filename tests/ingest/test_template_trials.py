@@ -172,17 +172,12 @@ def test_think_blocks_are_learned_by_nobody_unless_the_recipe_says(
     assert any("reasoning" in note for note in report["remarks"])
 
 
-def test_a_row_s_answer_that_the_template_shortens(tokenizer: Path, tmp_path: Path) -> None:
-    """Its reasoning would be judged and never learned: the row is named."""
-    rows = [
-        {"question": f"Where is {n}?", "answer": f"<think>hm</think>At {n}."} for n in range(30)
-    ]
-    problems, _ = found(
-        tokenizer, tmp_path, QWEN_3, rows, template_arguments={"enable_thinking": False}
-    )
-    assert (
-        "t.jsonl:1 message 2, from the assistant ('<think>hm</think>At 0.'), is not" in problems[1]
-    )
+def test_a_row_s_text_that_the_template_shortens(tokenizer: Path, tmp_path: Path) -> None:
+    """What no probe can know, such as a mark of its own at which it cuts: the row is named."""
+    cuts = GOOD.replace("m['content']", "m['content'].split('final:')[-1]")
+    rows = [{"question": f"Where is {n}?", "answer": f"Hm. final: At {n}."} for n in range(30)]
+    problems, _ = found(tokenizer, tmp_path, cuts, rows)
+    assert "t.jsonl:1 message 2, from the assistant ('Hm. final: At 0.'), is not" in problems[1]
 
 
 def test_text_after_an_answer_is_learned_knowingly(tokenizer: Path, tmp_path: Path) -> None:
