@@ -99,14 +99,14 @@ class ChatMeter:
         answers = self.tokenizer.ids(texts)
         try:
             messages = conversation_of(example.document, self.settings)
-            said = [message["content"] for message in messages]
-            self._refuse_marks([*said, *texts])
+            contents = [message["content"] for message in messages]
+            self._refuse_marks([*contents, *texts])
             for text, ids in zip(texts, answers, strict=True):
                 if problem := self.trials.of_reference(text, ids):
                     return problem
             before = render(self.tokenizer.loaded, messages, self.settings)
             [prompt] = self.tokenizer.ids([before])
-            if problem := self.trials.of_document(said, prompt):
+            if problem := self.trials.of_document(contents, prompt):
                 return problem
             self._require_answers(messages, before, texts)
             cut = 0

@@ -3,6 +3,8 @@
 A template may leave out what a message says, change it, write it twice, or ask for an answer otherwise
 than it writes one; then other text is learned, judged or served than the rows hold. It is a program
 too, so it is first run in a process with limits (tasks.models.template_trial).
+
+Over 250 lines: one trial, whose parts share the probe.
 """
 
 from __future__ import annotations
@@ -151,7 +153,7 @@ def _require_all_once(text: str, messages: Messages, settings: SummarizerSetting
             )
     if (moved := first_left_out(text, messages)) is not None:
         raise RecipeError(
-            f"the chat template writes {names[moved]} of two turns before what was said before it; "
+            f"the chat template writes {names[moved]} of two turns out of order, before an earlier message; "
             + remedy(settings)
         )
 
@@ -255,10 +257,10 @@ def row_problem(
         )
     if (index := first_left_out(rendering.text, messages)) is not None:
         return left_out(messages, index, settings)
-    said = "\0".join(message["content"] for message in messages)
+    spoken = "\0".join(message["content"] for message in messages)
     for number, message in enumerate(messages, 1):
         content = message["content"].strip()
-        if len(content) >= COMMON_CHARACTERS and rendering.text.count(content) > said.count(
+        if len(content) >= COMMON_CHARACTERS and rendering.text.count(content) > spoken.count(
             content
         ):
             return (

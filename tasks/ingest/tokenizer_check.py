@@ -1,7 +1,7 @@
 """Tokenizers are tried, not trusted: on a probe before any row is read, and on the rows' own texts.
 
 A tokenizer that loses text is found by decoding what it encodes. What its normalizer declares to change
-(T5's makes a line break a space) is said; anything else that is lost is refused.
+(T5's makes a line break a space) is reported; anything else that is lost is refused.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def difference(text: str, other: str) -> str:
 
 
 class TextTrials:
-    """Tries the texts of rows; counts what is lost of documents, which is said and not refused."""
+    """Tries the texts of rows; counts what is lost of documents, which is reported and not refused."""
 
     def __init__(self, tokenizer: Tokenizer, rows: int | None) -> None:
         self.tokenizer, self.rows = tokenizer, rows

@@ -16,6 +16,6 @@ def embedding_rows(folder: Path) -> int | None:
     try:
         shapes = tensor_shapes(folder)
     except BaseModelError:
-        return None  # said where the weights are checked
+        return None  # the check of the weights reports it
     rows = [shape[0] for name, shape in shapes.items() if name.endswith(NAMES) and len(shape) == 2]
     return min(rows, default=None)

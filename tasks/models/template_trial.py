@@ -84,7 +84,7 @@ def _main() -> None:
     try:
         compiled = _environment(asked).from_string(job["template"])
     except Exception as error:  # noqa: BLE001 - a template fails in any way
-        print(json.dumps({"renderings": [], "failure": _said(error)}))
+        print(json.dumps({"renderings": [], "failure": _message_of(error)}))
         return
     renderings, repeatable = [], True
     for conversation in job["conversations"]:
@@ -99,7 +99,7 @@ def _main() -> None:
             repeatable = repeatable and text == compiled.render(**values)
             renderings.append({"text": text})
         except Exception as error:  # noqa: BLE001 - a template fails in any way
-            renderings.append({"text": "", "error": _said(error)})
+            renderings.append({"text": "", "error": _message_of(error)})
     answer = {"renderings": renderings, "asked_date": bool(asked), "repeatable": repeatable}
     print(json.dumps(answer))
 
@@ -110,7 +110,7 @@ def _environment(asked: list[str]) -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(ext.Extension):
-        """`{% generation %}` marks what an assistant said; it writes what stands in it."""
+        """`{% generation %}` marks what an assistant wrote; it gives back what stands in it."""
 
         tags = {"generation"}  # noqa: RUF012 - as jinja2 has it
 
@@ -137,7 +137,7 @@ def _environment(asked: list[str]) -> Any:
     return environment
 
 
-def _said(error: Exception) -> str:
+def _message_of(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"it asks for more than {MEMORY_BYTES >> 20} MiB"
     return str(error) or type(error).__name__

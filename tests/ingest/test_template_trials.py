@@ -93,7 +93,7 @@ BROKEN = {
     "twice": (
         GOOD.replace("m['content']", "m['content'] + m['content']"), "writes the first question 2 times",
     ),
-    "wrong order": (GOOD.replace("in messages", "in messages | reverse"), "before what was said"),
+    "wrong order": (GOOD.replace("in messages", "in messages | reverse"), "before an earlier message"),
     "no generation prompt": (
         GOOD.removesuffix(ASK), r"'<\|assistant\|>' between generation's prompt and the answer",
     ),

@@ -11,7 +11,7 @@ import functools
 import re
 from typing import Any
 
-# What Llama 2's format has between two turns of one text: marks, and no part of what anybody said.
+# What Llama 2's format has between two turns of one text: marks, and no part of a message.
 TURN_MARKS = re.compile(r"\s*</s>\s*(<s>\s*)?(?=\[INST\])|^\s*<s>\s*(?=\[INST\])")
 FRAME_PROBES = ("a", "1", "the", ".", "я", "中")  # one that the tokenizer knows
 
