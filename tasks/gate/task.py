@@ -11,6 +11,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
 from tasks.contracts import digest
+from tasks.contracts.documents import plain_text
 from tasks.contracts.errors import EvaluationError
 from tasks.contracts.recipe import Gate, Recipe
 from tasks.contracts.records import Decision, Prediction, Scores, to_json
@@ -38,9 +39,11 @@ def gate(
     """Promote, reject or inconclusive: the challenger against the champion, or else the base."""
     run, watch = mlflow_run.current(), resource_usage.Watch()
     # Counted before the verdict is known: a run that is killed on a bad verdict has looked too.
-    looks = history.count_look(run, challenger.model_digest, rows_digest)
+    rows, metric = _table(challenger), recipe.gate.metric
+    documents = [plain_text(row.document) for row in rows]
+    looks = history.count_look(run, challenger.model_digest, metric, rows_digest, documents)
     decision = decide(
-        _table(challenger),
+        rows,
         _table(opponent),
         recipe.gate,
         opponent_kind="champion" if champion_version else "base",
@@ -53,7 +56,7 @@ def gate(
     )
     scores = {"challenger": challenger, "opponent": opponent, "base": base, "lead3": lead3}
     _store(run, decision, recipe.gate, scores)
-    primary = decision.metrics[recipe.gate.metric]
+    primary = decision.metrics[metric]
     verdict = {"precis.verdict": decision.verdict}  # to filter and sort runs by, in MLflow's UI
     run.write(
         tags=verdict | history.decision_tags(run, recipe, decision),

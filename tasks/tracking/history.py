@@ -7,7 +7,7 @@ whether a promotion took effect is read from the registry, which alone decides i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from typing import Any, Literal
 from tasks.contracts.metrics import change, direction
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import Decision, Verdict, from_json
+from tasks.tracking.looks import challengers, record_look
 
 RECORD, LOOK_MODEL, LOOK_ROWS = "precis.history", "precis.look.model", "precis.look.rows"
 SCHEMA_VERSION = 1
@@ -70,16 +71,23 @@ class HistoryRecord:
         return f"{self.time}  {title}{gain}"
 
 
-def count_look(run: Any, model_digest: str, rows_digest: str) -> int:
+def count_look(
+    run: Any, model_digest: str, metric: str, rows_digest: str, documents: Iterable[str]
+) -> int:
     """Record that a challenger is judged on these evaluation rows; the number judged, it included.
 
-    Counted by rows, not by seal: another prompt or token limit is one more look at the same rows.
+    Counted by documents (looks.py), not by seal: another prompt or token limit is one more look at the
+    same rows, and so is the same challenger by another metric. Runs of before the ledger are counted by
+    their tags.
     """
     run.write(tags={LOOK_MODEL: model_digest, LOOK_ROWS: rows_digest})
+    client, experiment = run.client, run.experiment_id
+    record_look(client, experiment, model_digest, metric, rows_digest, documents)
+    counted = challengers(client, experiment, rows_digest)
     # A run is returned with all that it logged, so those that judged this same model are left out.
     others = f"tags.`{LOOK_ROWS}` = '{rows_digest}' and tags.`{LOOK_MODEL}` != '{model_digest}'"
-    looks = runs(run.client, run.experiment_id, others)
-    return 1 + len({look.data.tags[LOOK_MODEL] for look in looks})
+    earlier = {look.data.tags[LOOK_MODEL] for look in runs(client, experiment, others)}
+    return len(counted) + len(earlier - set(counted.values()))
 
 
 def decision_tags(run: Any, recipe: Recipe, decision: Decision) -> dict[str, str]:

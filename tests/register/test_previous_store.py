@@ -92,11 +92,12 @@ def test_its_history_is_whole(store: Any) -> None:
 
 
 def test_its_looks_are_counted(store: Any) -> None:
-    """The next challenger on the same evaluation rows is the third; the same model is no new look."""
+    """The next challenger on the same evaluation rows is the third, and is not forgotten with its run."""
     first = PREVIOUS["runs"][0]
-    for model, looks in (("another", 3), (first["precis.look.model"], 2)):
+    for model, looks in (("another", 3), (first["precis.look.model"], 3)):
         with mlflow_run.run_for(NAME, f"flow run of {model}", {}) as run:
-            assert history.count_look(run, model, first["precis.look.rows"]) == looks
+            rows = first["precis.look.rows"]
+            assert history.count_look(run, model, "rougeL", rows, ["a document"]) == looks
             store.set_terminated(run.id)
         store.delete_run(run.id)
 
