@@ -84,7 +84,7 @@ def test_another_metric_is_another_look(look: Callable[..., int]) -> None:
 
 
 def test_challengers_judged_at_once_are_both_counted(home_with_store: Path) -> None:
-    """Of two at the same time neither is lost: whoever is third sees both."""
+    """Of two at the same time neither is lost: the next one sees both."""
     connection.connect()
     texts = documents(20)
 
