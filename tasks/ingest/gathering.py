@@ -81,7 +81,13 @@ def _sha256(path: Path) -> str:
 
 def _local_files(key: str, spec: str) -> tuple[list[Path], tuple[str, ...]]:
     root = Path(spec)
-    if root.is_dir():
+    try:
+        is_folder = root.is_dir()
+    except OSError as error:  # a name of 5,000 characters
+        raise DataError(
+            f"{key}: {spec[:80]}... is no path ({error.strerror}); correct it"
+        ) from error
+    if is_folder:
         where = f"{key}: {spec}"
         chosen = choose_files(where, local_names(where, root))
         _refuse_views(root, chosen.left_out)

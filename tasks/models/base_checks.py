@@ -94,7 +94,7 @@ def _read_tokenizer(file: Path) -> None:
 def _value_problems(path: Path) -> list[str]:
     """Values in the JSON files that do not fit each other, or the weights."""
     config = read_object(path / "config.json")
-    known = config.get("model_type") in SUPPORTED_MODEL_TYPES
+    known = str(config.get("model_type")) in SUPPORTED_MODEL_TYPES
     problems = config_checks.problems(config, path, known)
     if "transformers_weights" in config:
         problems.append(

@@ -23,6 +23,7 @@ OPTIONAL = ("intermediate_size", "num_key_value_heads", "head_dim", "sliding_win
 LAYERS = {"num_hidden_layers", "num_layers", "n_layer", "n_layers", "decoder_layers"}
 LAYERS |= {"encoder_layers", "num_decoder_layers"}
 EXPERTS = {"num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"}
+PLAUSIBLE = 2**20  # wide; below it transformers names the tensors whose shapes differ
 MOST = 2**40  # nothing in a model is counted in more
 
 
@@ -84,7 +85,7 @@ def problems_with(config: Config, shapes: Shapes, path: Path, known: bool) -> li
     found = [
         f"{name} is {config[name]}, and the largest tensor of the weights is {largest} wide; {both}"
         for name in WIDTHS
-        if known and count(config, name) > largest
+        if known and count(config, name) > max(largest, PLAUSIBLE)
     ]
     for name, value in _numbers(config):
         last = name.rpartition(".")[2]
