@@ -14,7 +14,7 @@ from pathlib import Path
 from tasks.contracts.errors import PrecisError, RegistryError
 from tasks.models.chat_session import ChatSession
 from tasks.register.task import package_of
-from tasks.serving.summarizer import SETTINGS_FILE, Document, Message
+from tasks.serving.summarizer import SETTINGS_FILE, Document, Message, clean, documents_of
 from tasks.tracking import connection
 
 HELP = "/new: a new conversation   Ctrl-C: end this answer   /exit or Ctrl-D: leave"
@@ -29,6 +29,7 @@ class Question:
     document: str | None = None  # a file; -: standard input
     device: str | None = None
     max_new_tokens: int | None = None
+    inputs: tuple[str, ...] = ()  # NAME=TEXT or NAME=@FILE, of a model that takes several texts
 
 
 def ask(question: Question) -> int:
@@ -39,11 +40,51 @@ def ask(question: Question) -> int:
     text = _text(question)
     folder, title = find(question.model)
     session = ChatSession(folder, question.device, question.max_new_tokens)
-    if text is None:
+    if session.inputs or question.inputs:
+        _print_answer(session, _texts(question, text, session))
+    elif text is None:
         _chat(session, title)
     else:
         _print_answer(session, text)
     return 0
+
+
+def _texts(question: Question, text: str | None, session: ChatSession) -> dict[str, str]:
+    """The texts of a model that takes several, by name; the question is the one that is left over.
+
+    Raises PrecisError for names that the model does not have, and for texts that are missing or blank.
+    """
+    names = session.inputs
+    if not names:
+        raise PrecisError(
+            "--input: this model takes one document; give it as QUESTION or --document"
+        )
+    given: dict[str, str] = {}
+    for item in question.inputs:
+        name, equals, value = item.partition("=")
+        if not equals or name not in names or name in given:
+            raise PrecisError(
+                f"--input {item}: write NAME=TEXT or NAME=@FILE, once each of {names}"
+            )
+        given[name] = _read(value[1:]) if value.startswith("@") else value
+    settings = session.generator.settings
+    left = [name for name in names if name not in given]
+    if text is not None:
+        required = [name for name in left if name not in settings.optional] or left
+        if len(required) != 1:
+            raise PrecisError(
+                f"QUESTION could be any of {', '.join(left) or 'none'}: name each text, as in "
+                f"--input {names[0]}='...' --input {names[-1]}=@FILE"
+            )
+        given[required[0]] = text
+    try:
+        [document] = documents_of([given], settings)
+    except ValueError as error:
+        raise PrecisError(
+            f"the model takes {', '.join(names)}: {error}; give each as --input NAME=TEXT or NAME=@FILE"
+        ) from error
+    assert isinstance(document, dict)
+    return document
 
 
 def find(model: str) -> tuple[Path, str]:
@@ -66,6 +107,8 @@ def find(model: str) -> tuple[Path, str]:
 def _text(question: Question) -> str | None:
     """The one text to answer; None: a chat at the terminal."""
     text = question.text
+    if text is None and question.document is None and question.inputs:
+        return None
     if question.document is not None:
         document = _read(question.document)
         # The question first: a document that is too long is truncated at its end by default.
@@ -81,7 +124,7 @@ def _read(file: str) -> str:
     source = "standard input" if file == "-" else file
     try:
         content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        return _not_empty(content.decode(), source).replace("\r\n", "\n")
+        return clean(_not_empty(content.decode(), source))
     except OSError as error:
         raise PrecisError(
             f"--document {file}: cannot be read ({error}); correct the path"

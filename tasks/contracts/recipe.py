@@ -107,6 +107,11 @@ class Fields(Settings):
                 f"optional names {', '.join(unknown)}, and inputs has {', '.join(inputs) or 'none'}: "
                 "name inputs that may be blank"
             )
+        if swapped := [n for n, c in inputs.items() if n != c and n in inputs.values()]:
+            raise ValueError(
+                f"inputs gives the name {', '.join(swapped)} to another column than the one that is called "
+                "so: choose other names, a request may use either"
+            )
         summaries = (self.summary,) if isinstance(self.summary, str) else self.summary or ()
         used = [*inputs.values(), self.document, *summaries, self.text, self.system]
         named = [name for name in used if name]

@@ -55,7 +55,7 @@ def _require_known_columns(row: dict[str, Any], columns: Columns) -> None:
     for name in columns.blank:
         if not is_nothing(row.get(name)):
             raise ValueError(f'has text in "{name}", which is blank in the first rows; {_SETTLE}')
-    for name in row.keys() - columns.sampled:
+    for name in row.keys() - columns.sampled - set(columns.names):
         if role_of(name) and name not in columns.ignored and not is_nothing(row[name]):
             raise ValueError(f'has "{name}", a column that the first rows lack; {_SETTLE}')
 

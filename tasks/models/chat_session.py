@@ -14,7 +14,9 @@ from tasks.serving.summarizer import SETTINGS_FILE, Document
 
 
 class ChatSession:
-    """A loaded package; `chat`: it answers conversations, not only single documents."""
+    """A loaded package; `chat`: it answers conversations, not only single documents; `inputs`: it takes
+    several texts by these names.
+    """
 
     def __init__(
         self, folder: Path, device: str | None = None, max_new_tokens: int | None = None
@@ -30,7 +32,9 @@ class ChatSession:
                 "wrote (artifacts/package of a version), or a registered model"
             )
         self.generator: Any = _loaded(folder, device)
-        self.chat = getattr(self.generator.settings, "format", "template") == "chat"
+        settings = self.generator.settings  # of packages made before there were such settings, too
+        self.inputs: tuple[str, ...] = getattr(settings, "inputs", ())
+        self.chat = getattr(settings, "format", "template") == "chat" and not self.inputs
         if max_new_tokens:
             self._limit(max_new_tokens)
 

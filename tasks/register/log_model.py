@@ -22,7 +22,7 @@ from tasks.contracts.errors import RegistryError, ServedModelDiffers
 from tasks.contracts.records import ModelRef, Prediction
 from tasks.processes import step_process
 from tasks.register import upload
-from tasks.serving.summarizer import pyfunc
+from tasks.serving.summarizer import SummarizerSettings, pyfunc
 
 ARTIFACT = "package"
 PYFUNC_FILE = Path(pyfunc.CODE_FOLDER) / "pyfunc.py"  # of a package; MLflow runs a copy of it
@@ -75,11 +75,14 @@ def lay_out(
     """Write `folder` as an MLflow pyfunc model around a package, linking its files."""
     shutil.rmtree(folder, ignore_errors=True)
     mlflow_model = mlflow.models.Model(model_id=model_id, run_id=run_id)
+    settings = SummarizerSettings.load(package)
     mlflow.pyfunc.save_model(
         path=str(folder),
         python_model=str(package / PYFUNC_FILE),
         pip_requirements=requirements(),
         mlflow_model=mlflow_model,
+        signature=signature_of(settings),
+        input_example=example_for(settings),
     )
     # What save_model(artifacts=...) would have written, without its copies.
     mlflow_model.flavors["python_function"] |= {
@@ -93,6 +96,43 @@ def lay_out(
         _link(source, target)
     for cache in folder.rglob("__pycache__"):
         shutil.rmtree(cache)
+
+
+def names_of(settings: SummarizerSettings) -> dict[str, str]:
+    """The names of several inputs, each with its column in the training data; empty for one document."""
+    names = settings.inputs
+    return dict(zip(names, settings.columns or names, strict=True)) if names else {}
+
+
+def example_for(settings: SummarizerSettings) -> Any:
+    """A request in the form that the model takes."""
+    if settings.inputs:
+        return [{name: f"The text of {name}." for name in settings.inputs}]
+    return ["The document."]
+
+
+def signature_of(settings: SummarizerSettings) -> Any:
+    """MLflow's signature: the named columns that the prompt is made of, and a text out.
+
+    Of a prompt of one document only the output: it may be given as a list of texts, which MLflow takes
+    for a DataFrame without names, and refuses, once columns are declared. A column that may be blank,
+    or go by another name too, is not required. The type of one that may be blank is left open, since a
+    blank column often is one of NaN.
+    """
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType
+
+    summary = Schema([ColSpec(DataType.string)])
+    columns = []
+    for name, column in names_of(settings).items():
+        if name in settings.optional:
+            columns += [ColSpec(AnyType(), key, required=False) for key in {name: 0, column: 0}]
+        elif name == column:
+            columns.append(ColSpec(DataType.string, name))
+        else:
+            columns += [ColSpec(DataType.string, key, required=False) for key in (name, column)]
+    inputs = Schema(columns) if columns else None
+    return mlflow.models.ModelSignature(inputs=inputs, outputs=summary)
 
 
 def requirements() -> list[str]:

@@ -288,7 +288,7 @@ def test_the_model_that_mlflow_loads_takes_conversations_and_texts(
     assert expected[0] == expected[2] == expected[3] != expected[1]
     assert served.predict(documents) == expected
     assert served.predict(pandas.DataFrame({"document": documents})) == expected
-    with pytest.raises(ValueError, match="document 2 is no text, nor a list of messages"):
+    with pytest.raises(ValueError, match="row 2: document is null, not text"):
         served.predict(["Why?", None])
 
 

@@ -55,6 +55,12 @@ def ask(
         str | None,
         typer.Option(metavar="FILE", help="Summarize it, or ask about it; -: standard input."),
     ] = None,
+    input_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input", metavar="NAME=TEXT", help="A text of a model that takes several; NAME=@FILE."
+        ),
+    ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="The longest answer, in tokens.")
     ] = None,
@@ -70,7 +76,8 @@ def ask(
         from flows import ask as asking
 
         text = " ".join(question) if question else None
-        asking.ask(asking.Question(model, text, document, device, max_new_tokens))
+        inputs = tuple(input_ or ())
+        asking.ask(asking.Question(model, text, document, device, max_new_tokens, inputs))
     except KeyboardInterrupt:  # an everyday way to end an answer, or the wait for one
         print()
         raise typer.Exit(128 + signal.SIGINT) from None

@@ -33,6 +33,7 @@ from .load_model import (
 )
 from .map_reduce import MAX_SHRINK, split
 from .prompt import encode, encode_answer, encode_completion, fit, fit_chat, full_length
+from .request_documents import documents_of
 from .settings import (
     AUTO_SLOTS,
     CONTINUOUS_MODEL_TYPES,
@@ -66,6 +67,7 @@ __all__ = [
     "answer_end",
     "clean",
     "conversation_of",
+    "documents_of",
     "encode",
     "encode_answer",
     "encode_completion",

@@ -44,23 +44,24 @@ def load_code(package: Path) -> ModuleType:
 
 if not __package__:  # run by MLflow, under a name of MLflow's own
     import mlflow
+    import pandas
 
     class Summarizer(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-        """`mlflow.pyfunc` around a Generator: a list of documents in, a list of summaries out.
-
-        A document is a text, or a conversation as a list of messages.
-        """
+        """`mlflow.pyfunc` around a Generator: documents in, a list of summaries out."""
 
         def load_context(self, context: Any) -> None:
             """Load the package from the model's artifacts, with its own code."""
             package = Path(context.artifacts["package"])
-            self.generator = load_code(package).Generator(package)
+            self.code = load_code(package)
+            self.generator = self.code.Generator(package)
 
-        def predict(self, context: Any, model_input: list[Any], params: Any = None) -> list[str]:
-            """Summaries of the documents, in their order. Raises ValueError for what is no document."""
-            for number, document in enumerate(model_input, 1):
-                if not isinstance(document, (str, list, dict)):
-                    raise ValueError(f"document {number} is no text, nor a list of messages")
-            return [summary.text for summary in self.generator.summarize(list(model_input))]
+        # From this hint MLflow infers nothing. Of others it makes rules of its own: under list[str] the first
+        # column of a DataFrame is all that arrives. What may be given is in request_documents.py.
+        def predict(
+            self, context: Any, model_input: pandas.DataFrame, params: Any = None
+        ) -> list[str]:
+            """Summaries of the documents, in their order. Raises ValueError for rows that are none."""
+            documents = self.code.documents_of(model_input, self.generator.settings)
+            return [summary.text for summary in self.generator.summarize(documents)]
 
     mlflow.models.set_model(Summarizer())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 SETTINGS_FILE = "summarizer.json"
@@ -12,6 +12,7 @@ Message = dict[str, str]  # {"role": system, user or assistant, "content": text}
 # What a prompt is made of: a text, several texts by name, or a conversation.
 Document = str | dict[str, str] | list[Message]
 
+LATER_SETTINGS = frozenset({"reasoning", "inputs", "optional", "columns"})
 # The figures below are here, and not where they are used, because importing this file imports no torch.
 WEIGHTS_SHARE = 0.9  # of a GPU's memory that weights may fill; the rest is for keys and values
 AUTO_SLOTS = 256  # sequences decoded at once on a GPU where decoding is auto and memory allows
@@ -46,8 +47,17 @@ class SummarizerSettings:
     columns: tuple[str, ...] = ()
 
     def save(self, package: Path) -> None:
-        """Write `summarizer.json` into a package."""
-        (package / SETTINGS_FILE).write_text(json.dumps(asdict(self), indent=2, sort_keys=True))
+        """Write `summarizer.json` into a package.
+
+        Later settings are left out at their defaults: code of before them reads such a package too.
+        """
+        unset = {
+            field.name
+            for field in fields(self)
+            if field.name in LATER_SETTINGS and getattr(self, field.name) == field.default
+        }
+        written = {name: value for name, value in asdict(self).items() if name not in unset}
+        (package / SETTINGS_FILE).write_text(json.dumps(written, indent=2, sort_keys=True))
 
     @classmethod
     def load(cls, package: Path) -> SummarizerSettings:
