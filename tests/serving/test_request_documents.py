@@ -1,4 +1,7 @@
-"""What a served model may be given, and that it cleans texts as ingest does."""
+"""What a served model may be given, and that it cleans texts as ingest does.
+
+Over 250 lines: every form of request, for each form of prompt.
+"""
 
 from __future__ import annotations
 
