@@ -371,24 +371,15 @@ class Prompt(Settings):
         "way, since a reference belongs to a document and not to its parts.",
     )
 
-    reasoning: Literal["strip"] | None = Field(
+    reasoning: Literal["strip", "learn"] | None = Field(
         None,
         title="Reasoning in answers",
         description="What becomes of reasoning beside an answer (reasoning_content, reasoning or thinking "
-        "of a message) and of a <think> block that it begins with. strip: it is left out of training rows, "
-        "references and what the model writes, so that it is neither learnt nor judged. None: rows "
-        "that have any are rejected, since leaving it out trains another model.",
+        "of a message) and of a think block that it begins with. strip: it is left out of training rows, "
+        "references and what the model writes, so that it is neither learnt nor judged. learn: it is a part "
+        "of the answer, a <think> block before it, learnt and judged with it; max_new_tokens must hold both. "
+        "None: rows that have any are rejected, since leaving it out trains another model.",
     )
-
-    @field_validator("reasoning", mode="before")
-    @classmethod
-    def _not_learnt(cls, value: object) -> object:
-        if value == "learn":
-            raise ValueError(
-                "learn is not supported: reasoning would be learnt, and only the answer after it could be "
-                "compared with a reference; set strip, or move what shall be learnt into the content"
-            )
-        return value
 
     @model_validator(mode="after")
     def _parts_or_rejects(self) -> Prompt:

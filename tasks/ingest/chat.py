@@ -21,8 +21,8 @@ from tasks.ingest.messages import (
     require_turns,
     split_messages,
     with_system,
-    without_reasoning,
 )
+from tasks.ingest.reasoning import settled
 from tasks.serving.summarizer import messages_of
 
 OPEN, CLOSE = "[INST]", "[/INST]"
@@ -54,7 +54,7 @@ def split_conversation(value: Any, system: str, reading: Reading) -> tuple[Docum
         conversation, answer = split_messages(read_messages(items, reading))
         return _led_by(system, conversation), answer
     text, answer = split_chat(reading.checked(value, ""))
-    answer = without_reasoning(answer, "its last answer", reading.strip_reasoning)
+    answer = settled(answer, "", "(the last answer)", reading.reasoning)
     return (_led_by(system, text) if system else text), answer
 
 

@@ -12,7 +12,8 @@ from tasks.contracts.recipe import Prompt
 from tasks.ingest.chat import answer_of, question, split_conversation
 from tasks.ingest.column_roles import is_nothing, role_of
 from tasks.ingest.columns import Columns
-from tasks.ingest.messages import Reading, as_messages, is_messages, without_reasoning
+from tasks.ingest.messages import Reading, as_messages, is_messages
+from tasks.ingest.reasoning import settled
 from tasks.ingest.row_types import RAW_CHARACTERS, Example, Raw, Reject
 from tasks.serving.summarizer import clean, fault_of
 
@@ -135,9 +136,8 @@ def _references(
     present = [(value, where) for value, where in values if value is not None]
     if not present:
         _refuse_missing(row, columns)
-    strip = prompt.reasoning == "strip"
     texts = [
-        without_reasoning(_checked(value, where, "summary"), where, strip)
+        settled(_checked(value, where, "summary"), "", where, prompt.reasoning)
         for value, where in present
     ]
     return tuple(texts), len(values) - len(present)
@@ -162,7 +162,7 @@ def _system(row: dict[str, Any], name: str | None) -> str:
 def _reading(prompt: Prompt, columns: Columns, key: str) -> Reading:
     return Reading(
         lambda text, where: _checked(text, where, key),
-        prompt.reasoning == "strip",
+        prompt.reasoning,
         frozenset(columns.ignored),
     )
 

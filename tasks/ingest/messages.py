@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.ingest.reasoning import settled
+
 # How data sets name the speaker: OpenAI's names, ShareGPT's, and those of its siblings.
 ROLES = {
     "system": "system",
@@ -45,7 +47,6 @@ HARMLESS_KEYS = frozenset(
 )  # fmt: skip
 TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 REASONING_PARTS = frozenset({"thinking", "reasoning"})
-THINK_BLOCK = re.compile(r"\s*<think>(.*?)</think>", re.DOTALL)
 
 Message = dict[str, Any]  # role, content, and weight 0 of an answer that is not learnt
 Checked = Callable[[Any, str], str]  # a value and where it is: its text, or ValueError
@@ -56,7 +57,7 @@ class Reading:
     """What the recipe says of messages."""
 
     checked: Checked
-    strip_reasoning: bool = False  # otherwise a row with reasoning is rejected
+    reasoning: str | None = None  # prompt.reasoning; None: a row with reasoning is rejected
     ignore: frozenset[str] = frozenset()  # keys of messages that are not used
 
 
@@ -151,23 +152,6 @@ def unused_keys(values: Iterable[Any]) -> list[str]:
     return list(keys)
 
 
-def without_reasoning(text: str, where: str, strip: bool) -> str:
-    """An answer without the think block that it begins with.
-
-    Raises ValueError for one with a block where `strip` is false, or a block that does not end.
-    """
-    block = THINK_BLOCK.match(text)
-    if block is None:
-        if text.lstrip().startswith("<think>"):
-            raise ValueError(
-                f"{where} begins with <think>, which never ends; correct or remove the row"
-            )
-        return text
-    if not strip:
-        raise ValueError(_has_reasoning(where, "a <think> block"))
-    return text[block.end() :].strip()
-
-
 def _message(item: Any, where: str, reading: Reading) -> Message:
     if not isinstance(item, dict) or not _keys(item, ROLE_KEYS):
         raise ValueError(f"{where} has no role and content, nor from and value; add them")
@@ -175,19 +159,18 @@ def _message(item: Any, where: str, reading: Reading) -> Message:
     role = _role(item[_only(item, ROLE_KEYS, where)], where)
     if not _keys(item, CONTENT_KEYS):
         raise ValueError(f"{where} has no role and content, nor from and value; add them")
-    text, reasoning = _content(item[_only(item, CONTENT_KEYS, where)], where, role, reading)
-    message: Message = {"role": role, "content": text}
-    reasoning = reasoning or any(
-        _held(item.get(key)) for key in REASONING_KEYS if key not in reading.ignore
-    )
-    if reasoning and not reading.strip_reasoning:
-        raise ValueError(_has_reasoning(where, "reasoning"))
+    text, thoughts = _content(item[_only(item, CONTENT_KEYS, where)], where, reading, role)
+    thoughts += [
+        reading.checked(item[key], f"{where} {key}")
+        for key in REASONING_KEYS
+        if key not in reading.ignore and _held(item.get(key))
+    ]
     if role == "assistant":
-        message["content"] = without_reasoning(text, where, reading.strip_reasoning)
-        if not message["content"]:
-            raise ValueError(
-                f"{where} has reasoning and no answer; add the answer or remove the row"
-            )
+        # One text under two names (a server's reasoning and reasoning_content) is one.
+        text = settled(text, "\n".join(dict.fromkeys(thoughts)), where, reading.reasoning)
+    elif thoughts:
+        raise ValueError(f"{where} is from the {role} and has reasoning; remove it, or the row")
+    message: Message = {"role": role, "content": text}
     weight = _weight(item, where, role, reading.ignore)
     return message | ({"weight": 0} if weight == 0 and role == "assistant" else {})
 
@@ -221,36 +204,39 @@ def _role(value: Any, where: str) -> str:
     return ROLES[name]
 
 
-def _content(value: Any, where: str, role: str, reading: Reading) -> tuple[str, bool]:
-    """A message's text, and whether parts of reasoning were left out of it."""
-    reasoning = False
+def _content(value: Any, where: str, reading: Reading, role: str) -> tuple[str, list[str]]:
+    """A message's text, and its parts of reasoning."""
+    thoughts: list[str] = []
     if isinstance(value, (list, tuple)) and value:
-        texts = []
+        texts: list[str] = []
         for number, part in enumerate(value, 1):
-            text = _part(part, f"{where}, part {number},")
-            reasoning |= text is None
-            texts += [] if text is None else [text]
+            is_text, text = _part(part, f"{where}, part {number},")
+            (texts if is_text else thoughts).append(text)
         value = "\n".join(texts)
     if role == "system" and isinstance(value, str) and not value.strip():
-        return "", reasoning
-    return reading.checked(value, where).strip(), reasoning
+        return "", thoughts
+    if thoughts and not value:
+        raise ValueError(f"{where} has reasoning and no answer; add the answer or remove the row")
+    return reading.checked(value, where).strip(), thoughts
 
 
-def _part(part: Any, where: str) -> str | None:
-    """A part's text; None: it is reasoning."""
+def _part(part: Any, where: str) -> tuple[bool, str]:
+    """Whether a part is text and not reasoning, and what it holds."""
     if isinstance(part, str):
-        return part
+        return True, part
     if not isinstance(part, dict):
         raise ValueError(f"{where} is no text and no object; correct it or remove the row")
     held = {key: value for key, value in part.items() if _held(value) and key not in HARMLESS_KEYS}
-    kind = str(held.get("type", "text"))
-    if kind in REASONING_PARTS:
-        return None
-    text, others = part.get("text"), set(held) - {"type", "text"}
-    if kind not in TEXT_PARTS or others or not isinstance(text, str):
+    kind = str(held.pop("type", "text"))
+    # Anthropic signs its thoughts, and names their text after their type.
+    names = ("thinking", "reasoning", "text") if kind in REASONING_PARTS else ("text",)
+    name = next((name for name in names if name in part), "text")
+    others = set(held) - {name, "signature" if kind in REASONING_PARTS else name}
+    text = part.get(name)
+    if kind not in TEXT_PARTS | REASONING_PARTS or others or not isinstance(text, str):
         shown = ", ".join([kind, *sorted(map(str, others))])
         raise ValueError(f"{where} is of type {shown}, and only text is read; remove the row")
-    return text
+    return kind in TEXT_PARTS, text
 
 
 def _weight(item: dict[str, Any], where: str, role: str, ignore: frozenset[str]) -> int | None:
@@ -274,13 +260,6 @@ def _weight(item: dict[str, Any], where: str, role: str, ignore: frozenset[str])
             f"name {key} in data.fields.ignore"
         )
     return weight
-
-
-def _has_reasoning(where: str, what: str) -> str:
-    return (
-        f"{where} has {what}, and the recipe does not say what becomes of it; set prompt.reasoning: strip "
-        "(it is neither learnt nor judged), or remove the row"
-    )
 
 
 def _keys(item: dict[str, Any], names: tuple[str, ...]) -> list[str]:

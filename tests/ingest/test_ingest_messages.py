@@ -20,6 +20,7 @@ from tasks.ingest.row_types import Example, Raw
 
 CHAT = Prompt(format="chat", chat_template="llama-2")
 STRIP = Prompt(format="chat", chat_template="llama-2", reasoning="strip")
+LEARN = Prompt(format="chat", chat_template="llama-2", reasoning="learn")
 USER = {"role": "user", "content": "Who came?"}
 ANSWER = {"role": "assistant", "content": "Ben."}
 LIST = Columns(None, (), None, "messages")
@@ -95,32 +96,55 @@ def test_an_answer_of_weight_0_stays_as_context(key: str, no: Any) -> None:
     assert one(talk) == ([USER, ANSWER | {"weight": 0}, USER], ("Ben.",))
 
 
+THOUGHT = {"type": "thinking", "thinking": "Hm.", "signature": "x"}
+# (messages, whether the block stands in the text already)
 REASONED = [
-    [USER, ANSWER | {"reasoning_content": "Hm."}],
-    [USER, ANSWER | {"reasoning": "Hm."}],
-    [USER, ANSWER | {"thinking": "Hm."}],
-    [USER, ANSWER | {"content": "<think>\nHm.\n</think>\n\nBen."}],
-    [USER, ANSWER | {"content": "<think></think>Ben."}],
-    [USER, ANSWER | {"content": [{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "Ben."}]}],
-    "<s>[INST] Who came? [/INST] <think>Hm.</think> Ben. </s>",
+    ([USER, ANSWER | {"reasoning_content": "Hm."}], False),
+    ([USER, ANSWER | {"reasoning": " Hm.\n", "reasoning_content": None}], False),
+    ([USER, ANSWER | {"thinking": "Hm."}], False),
+    ([USER, ANSWER | {"thinking": "Hm.", "reasoning": "Hm."}], False),
+    ([USER, ANSWER | {"content": [THOUGHT, {"type": "text", "text": "Ben."}]}], False),
+    ([USER, ANSWER | {"content": [{"type": "reasoning", "text": "Hm."}, "Ben."]}], False),
+    ([USER, ANSWER | {"content": "<think>\nHm.\n</think>\n\nBen."}], True),
+    ([USER, ANSWER | {"content": "<think>\nHm.\n</think>\n\nBen.", "reasoning": "Hm."}], False),
+    ([USER, ANSWER | {"content": "<think></think>Ben."}], True),
+    ([USER, ANSWER | {"content": "<thinking>Hm.</thinking>\nBen."}], True),
+    ([USER, ANSWER | {"content": "<reasoning>Hm.</reasoning>Ben."}], True),
+    ([USER, ANSWER | {"content": "[THINK]Hm.[/THINK]Ben."}], True),
+    ([USER, ANSWER | {"content": "<|begin_of_thought|>Hm.<|end_of_thought|>\n\nBen."}], True),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("value", REASONED, ids=range(len(REASONED)))
-def test_reasoning_is_left_out_only_where_the_recipe_says_so(value: Any) -> None:
-    """Without the setting the row is rejected, and told of it."""
+@pytest.mark.parametrize(("value", "within"), REASONED, ids=range(len(REASONED)))
+def test_reasoning_is_what_the_recipe_says(value: Any, within: bool) -> None:
+    """Unchanged: the row is rejected. strip: left out. learn: before the answer, as a part of it."""
     assert "set prompt.reasoning: strip" in one(value)
-    document, references = one(value, STRIP)
-    assert references == ("Ben.",)
-    assert document in ([USER], "[INST] Who came? [/INST]")
+    assert one(value, STRIP) == PLAIN
+    document, (reference,) = one(value, LEARN)
+    assert document == [USER]
+    assert reference == (value[1]["content"] if within else "<think>\nHm.\n</think>\n\nBen.")
+
+
+def test_reasoning_of_earlier_answers_and_in_llama_2_text() -> None:
+    """All answers are learnt, so that all are stripped or kept."""
+    talk = [USER, ANSWER | {"reasoning": "Hm."}, USER, ANSWER]
+    assert "(message 2) has reasoning" in one(talk)
+    assert one(talk, STRIP) == ([USER, ANSWER, USER], ("Ben.",))
+    assert one(talk, LEARN)[0][1]["content"] == "<think>\nHm.\n</think>\n\nBen."
+    text = "<s>[INST] Who came? [/INST] <think>Hm.</think> Ben. </s>"
+    assert "set prompt.reasoning: strip" in one(text)
+    assert one(text, STRIP) == ("[INST] Who came? [/INST]", ("Ben.",))
+    assert one(text, LEARN) == ("[INST] Who came? [/INST]", ("<think>Hm.</think> Ben.",))
 
 
 def test_reasoning_in_a_summary_column() -> None:
     """Answers in a column of their own are read alike, in both formats of prompts."""
     row = {"prompt": "Who came?", "completion": "<think>Hm.</think>Ben."}
-    for prompt, strip in ((CHAT, STRIP), (Prompt(), Prompt(reasoning="strip"))):
+    for prompt in (CHAT, Prompt()):
         assert "set prompt.reasoning: strip" in read(row, PAIR, prompt)
-        assert read(row, PAIR, strip) == ("Who came?", ("Ben.",))
+        for setting, reference in (("strip", "Ben."), ("learn", row["completion"])):
+            changed = prompt.model_copy(update={"reasoning": setting})
+            assert read(row, PAIR, changed) == ("Who came?", (reference,))
 
 
 TOOLS = "calls of tools cannot be learnt; remove the row"
@@ -165,7 +189,7 @@ REFUSED = [
     ([USER, ANSWER | {"content": ""}], "(message 2) is blank"),
     ([USER, {"role": "assistant"}], "(message 2) has no role and content"),
     ([USER, {"role": "assistant", "content": "a", "value": "b"}], "(message 2) has both content and value"),
-    ([USER, ANSWER | {"content": "<think>Hm."}], "(message 2) begins with <think>, which never ends"),
+    ([USER, ANSWER | {"content": "<think>Hm."}], "(message 2) begins with reasoning that never ends"),
     ([USER, "Ben."], "(message 2) has no role and content"),
     ([], "is an empty list"),
     ("[]", "is an empty list"),
@@ -188,10 +212,29 @@ def test_what_cannot_be_used_is_said(value: Any, says: str) -> None:
         assert ";" in problem, "no fix"
 
 
-def test_reasoning_alone_is_no_answer() -> None:
-    """What is left when it is stripped would be nothing."""
-    problem = one([USER, ANSWER | {"content": "<think>Hm.</think> "}], STRIP)
-    assert "(message 2) has reasoning and no answer" in problem
+NO_ANSWER = [
+    ({"content": "<think>Hm.</think> "}, "(message 2) has reasoning and no answer; add"),
+    ({"content": [THOUGHT]}, "(message 2) has reasoning and no answer; add"),
+    ({"content": "", "reasoning": "Hm."}, "(message 2) is blank"),
+    ({"reasoning": "Hm.", "content": None}, "(message 2) is null"),
+    ({"reasoning": ["Hm."]}, "(message 2) reasoning is a list"),
+]
+
+
+@pytest.mark.parametrize(("fields", "says"), NO_ANSWER, ids=range(len(NO_ANSWER)))
+def test_reasoning_alone_is_no_answer(fields: dict[str, Any], says: str) -> None:
+    """Neither learnt nor stripped."""
+    for prompt in (STRIP, LEARN):
+        assert says in one([USER, ANSWER | fields], prompt)
+
+
+def test_reasoning_that_fits_nowhere() -> None:
+    """A question's, two that differ, and a reference of nothing else."""
+    assert "is from the user and has reasoning" in one([USER | {"reasoning": "Hm."}, ANSWER], STRIP)
+    twice = ANSWER | {"content": "<think>So.</think>Ben.", "reasoning": "Hm."}
+    assert "within its text and beside it" in one([USER, twice], LEARN)
+    row = {"prompt": "Who came?", "completion": "<think>Hm.</think>"}
+    assert '"completion" has reasoning and no answer' in read(row, PAIR, STRIP)
 
 
 def test_a_prompt_template_has_no_place_for_messages() -> None:

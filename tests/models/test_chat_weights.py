@@ -69,13 +69,9 @@ def tokenizer() -> Any:
     return loaded
 
 
-def row_of(talk: Any) -> Row:
-    found = example_of(
-        Raw(1, {"messages": talk}),
-        "t.jsonl",
-        COLUMN,
-        Prompt(format="chat", chat_template="llama-2"),
-    )
+def row_of(talk: Any, reasoning: Any = None) -> Row:
+    prompt = Prompt(format="chat", chat_template="llama-2", reasoning=reasoning)
+    found = example_of(Raw(1, {"messages": talk}), "t.jsonl", COLUMN, prompt)
     assert isinstance(found, Example), found
     return Row("row", "source", found.document, found.references)
 
@@ -134,3 +130,15 @@ def test_the_same_conversation_as_llama_2_text_learns_every_answer(tokenizer: An
         expected = f"{before}Ben.{end}{before}So.{end}"
         assert learnt(row_of(text), tokenizer, template) == expected
         assert learnt(row_of(talk), tokenizer, template) == expected
+
+
+def test_reasoning_is_learnt_before_its_answer_or_not_at_all(tokenizer: Any) -> None:
+    """As prompt.reasoning says, with one end after both."""
+    talk = [
+        {"role": "user", "content": "Who?"},
+        {"role": "assistant", "content": "Ben.", "reasoning_content": "Hm."},
+    ]
+    for template, before, end in TEMPLATES.values():
+        assert learnt(row_of(talk, "strip"), tokenizer, template) == f"{before}Ben.{end}"
+        whole = "<think>\nHm.\n</think>\n\nBen."
+        assert learnt(row_of(talk, "learn"), tokenizer, template) == f"{before}{whole}{end}"

@@ -136,6 +136,8 @@ def test_a_piece_that_was_given_out_never_changes(text: str, generator: Generato
         ("A <think> block</think> later", "A <think> block</think> later"),
         ("<thick> paint", "<thick> paint"),
         ("<thi", "<thi"),
+        ("[THINK]Ben?[/THINK]\nAnna.", "Anna."),
+        ("<reasoning>\nBen?", ""),
     ],
 )
 @pytest.mark.parametrize("special", [False, True])

@@ -34,6 +34,7 @@ from .load_model import (
 from .map_reduce import MAX_SHRINK, split
 from .prompt import encode, encode_answer, encode_completion, fit, fit_chat, full_length
 from .request_documents import documents_of
+from .reasoning import split_reasoning
 from .settings import (
     AUTO_SLOTS,
     CONTINUOUS_MODEL_TYPES,
@@ -92,6 +93,7 @@ __all__ = [
     "served_attention",
     "special_ids",
     "split",
+    "split_reasoning",
     "token_ids",
     "turn_end",
     "values_of",

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .reasoning import MARKS, may_begin_reasoning, split_reasoning
 from .settings import SummarizerSettings, Summary
-
-THINK, END_THINK = "<think>", "</think>"
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,7 @@ class OutputRules:
     tokenizer: Any
     end_ids: list[int]
     stop: tuple[str, ...]
-    strip_reasoning: bool = False  # a think block that it begins with is no part of it
+    strip_reasoning: bool = False  # reasoning that it begins with is no part of it
 
     def summary(self, ids: list[int], prompt_tokens: int, batch: int) -> Summary:
         """The summary that these token ids are; what follows an end token is not part of it."""
@@ -42,21 +41,17 @@ class OutputRules:
         text = text.rstrip("\ufffd")  # first: half a character may be part of a stop string
         begun = [n for stop in self.stop for n in range(1, len(stop)) if text.endswith(stop[:n])]
         text = self._answer(text[: len(text) - max(begun, default=0)])
-        return "" if self.strip_reasoning and THINK.startswith(text) else text
+        return "" if self.strip_reasoning and may_begin_reasoning(text) else text
 
     def _answer(self, text: str) -> str:
-        """The text, or what follows the think block that it begins with: nothing while that lasts."""
-        text = text.strip()
-        if self.strip_reasoning and text.startswith(THINK):
-            return text.partition(END_THINK)[2].strip()
-        return text
+        """The text, or what follows the reasoning that it begins with: nothing while that lasts."""
+        return (split_reasoning(text)[1] or "") if self.strip_reasoning else text.strip()
 
     def _decoded(self, ids: list[int]) -> str:
-        """Their text without special tokens, among which a tokenizer may count those of a think block."""
+        """Their text without special tokens, among which a tokenizer may count the marks of reasoning."""
         if self.strip_reasoning:
             added = self.tokenizer.added_tokens_decoder.items()
-            marks = (THINK, END_THINK)
-            special = {i for i, token in added if token.special and token.content not in marks}
+            special = {i for i, token in added if token.special and token.content not in MARKS}
             ids = [i for i in ids if i not in special]
         return str(self.tokenizer.decode(ids, skip_special_tokens=not self.strip_reasoning))
 

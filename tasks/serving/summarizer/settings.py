@@ -39,7 +39,7 @@ class SummarizerSettings:
     system: str | None = None  # the system message of conversations without one of their own
     chat_template: str | None = None  # Jinja
     decoding: str = "generate"  # generate (transformers, batch by batch), continuous, or auto
-    reasoning: str | None = None  # strip: a think block that an answer begins with is left out
+    reasoning: str | None = None  # strip: reasoning that an answer begins with is left out
     # Several texts in place of one document, by their names in the template; a document is then a dict.
     inputs: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()  # those of them that may be blank
