@@ -26,7 +26,7 @@ COLUMN = Columns(None, (), None, "messages", sampled=frozenset({"messages"}))
 # One that writes past answers otherwise than the last, so that each is a sequence of its own.
 FORGETFUL = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{% if m['role'] == 'assistant' %}"
-    "{{ ('~' if loop.last else '') + m['content'] + eos_token }}\n"
+    "{{ ('' if loop.last else '~') + m['content'] + eos_token }}\n"
     "{% else %}{{ m['content'] + eos_token }}\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
@@ -34,7 +34,7 @@ FORGETFUL = (
 TEMPLATES = {
     "llama-2": (chat_templates.LLAMA_2, " ", " </s>"),
     "chatml": (CHATML, "", "<|im_end|>"),
-    "forgetful": (FORGETFUL, "~", "</s>"),
+    "forgetful": (FORGETFUL, "", "</s>"),
 }
 MARKS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<s>", "</s>", "<pad>", "<think>", "<|")
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40).filter(
