@@ -33,8 +33,8 @@ from .load_model import (
 )
 from .map_reduce import MAX_SHRINK, split
 from .prompt import encode, encode_answer, encode_completion, fit, fit_chat, full_length
-from .request_documents import documents_of
 from .reasoning import split_reasoning
+from .request_documents import documents_of
 from .settings import (
     AUTO_SLOTS,
     CONTINUOUS_MODEL_TYPES,
