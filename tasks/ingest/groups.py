@@ -12,7 +12,8 @@ LISTED = 20  # groups in an error's text; the report has more, the rejects file 
 # What programs write where a text is missing. "-" and "" are left to people: blank texts are rejected.
 PLACEHOLDERS = {"nan", "none", "null", "n/a", "na", "<na>", "nat", "undefined", "#n/a"}
 MAX_GROUPS = 500
-VARIABLE = re.compile(r"\d+")
+# What differs from row to row in one problem: numbers, and excerpts of the row's text.
+VARIABLE = re.compile(r"\d+|\(in .*\)|'(?:[^'\\]|\\.)*'")
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Groups:
     by_reason: dict[str, Group] = field(default_factory=dict)
 
     def add(self, problem: str, first: str) -> None:
-        """Count a row. Problems that differ in numbers alone (a column, a count of tokens) are one."""
+        """Count a row. Problems that differ in numbers and excerpts alone are one."""
         reason = VARIABLE.sub("N", problem)
         if len(self.by_reason) >= MAX_GROUPS and reason not in self.by_reason:
             reason = "other problems"
