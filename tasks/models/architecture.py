@@ -91,7 +91,7 @@ def _renamed(recipe: Recipe, base: BaseFolder, model: Any) -> list[str]:
     return [
         f"base.model: {base.path} stores weights under other names than transformers gives them "
         f"({_some(names)} are not there), and the merge goes by names; load the model with transformers "
-        "and save it again (save_pretrained)"
+        "and save it again (save_pretrained), or adapt other layers (adapter.target_modules)"
     ]
 
 

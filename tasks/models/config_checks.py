@@ -7,7 +7,7 @@ layers as a file tells it to; estimates divide by these numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,18 @@ def problems(config: Config, path: Path, known: bool) -> list[str]:
     ]
     if not found and known:
         found = _head_problems(config, file)
+    found += _number_problems(config, file)
     return [*found, *_rope_problems(config, file), *token_id_problems(config, file, config)]
+
+
+def _number_problems(config: Config, file: Path) -> list[str]:
+    """Shares that are none, and numbers that would make every output NaN."""
+    return [
+        f"{file}: {name} must be {range_name} (it is {_shown(value)}); correct it, or fetch the file again"
+        for name, value in config.items()
+        for ending, range_name, fits in RANGES
+        if name.endswith(ending) and value is not None and not fits(value)
+    ]
 
 
 def token_id_problems(values: Config, file: Path, config: Config) -> list[str]:
@@ -140,12 +151,27 @@ def _rope_problems(config: Config, file: Path) -> list[str]:
     return [f"{file}: {problem}; correct it, or fetch the file again" for problem in found]
 
 
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
 def _is_count(value: Any) -> bool:
     return type(value) is int and 0 < value < MOST
 
 
 def _is_positive(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value > 0
+    return _is_number(value) and value > 0
+
+
+# By the ends of names: what values must be.
+RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    ("dropout", "from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),
+    ("pdrop", "from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),
+    ("norm_eps", "above 0 and below 1", lambda value: _is_number(value) and 0 < value < 1),
+    ("norm_epsilon", "above 0 and below 1", lambda value: _is_number(value) and 0 < value < 1),
+    ("logit_softcapping", "above 0", _is_positive),
+    ("query_pre_attn_scalar", "above 0", _is_positive),
+)
 
 
 def _shown(value: Any) -> str:

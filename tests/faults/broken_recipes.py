@@ -186,7 +186,7 @@ RECIPES = [
     setting("prompt.chat_template", "llama-2", "need format: chat"),
     setting("adapter.target_modules", ["q_projj"], "has no layer q_projj"),
     setting("adapter.target_modules", ["lm_head"], "lm_head cannot be adapted"),
-    setting("data.fields", {"text": "a", "document": "b"}, "text replaces document and summary"),
+    setting("data.fields", {"text": "a", "document": "b"}, "text replaces document"),
     setting("base.model", "./gone", "no such folder"),
     setting("base.model", "acme/base", "pin it with base.revision"),
     setting("base.model", "/dev/null", "is a file; name the folder"),
