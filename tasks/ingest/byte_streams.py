@@ -17,7 +17,12 @@ from tasks.ingest.file_kinds import HEAD_BYTES, TABLES, compression_of, data_suf
 from tasks.ingest.row_types import SourceFile
 
 # Text shrinks to a tenth, a log of equal lines to a hundredth: what grows more is made to fill a disk.
-MAX_EXPANSION, EXPANSION_FREE_BYTES = 200, 1 << 28
+MAX_EXPANSION, EXPANSION_FREE_BYTES = 100, 1 << 25
+MAX_BLANK_LINES = (
+    1 << 19
+)  # in a row: about a second to read, where unpacking makes them from nothing
+GZIP_EMPTY = gzip.compress(b"")
+PARQUET_MARK = b"PAR1"
 SPECIAL = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -44,15 +49,48 @@ def require_readable(name: str, path: Path) -> None:
             raise DataError(f"{name} is {what}, not a file; write the rows to a file and name that")
         with path.open("rb") as stream:
             hole = _first_hole(stream, found.st_size)
+            _require_ends(name, path, stream)
+            unpacked = _stated_size(stream)
     except OSError as error:
         raise DataError(
             f"{name} cannot be read ({error.strerror}); correct its permissions, or name another"
         ) from error
+    if unpacked > max(EXPANSION_FREE_BYTES, MAX_EXPANSION * found.st_size):
+        raise DataError(_expands(name, unpacked, found.st_size))
     if hole < found.st_size and data_suffix(path.name) not in TABLES:
         raise DataError(
             f"{name} has a hole at byte {hole} of {found.st_size}: bytes that were never written, as a "
             "copy that was cut off leaves them; copy it again"
         )
+
+
+def _require_ends(name: str, path: Path, stream: IO[bytes]) -> None:
+    """Before a large file is digested: whether both ends of a Parquet file are there."""
+    if path.suffix.lower() == ".parquet" and (size := stream.seek(0, os.SEEK_END)):
+        stream.seek(max(0, size - len(PARQUET_MARK)))
+        end = stream.read()
+        stream.seek(0)
+        if end != PARQUET_MARK or stream.read(len(end)) != PARQUET_MARK:
+            raise DataError(
+                f"{name} cannot be read as Parquet (its ends are not Parquet's: half-written, or of another "
+                "format); write the file again"
+            )
+
+
+def _stated_size(stream: IO[bytes]) -> int:
+    """How large a gzip file says that it was (its last four bytes, so modulo 4 GiB); else 0."""
+    stream.seek(0)
+    if compression_of(stream.read(8)) != "gzip" or stream.seek(0, os.SEEK_END) < len(GZIP_EMPTY):
+        return 0
+    stream.seek(-4, os.SEEK_END)
+    return int.from_bytes(stream.read(), "little")
+
+
+def _expands(name: str, unpacked: int, size: int) -> str:
+    return (
+        f"{name} unpacks to {unpacked >> 20} MiB or more from {size >> 10} KiB, which no text does: it "
+        "was cut off, or is made to fill a disk; copy it again, or unpack it and look"
+    )
 
 
 def _first_hole(stream: IO[bytes], size: int) -> int:
@@ -110,10 +148,7 @@ class _Unpacked(io.RawIOBase):
         buffer[: len(content)] = content
         self.count += len(content)
         if self.count > max(EXPANSION_FREE_BYTES, MAX_EXPANSION * self.file.size):
-            raise DataError(
-                f"{self.file.name} unpacks to over {self.count >> 20} MiB from "
-                f"{self.file.size >> 10} KiB: no text does; unpack it and look"
-            )
+            raise DataError(_expands(self.file.name, self.count, self.file.size))
         return len(content)
 
     def close(self) -> None:

@@ -90,12 +90,12 @@ def _local_files(key: str, spec: str) -> tuple[list[Path], tuple[str, ...]]:
     if is_folder:
         where = f"{key}: {spec}"
         chosen = choose_files(where, local_names(where, root))
-        _refuse_views(root, chosen.left_out)
+        _refuse_other_rows(root, chosen.left_out)
         paths = [root / name for name in chosen.read]
         problems = _refusals(paths)
         if problems:
             raise DataError.of(problems)
-        return paths, tuple(str(root / name) for name in chosen.left_out)
+        return paths, tuple(f"{root}/{name}" for name in chosen.left_out)
     if not root.exists():
         raise DataError(f"{key}: {_missing(root, spec)}")
     require_readable(f"{key}: {spec}", root)
@@ -119,7 +119,7 @@ def _unknown(spec: str, head: bytes) -> str:
     """What a message calls a file that is in none of the formats."""
     found = named(spec, head)
     if found is None:
-        return f"{spec} is none of {SUFFIXES_TEXT}; name a file or folder of rows"
+        return f"{spec} is by its name none of {SUFFIXES_TEXT}; name a file or folder of rows"
     what, advice = found
     return f"{spec} is none of {SUFFIXES_TEXT}: it is {what}; {advice}"
 
@@ -134,19 +134,24 @@ def _refusals(paths: Sequence[Path]) -> list[str]:
     return problems
 
 
-def _refuse_views(root: Path, left_out: Sequence[str]) -> None:
+def _refuse_other_rows(root: Path, left_out: Sequence[str]) -> None:
     """Raises DataError for a folder of `datasets` whose rows are others than those of its Arrow files."""
-    for name in left_out:
-        if Path(name).name == "state.json":
-            try:
-                state = json.loads((root / name).read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                continue  # not one that datasets wrote
-            if isinstance(state, dict) and state.get("_indices_files"):
-                raise DataError(
-                    f"{root / name}: the dataset is a selection of its Arrow files' rows; write it again "
-                    "after flatten_indices()"
-                )
+    for state_file in (root / name for name in left_out if Path(name).name == "state.json"):
+        try:
+            state = json.loads(state_file.read_text(encoding="utf-8"))
+            parts = [part["filename"] for part in state["_data_files"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # not one that datasets wrote
+        missing = [part for part in parts if not (state_file.parent / part).is_file()]
+        if missing:
+            raise DataError(
+                f"{state_file} names files that are not there: {shown(missing, 10)}; copy the folder again"
+            )
+        if state.get("_indices_files"):
+            raise DataError(
+                f"{state_file}: the dataset is a selection of its Arrow files' rows; write it again after "
+                "flatten_indices()"
+            )
 
 
 def missing_shards(gathered: Gathered) -> list[str]:

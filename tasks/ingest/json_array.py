@@ -8,6 +8,7 @@ of "[" took over 3 GB); its Python backend does not cut off such nesting and tak
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, TextIO
 
@@ -17,6 +18,7 @@ from tasks.ingest.row_types import RAW_CHARACTERS, Raw, SourceFile
 from tasks.ingest.text_encoding import open_text, undecodable
 
 CHUNK = 1 << 20
+BLANKS = re.compile(r"\s*")
 
 
 class _Buffer:
@@ -37,8 +39,8 @@ class _Buffer:
         blank = 0
         while True:
             start = self.at
-            while self.at < len(self.text) and self.text[self.at].isspace():
-                self.at += 1
+            if found := BLANKS.match(self.text, self.at):
+                self.at = found.end()
             blank += self.at - start
             if blank > self.file.options.max_row_bytes:
                 raise DataError(f"{self.file.name}: megabytes of white space; write the file again")

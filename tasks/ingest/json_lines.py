@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tasks.contracts.errors import DataError
-from tasks.ingest.byte_streams import head_of, open_bytes
+from tasks.ingest.byte_streams import MAX_BLANK_LINES, head_of, open_bytes
 from tasks.ingest.json_values import Decoder, is_too_long, too_long
 from tasks.ingest.row_types import RAW_CHARACTERS, Raw, SourceFile
 from tasks.ingest.text_encoding import UTF8, encoding_of, open_text, undecodable, undecodable_bytes
@@ -18,11 +18,11 @@ MARK = "\ufeff"
 
 
 def read_jsonl(file: SourceFile) -> Iterator[Raw]:
-    """The file's rows, by line. Raises DataError for a file of nothing but blank lines over the limit."""
+    """The file's rows, by line. Raises DataError for a file of blank lines without end."""
     # Bytes where possible: a line is decoded by itself, so that one that is not UTF-8 costs only itself.
     in_bytes = encoding_of(file, head_of(file)) == UTF8
     decoder, limit = Decoder(), file.options.max_row_bytes
-    number = blank = 0
+    number = blank = blank_lines = 0
     with open_bytes(file) if in_bytes else open_text(file, newline="\n") as stream:
         lines: Any = stream
         while line := lines.readline(limit + 1):
@@ -36,14 +36,16 @@ def read_jsonl(file: SourceFile) -> Iterator[Raw]:
                 continue
             if line.strip():
                 yield _row(file, decoder, number, line)
-                blank = 0
+                blank = blank_lines = 0
             else:
-                blank += len(line)
-                if blank > limit:
-                    raise DataError(
-                        f"{file.name}: over {limit} bytes of blank lines before line {number}; the file "
-                        "is damaged: write it again"
-                    )
+                blank, blank_lines = blank + len(line), blank_lines + 1
+                if blank > limit or blank_lines > MAX_BLANK_LINES:
+                    raise DataError(too_blank(file, number))
+
+
+def too_blank(file: SourceFile, number: int) -> str:
+    """The problem with a file of blank lines before line `number`."""
+    return f"{file.name}: hundreds of thousands of blank lines before line {number}; write the file again"
 
 
 def _ends(line: bytes | str) -> bool:

@@ -7,6 +7,7 @@ pandas.to_json writes them), or is one row. It is read whole, so its size is lim
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,6 +29,7 @@ HOLDERS = (
     "dataset",
     "results",
 )
+BLANKS = re.compile(r"[ \t\r\n\ufeff]*")
 MESSAGES = ("messages", "conversations", "conversation")
 
 
@@ -48,7 +50,7 @@ def read_objects(file: SourceFile) -> tuple[list[Raw], str]:
 
 def _values(file: SourceFile, decoder: Decoder) -> Iterator[tuple[Raw, Any]]:
     """Each value as a row, and as it is."""
-    with open_text(file, newline="\n") as stream:
+    with open_text(file, newline=None) as stream:
         text = stream.read(MAX_CHARACTERS + 1)
     if len(text) > MAX_CHARACTERS:
         raise DataError(
@@ -69,9 +71,8 @@ def _values(file: SourceFile, decoder: Decoder) -> Iterator[tuple[Raw, Any]]:
 
 
 def _past_blanks(text: str, at: int) -> int:
-    while at < len(text) and text[at] in " \t\r\n\ufeff":
-        at += 1
-    return at
+    found = BLANKS.match(text, at)
+    return found.end() if found else at
 
 
 def _broken(file: SourceFile, line: int, error: Exception) -> str:

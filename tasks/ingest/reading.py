@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from tasks.contracts.errors import DataError
-from tasks.ingest.byte_streams import BROKEN_COMPRESSION, head_of, stamp_of
+from tasks.ingest.byte_streams import BROKEN_COMPRESSION, MAX_BLANK_LINES, head_of, stamp_of
 from tasks.ingest.csv_dialect import csv_form
 from tasks.ingest.csv_rows import read_csv
 from tasks.ingest.file_kinds import CSV, TABLES, by_mark, compression_of, data_suffix
 from tasks.ingest.json_array import read_array
-from tasks.ingest.json_lines import read_jsonl
+from tasks.ingest.json_lines import read_jsonl, too_blank
 from tasks.ingest.json_objects import MAX_CHARACTERS, read_objects
 from tasks.ingest.row_types import Raw, SourceFile
 from tasks.ingest.table_files import column_names, read_table
@@ -133,9 +133,9 @@ def _json_form(file: SourceFile) -> str:
     """lines, array or objects: whether the first line is a value of its own decides."""
     limit = file.options.max_row_bytes
     with open_text(file, newline="\n") as stream:
-        first, following = _next_text(stream, limit), ""
+        first, following = _next_text(file, stream), ""
         if len(first) <= limit:
-            following = _next_text(stream, limit)
+            following = _next_text(file, stream)
         elif not first.startswith("[") and _is_one_line(stream):
             return "objects"
     if first.startswith("["):
@@ -146,18 +146,29 @@ def _json_form(file: SourceFile) -> str:
     error = _error_in(first)
     if error is None:
         return "lines" if following else "objects"
+    if not following and _is_next_object(
+        first, error
+    ):  # line ends are carriage returns, or there are none
+        return "objects"
     # An object that goes on in the next line, or a half-written first row?
     goes_on = following and error >= len(first)
     error = _error_in(f"{first}\n{following}") if goes_on else 0
     return "objects" if error is None or error > len(first) + 1 else "lines"
 
 
-def _next_text(stream: TextIO, limit: int) -> str:
+def _next_text(file: SourceFile, stream: TextIO) -> str:
     """The next line that is not blank."""
-    while line := stream.readline(limit + 1):
-        if text := line.strip().lstrip("\ufeff"):
+    for _ in range(MAX_BLANK_LINES):
+        line = stream.readline(file.options.max_row_bytes + 1)
+        text = line.strip().lstrip("\ufeff")
+        if text or not line:
             return text
-    return ""
+    raise DataError(too_blank(file, MAX_BLANK_LINES))
+
+
+def _is_next_object(text: str, at: int) -> bool:
+    """Whether at `at` one object has ended and the next begins."""
+    return text[at:].lstrip().startswith("{") and _error_in(text[:at]) is None
 
 
 def _is_one_line(stream: TextIO) -> bool:

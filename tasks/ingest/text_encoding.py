@@ -60,7 +60,7 @@ def _utf16_order(head: bytes) -> str | None:
     return None
 
 
-def open_text(file: SourceFile, newline: str) -> TextIO:
+def open_text(file: SourceFile, newline: str | None) -> TextIO:
     """The file as text. Bytes that are not of its encoding become lone surrogates, which rows may not hold.
 
     `newline`: as for `open`.

@@ -61,6 +61,27 @@ def test_object_and_prefix(bucket: Any, tmp_path: Path, ingest: Ingest) -> None:
     assert local.train_digest == made.train_digest
 
 
+def test_a_folder_holds_the_same_on_s3(bucket: Any, tmp_path: Path, ingest: Ingest) -> None:
+    """Hidden files and checkpoints are left out on S3 as on a local disk, and the same files are listed."""
+    evaluation = jsonl(tmp_path / "dev.jsonl", rows(3, 900))
+    folder = tmp_path / "same"
+    names = ("a.jsonl", "b/c.jsonl", ".ipynb_checkpoints/a.jsonl", "b/_old/c.jsonl", "README.md")
+    for n, name in enumerate(names):
+        put(bucket, f"same/{name}", jsonl(folder / name, rows(3, 10 * n)))
+    made = []
+    for train in (str(folder), "s3://bucket/same"):
+        digest = ingest(train=train, evaluation=evaluation).train_digest
+        source = ingest.report()["inputs"]["data.train"]
+        read = [file["name"].removeprefix(train) for file in source["files"]]
+        left_out = [name.removeprefix(train) for name in source["ignored"]]
+        made.append((digest, read, left_out))
+    assert made[0] == made[1]
+    assert made[0][1:] == (
+        ["/a.jsonl", "/b/c.jsonl"],
+        ["/.ipynb_checkpoints/", "/README.md", "/b/_old/"],
+    )
+
+
 def test_source_digest_without_download(bucket: Any, tmp_path: Path) -> None:
     """The key follows the objects' ETags: changed content changes it."""
     put(bucket, "key/t.jsonl", jsonl(tmp_path / "t.jsonl", rows(20)))
