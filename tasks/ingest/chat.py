@@ -69,7 +69,8 @@ def question(value: Any, system: str, reading: Reading) -> Document:
         require_turns(messages)
         if messages[-1]["role"] != "user":
             raise ValueError(
-                "ends in an answer, and another column holds the answer to it; add the last question"
+                "ends in an answer, and another column holds what follows it; add the last question, or "
+                "make one text of a transcript that is to be summarized"
             )
         context = [
             message | ({"weight": 0} if message["role"] == "assistant" else {})

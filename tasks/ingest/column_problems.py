@@ -12,7 +12,7 @@ import yaml
 from tasks.contracts.recipe import Fields, Prompt
 from tasks.contracts.template_places import PLACE
 from tasks.ingest.column_roles import Role, is_nothing, role_of
-from tasks.ingest.columns import Columns, quoted
+from tasks.ingest.columns import SYSTEM, Columns, quoted
 from tasks.ingest.messages import is_messages
 from tasks.ingest.row_types import shown
 
@@ -79,7 +79,11 @@ def problems_of(
         for role in dict.fromkeys(roles.values())
     }
     listed = "; ".join(f"{quoted(kinds[role])} {WHY[role]}" for role in kinds)
-    uses = _as_inputs(columns, kinds, rows, fields, prompt) + _as_references(columns, kinds, rows)
+    uses = [
+        *_as_inputs(columns, kinds, rows, fields, prompt),
+        *_as_system(columns, rows, prompt),
+        *_as_references(columns, kinds, rows),
+    ]
     ways = [*uses, f"to leave out what is not used: data.fields.ignore: {_ignore(fields, roles)}"]
     return [
         f"{file} has columns that nothing uses: {listed}. As it stands, {columns.in_words}. "
@@ -126,6 +130,15 @@ def _as_inputs(
         template = json.dumps(_template(columns, inputs, prompt), ensure_ascii=False)
         text += f" and prompt.template: {template}"
     return [text]
+
+
+def _as_system(columns: Columns, rows: Rows, prompt: Prompt) -> list[str]:
+    """The lines that make the system message of an unused column with a usual name."""
+    usual = [name for name in columns.unused if name.lower() in SYSTEM and _is_text(rows, name)]
+    if not usual or columns.inputs or columns.system:
+        return []
+    chat = "" if prompt.format == "chat" else " and prompt.format: chat"
+    return [f"to begin each row with it as system message: data.fields.system: {usual[0]}{chat}"]
 
 
 def _template(columns: Columns, inputs: dict[str, str], prompt: Prompt) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from tasks.contracts.recipe import Fields, Prompt
 from tasks.ingest.chat import CLOSE, mostly_chat_texts
 from tasks.ingest.column_roles import holds_nothing, role_of
-from tasks.ingest.messages import is_messages, unused_keys
+from tasks.ingest.messages import is_messages, may_be_messages, unused_keys
 
 # In order: the first pair that a file has wins, so `text, summary` (BillSum) comes before
 # `question, answer`, and DialogSum's numbered references count as `summary`.
@@ -215,4 +215,8 @@ def quoted(names: Sequence[str]) -> str:
 
 def _messages_column(names: list[str], rows: list[dict[str, Any]]) -> str | None:
     candidates = [_same_name(name, names) for name in MESSAGES]
-    return next((c for c in candidates if c and any(is_messages(row.get(c)) for row in rows)), None)
+    for fits in (is_messages, may_be_messages):
+        for name in candidates:
+            if name and any(fits(row.get(name)) for row in rows):
+                return name
+    return None

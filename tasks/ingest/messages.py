@@ -48,6 +48,8 @@ HARMLESS_KEYS = frozenset(
 TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 REASONING_PARTS = frozenset({"thinking", "reasoning"})
 
+_BEGINS_AS_LIST = re.compile(r"\s*\[\s*[{\]]")
+
 Message = dict[str, Any]  # role, content, and weight 0 of an answer that is not learnt
 Checked = Callable[[Any, str], str]  # a value and where it is: its text, or ValueError
 
@@ -85,6 +87,15 @@ def is_messages(value: Any) -> bool:
         isinstance(item, dict) and _keys(item, ROLE_KEYS) and _keys(item, CONTENT_KEYS)
         for item in messages or ()
     )
+
+
+def may_be_messages(value: Any) -> bool:
+    """Whether a value in a column with a usual name is meant as messages, though in a form that is not
+    read: reading it says what is wrong.
+    """
+    if isinstance(value, str):
+        return bool(_BEGINS_AS_LIST.match(value))
+    return isinstance(value, (list, tuple)) and bool(value)
 
 
 def read_messages(items: Iterable[Any], reading: Reading) -> list[Message]:
@@ -283,7 +294,7 @@ def _held(value: Any) -> bool:
 
 
 def _from_text(text: str) -> list[Any] | None:
-    if not re.match(r"\s*\[\s*[{\]]", text):
+    if not _BEGINS_AS_LIST.match(text):
         return None
     try:
         value = json.loads(text)

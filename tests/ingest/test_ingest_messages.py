@@ -308,3 +308,21 @@ def test_usual_names_of_conversations(name: str) -> None:
     rows: list[dict[str, Any]] = [{name: [USER, ANSWER]}]
     assert choose(Fields(), [name], rows, CHAT)[0].text == name
     assert not choose(Fields(), [name], [{name: "Ann: Who came?"}], CHAT)[1]
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ([{"human": "Who?", "assistant": "Ben."}], "(message 1) has no role and content"),
+        ([["user", "Who?"], ["assistant", "Ben."]], "(message 1) has no role and content"),
+        (["Who?", "Ben."], "(message 1) has no role and content"),
+        (numpy_like([USER, ANSWER]), "is not JSON"),
+    ],
+    ids=range(4),
+)
+def test_other_forms_of_conversations_are_named(value: Any, says: str) -> None:
+    """A column with a usual name is not overlooked for its form: each row says what is wrong."""
+    rows: list[dict[str, Any]] = [{"conversation": value}]
+    columns, fit = choose(Fields(), ["conversation"], rows, CHAT)
+    assert (fit, columns.text) == (True, "conversation")
+    assert says in read(rows[0], columns)

@@ -105,3 +105,24 @@ def test_a_system_column_needs_a_place() -> None:
     Recipe.model_validate(named | {"prompt": {"format": "chat"}})
     with pytest.raises(ValidationError, match="with inputs name its column among them"):
         Fields(system="persona", inputs={"a": "b"})
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "line"),
+    [
+        ({"messages": [USER, ANSWER], "system": "x"}, Prompt(), "system: system and prompt.format: chat"),
+        ({"question": "a", "answer": "b", "system": "x"}, Prompt(), "system: system and prompt.format: chat"),
+        ({"messages": [USER, ANSWER], "system": "x", "system_prompt": "y"}, CHAT, "system: system"),
+        ({"messages": [USER, ANSWER], "system": ["x"]}, CHAT, None),
+    ],
+    ids=range(4),
+)  # fmt: skip
+def test_a_system_column_that_is_not_used_leads_to_its_line(
+    row: dict[str, Any], prompt: Prompt, line: str | None
+) -> None:
+    """Under a prompt template, or where two columns could be meant; not for what is no text."""
+    columns, fit = choose(Fields(), list(row), [row], prompt)
+    assert columns.system is None
+    [problem] = problems_of("t.jsonl", columns, fit, list(row), [row], Fields(), prompt)
+    assert (f"system message: data.fields.{line};" in problem) == bool(line)
+    assert "data.fields.ignore: [system" in problem
