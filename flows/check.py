@@ -13,6 +13,7 @@ from tasks.costs.forecast import forecast_steps
 from tasks.costs.preflight import estimate
 from tasks.evaluate import task as evaluating
 from tasks.gate.task import advice
+from tasks.ingest import seen_rows
 from tasks.ingest.task import preflight
 from tasks.models import architecture, compatibility, find_base
 from tasks.models.prepared_base import PreparedBase
@@ -28,21 +29,26 @@ class Checked:
 
     facts: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    seen: list[str] = field(default_factory=list)  # rows as the model sees them
 
     def as_text(self) -> str:
         """Facts and problems, for a terminal."""
-        lines = [f"  {line}" for line in self.facts]
+        lines = [*self.seen, *(f"  {line}" for line in self.facts)]
         if not self.problems:
             return "\n".join([*lines, "nothing stands in the way of this run"])
         return "\n".join([*lines, "problems:", *(f"- {problem}" for problem in self.problems)])
 
 
-def check(recipe: Recipe) -> Checked:
-    """Check base, data, memory, disk, checkpoint store and registry; every problem at once."""
+def check(recipe: Recipe, shown: int = 0) -> Checked:
+    """Check base, data, memory, disk, checkpoint store and registry; every problem at once.
+
+    `shown`: how many training rows are shown as the model sees them.
+    """
     result = Checked()
     with tempfile.TemporaryDirectory(prefix="precis-check-") as scratch:
         base = _base(recipe, result, Path(scratch))
-        *data, report = preflight(recipe, base)
+        *data, report = preflight(recipe, base, shown)
+        result.seen = seen_rows.lines(report.get("seen_rows", []))
         for facts, problems in (data, training.preflight(recipe)):
             result.facts += facts
             result.problems += problems

@@ -22,6 +22,7 @@ from tasks.contracts.similar_documents import DocumentIndex
 from tasks.ingest.drop_overlap import Overlap, drop_overlap
 from tasks.ingest.lengths import Meter
 from tasks.ingest.report import full_report
+from tasks.ingest.seen_rows import ROWS, seen_rows
 from tasks.ingest.sources import Input, open_inputs
 from tasks.ingest.split_writer import SplitWriter, Tally, in_evaluation, measured, write_splits
 from tasks.ingest.token_lengths import meter_for
@@ -77,6 +78,7 @@ def look(
     prompt: Prompt,
     settings: SummarizerSettings | None = None,
     tokenizer_folder: Path | None = None,
+    shown: int = ROWS,
 ) -> Built:
     """What would stop `prepare`, row counts once rows could be read, and the report; writes no file.
 
@@ -89,7 +91,7 @@ def look(
             meter = None
             if settings is not None and tokenizer_folder is not None:
                 meter = meter_for(tokenizer_folder, settings, prompt)
-            return build(data, prompt, meter, Path(scratch), Path(scratch))
+            return build(data, prompt, meter, Path(scratch), Path(scratch), shown)
         except PrecisError as error:
             return Built(str(error).splitlines())
 
@@ -118,8 +120,15 @@ def _reference(folder: Path, built: Built) -> DatasetRef:
     )
 
 
-def build(data: Data, prompt: Prompt, meter: Meter | None, folder: Path, scratch: Path) -> Built:
-    """Write rows and rejects to `folder`; downloads go to `scratch`.
+def build(
+    data: Data,
+    prompt: Prompt,
+    meter: Meter | None,
+    folder: Path,
+    scratch: Path,
+    shown: int = ROWS,
+) -> Built:
+    """Write rows and rejects to `folder`; downloads go to `scratch`. The report shows `shown` rows.
 
     With problems only the rejects are left there. Without a meter nothing is measured in tokens.
     """
@@ -149,7 +158,9 @@ def build(data: Data, prompt: Prompt, meter: Meter | None, folder: Path, scratch
         evaluation.path.replace(folder / EVALUATION)
     settings = meter.settings if meter else None
     report = full_report(data, inputs, tallies, train, evaluation, overlap, settings)
-    report["remarks"] += meter.notes() if meter else []
+    if meter:
+        report["remarks"] += meter.notes()
+        report["seen_rows"] = seen_rows(folder / TRAIN, meter, shown)
     return Built([], counts, report)
 
 

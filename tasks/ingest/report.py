@@ -32,7 +32,11 @@ def full_report(
     overlap: Overlap,
     settings: SummarizerSettings | None,
 ) -> dict[str, Any]:
-    """Everything in `report.json`; numbers, names and digests only, so it is the same each time."""
+    """What `report.json` holds of the rows: numbers, names and digests, the same each time.
+
+    `prepare` adds what the tokenizer and the chat template do to them, and the first rows as the model
+    sees them.
+    """
     all_rows = np.ones(evaluation.rows, dtype=bool)
     judged = _split(evaluation, all_rows, overlap.evaluation_documents, settings)
     if settings is not None and settings.summarize == "map_reduce":

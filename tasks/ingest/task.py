@@ -180,14 +180,14 @@ def _truncation_warnings(report: dict[str, Any]) -> list[str]:
 
 
 def preflight(
-    recipe: Recipe, base: PreparedBase | None
+    recipe: Recipe, base: PreparedBase | None, shown: int = 0
 ) -> tuple[list[str], list[str], dict[str, Any]]:
     """What `precis check` says of the data: facts, problems that would stop a run, and the data report.
 
-    The report is empty when there are problems.
+    The report is empty when there are problems; else it shows `shown` rows as the model sees them.
     """
     settings, folder = (base.settings, base.path) if base else (None, None)
-    built = look(recipe.data, recipe.prompt, settings, folder)
+    built = look(recipe.data, recipe.prompt, settings, folder, shown)
     counts = ", ".join(f"{n} {name}" for name, n in built.counts.items())
     facts = [f"data: {counts}"] if counts else []
     facts += column_facts(built.report)

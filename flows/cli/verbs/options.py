@@ -28,6 +28,16 @@ Overrides = Annotated[
         "--set", metavar="KEY=VALUE", help="Override a setting, e.g. training.seed=1; repeatable."
     ),
 ]
+Show = Annotated[
+    int,
+    typer.Option(
+        "--show",
+        min=0,
+        max=100,
+        metavar="ROWS",
+        help="Print the first training rows as the model sees them: what is masked, and what is learned.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 ModelName = Annotated[
     str, typer.Argument(metavar="NAME", help="The registered model.", callback=_model_name)

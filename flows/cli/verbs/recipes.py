@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import typer
 
 from flows.cli.verbs.flow_runs import prefect_api, result_of
-from flows.cli.verbs.options import Json, Overrides, RecipeFile
+from flows.cli.verbs.options import Json, Overrides, RecipeFile, Show
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -39,12 +39,12 @@ def evaluate(recipe: RecipeFile, overrides: Overrides = None, as_json: Json = Fa
     print(evaluation.as_json() if as_json else evaluation.as_text())
 
 
-def check(recipe: RecipeFile, overrides: Overrides = None) -> None:
+def check(recipe: RecipeFile, overrides: Overrides = None, show: Show = 0) -> None:
     """Everything that can be known before spending GPU time."""
     from flows import check as checks
     from flows.recipes import load
 
-    report = checks.check(load(recipe, overrides or ()))
+    report = checks.check(load(recipe, overrides or ()), show)
     print(report.as_text())
     if report.problems:
         raise typer.Exit(1)
