@@ -13,8 +13,7 @@ from tasks.costs.forecast import forecast_steps
 from tasks.costs.preflight import estimate
 from tasks.evaluate import task as evaluating
 from tasks.gate.task import advice
-from tasks.ingest import seen_rows
-from tasks.ingest.task import preflight
+from tasks.ingest.task import preflight, seen_lines
 from tasks.models import architecture, compatibility, find_base
 from tasks.models.prepared_base import PreparedBase
 from tasks.processes import workspace
@@ -48,7 +47,7 @@ def check(recipe: Recipe, shown: int = 0) -> Checked:
     with tempfile.TemporaryDirectory(prefix="precis-check-") as scratch:
         base = _base(recipe, result, Path(scratch))
         *data, report = preflight(recipe, base, shown)
-        result.seen = seen_rows.lines(report.get("seen_rows", []))
+        result.seen = seen_lines(report)
         for facts, problems in (data, training.preflight(recipe)):
             result.facts += facts
             result.problems += problems

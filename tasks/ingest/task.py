@@ -19,6 +19,7 @@ from tasks.ingest.column_facts import column_facts
 from tasks.ingest.fresh import KEY, prepare_fresh
 from tasks.ingest.gathering import contents_of
 from tasks.ingest.prepare import REPORT, look, prepare
+from tasks.ingest.seen_rows import lines
 from tasks.ingest.sources import source_digest
 from tasks.ingest.unseen_rows import count_new
 from tasks.models import find_base as bases
@@ -192,3 +193,8 @@ def preflight(
     facts = [f"data: {counts}"] if counts else []
     facts += column_facts(built.report)
     return [*facts, *built.report.get("remarks", [])], built.problems, built.report
+
+
+def seen_lines(report: dict[str, Any]) -> list[str]:
+    """A data report's rows as the model sees them, for a terminal."""
+    return lines(report.get("seen_rows", []))

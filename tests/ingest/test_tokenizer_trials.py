@@ -373,9 +373,8 @@ def sentencepiece_model() -> bytes:
     return model.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("class_", "ends"), [("LlamaTokenizer", False), (None, False), ("LlamaTokenizer", True)]
-)
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("class_", ["LlamaTokenizer", None])
 def test_a_base_with_only_a_sentencepiece_model(
     class_: str | None, ends: bool, sentencepiece_model: bytes, tmp_path: Path
 ) -> None:
