@@ -44,7 +44,12 @@ def problems_of(
     `fit`: whether `choose` named or guessed columns for document and summary.
     """
     has = f"it has: {shown(names)}"
-    required = {name: c for name, c in columns.inputs.items() if name not in columns.optional}
+    # An optional column may be absent, but not called otherwise by mistake.
+    required = {
+        name: column
+        for name, column in columns.inputs.items()
+        if name not in columns.optional or difflib.get_close_matches(column, columns.unused, n=1)
+    }
     by_key = {
         "data.fields.document": (columns.document,),
         **{f"data.fields.inputs.{name}": (column,) for name, column in required.items()},
@@ -110,10 +115,16 @@ def _as_inputs(
 ) -> list[str]:
     """The lines that make a prompt of the unused texts too; empty where they cannot be one."""
     texts = [name for name in kinds.get("part of the prompt", []) if _is_text(rows, name)]
+    # Alpaca's text is its prompt and answer once more.
+    texts = [name for name in texts if name.lower() != "text"] or texts
+    ways = []
+    if prompt.format == "template" and [name for name in texts if "system" in name.lower()]:
+        ways.append("to use a system column as each row's system message: prompt.format: chat")
     if not texts or columns.text:
-        return []
+        return ways
     used = {*columns.inputs.values(), columns.document, *texts}
     in_order = [name for name in dict.fromkeys(key for row in rows for key in row) if name in used]
+    in_order.sort(key=lambda name: "system" not in name.lower())  # a system prompt comes first
     known = {column: name for name, column in columns.inputs.items()}
     inputs = {known.get(column) or _place(column): column for column in in_order}
     optional = [name for name, column in inputs.items() if _may_be_blank(rows, column)]
@@ -129,7 +140,7 @@ def _as_inputs(
     if prompt.format == "template" or prompt.has_own_template:
         template = json.dumps(_template(columns, inputs, prompt), ensure_ascii=False)
         text += f" and prompt.template: {template}"
-    return [text]
+    return [*ways, text]
 
 
 def _as_system(columns: Columns, rows: Rows, prompt: Prompt) -> list[str]:

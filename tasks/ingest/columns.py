@@ -103,11 +103,19 @@ def choose(
     return replace(
         columns,
         ignored=fields.ignore,
-        notes=(*columns.notes, *_message_notes(columns, rows)),
+        notes=(*columns.notes, *_absent(columns, names), *_message_notes(columns, rows)),
         unused=tuple(unused),
         blank=tuple(blank),
         sampled=frozenset(names),
     ), fit
+
+
+def _absent(columns: Columns, names: list[str]) -> list[str]:
+    return [
+        f'no column "{columns.inputs[name]}" in the first rows: {name} is blank there'
+        for name in columns.optional
+        if columns.inputs.get(name) and columns.inputs[name] not in names
+    ]
 
 
 def _chosen(fields: Fields, names: list[str], rows: list[dict[str, Any]]) -> tuple[Columns, bool]:

@@ -148,7 +148,8 @@ def _refuse_missing(row: dict[str, Any], columns: Columns) -> None:
     for name in columns.summary:
         if name not in row:
             raise ValueError(f'has no "{name}"; add it or set data.fields.summary')
-        if is_nothing(row[name]) and isinstance(row[name], (list, dict)):
+        value = row[name].get("text", row[name]) if isinstance(row[name], dict) else row[name]
+        if is_nothing(value) and isinstance(value, (list, dict)):
             raise ValueError(f'"{name}" is an empty list; add a summary or remove the row')
         _checked(row[name] if isinstance(row[name], str) else None, f'"{name}"', "summary")
 

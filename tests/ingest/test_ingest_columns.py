@@ -76,6 +76,47 @@ def test_what_a_refusal_says_to_write_works(
     assert every.get("t:1", every.get("s0")).document == first  # type: ignore[union-attr]
 
 
+def test_a_text_that_repeats_the_others_is_left_out(tmp_path: Path, ingest: Ingest) -> None:
+    """Alpaca's column `text` is its prompt and answer in one: the lines ignore it."""
+    values = [row | {"text": f"{row['instruction']} {row['output']}"} for row in ALPACA]
+    fields, _ = pasted(refused(ingest, train=jsonl(tmp_path / "t.jsonl", values)))
+    assert (fields.inputs, fields.ignore) == (
+        {"instruction": "instruction", "input": "input"},
+        ("text",),
+    )
+
+
+def test_an_optional_column_by_a_wrong_name(tmp_path: Path, ingest: Ingest) -> None:
+    """A column that is nearly called so is named; of one that no row has the report tells."""
+    values = [{**row, "context": "c"} for row in rows(40)]
+    train = jsonl(tmp_path / "t.jsonl", values)
+    prompt = Prompt(template="{document} {more}")
+    inputs = {"document": "document", "more": "contxt"}
+    fields = Fields(inputs=inputs, optional=("more",), summary="summary")
+    message = refused(ingest, prompt, train=train, fields=fields)
+    assert 'no column "contxt" (data.fields.inputs.more)' in message
+    assert 'nearest: "context"' in message
+    absent = {"inputs": inputs | {"more": "extra"}, "ignore": ("context",)}
+    ingest(prompt, train=train, fields=fields.model_copy(update=absent))
+    used = ingest.report()["inputs"]["data.train"]["files"][0]["fields"]
+    assert used["notes"] == ['no column "extra" in the first rows: more is blank there']
+
+
+def test_a_question_without_answers(tmp_path: Path, ingest: Ingest) -> None:
+    """SQuAD 2's unanswerable questions have no reference: rejected by line."""
+    values = [*SQUAD, SQUAD[0] | {"answers": {"text": [], "answer_start": []}}]
+    fields = Fields(
+        inputs={"context": "context", "question": "question"}, summary="answers", id="id"
+    )
+    prompt = Prompt(template="{context} {question}")
+    train = jsonl(tmp_path / "t.jsonl", values)
+    ingest(prompt, train=train, fields=fields, max_rejected_share=LENIENT)
+    assert [(r["line"], r["problem"].split(";")[0]) for r in ingest.rejects()] == [
+        (41, '"answers" is an empty list')
+    ]
+    assert ingest.rows("train")[0].references[1] == "That."
+
+
 def test_a_blank_optional_input(tmp_path: Path, ingest: Ingest, evaluation: str) -> None:
     """An optional input may be blank, null or absent; a row of blank inputs alone is rejected."""
     values = [
