@@ -17,6 +17,7 @@ from tasks.ingest.task import preflight, seen_lines
 from tasks.models import architecture, compatibility, find_base
 from tasks.models.prepared_base import PreparedBase
 from tasks.processes import workspace
+from tasks.register.same_inputs import require_same_inputs
 from tasks.register.task import find_champion, require_comparable
 from tasks.tracking import connection
 from tasks.train import task as training
@@ -87,6 +88,7 @@ def _registry(recipe: Recipe, base: PreparedBase | None, result: Checked) -> boo
     try:
         client = connection.connect()
         champion = find_champion(client, recipe.name)
+        require_same_inputs(champion, recipe)
         if base:
             require_comparable(champion, base.path, recipe)
     except PrecisError as error:

@@ -24,6 +24,7 @@ from tasks.ingest.task import find_base, ingest
 from tasks.merge.task import merge
 from tasks.models.prepared_base import PreparedBase
 from tasks.orchestration.concurrency import Busy
+from tasks.register.same_inputs import require_same_inputs
 from tasks.register.task import (
     as_model,
     current_champion,
@@ -58,6 +59,7 @@ def run_retrain(recipe: Recipe) -> Outcome:
     """The flow's body, in the order it happens."""
     with tracked_run(recipe) as run:
         champion = current_champion(recipe.name)  # fails now if the registry does not answer
+        require_same_inputs(champion, recipe)
         base = find_base(recipe)
         require_comparable(champion, base.path, recipe)
         dataset = ingest(recipe, base)
