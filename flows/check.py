@@ -17,8 +17,7 @@ from tasks.ingest.task import preflight, seen_lines
 from tasks.models import architecture, compatibility, find_base
 from tasks.models.prepared_base import PreparedBase
 from tasks.processes import workspace
-from tasks.register.same_inputs import require_same_inputs
-from tasks.register.task import find_champion, require_comparable
+from tasks.register.task import find_champion, require_comparable, require_same_inputs
 from tasks.tracking import connection
 from tasks.train import task as training
 

@@ -24,13 +24,13 @@ from tasks.ingest.task import find_base, ingest
 from tasks.merge.task import merge
 from tasks.models.prepared_base import PreparedBase
 from tasks.orchestration.concurrency import Busy
-from tasks.register.same_inputs import require_same_inputs
 from tasks.register.task import (
     as_model,
     current_champion,
     promoted_before,
     register,
     require_comparable,
+    require_same_inputs,
 )
 from tasks.report.task import report
 from tasks.train.task import train
