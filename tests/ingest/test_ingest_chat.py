@@ -319,6 +319,31 @@ def test_check_finds_a_template_that_cannot_serve(
     assert any(re.search(says, problem) for problem in found), found
 
 
+DROPS_REASONING = chat_templates.LLAMA_2.replace(
+    "' '  + content.strip()", "' '  + content.split('</think>')[-1].strip()"
+)
+
+
+@pytest.mark.parametrize("reasoning", ["learn", "strip"])
+def test_a_template_that_drops_reasoning_cannot_have_it_learnt(
+    reasoning: Any, tmp_path: Path, tokenizer: Path
+) -> None:
+    """The rows are rejected, as the rendering lacks what is to be learnt; without it the rows are fine."""
+    thinking = [
+        *as_messages(talk(0))[:1],
+        {"role": "assistant", "content": "So.", "thinking": "Hm."},
+    ]
+    values = [{"messages": as_messages(talk(n))} for n in range(1, 40)]
+    train = jsonl(tmp_path / "t.jsonl", [{"messages": thinking}, *values])
+    prompt = Prompt(format="chat", chat_template=DROPS_REASONING, reasoning=reasoning)
+    limits = settings(chat_template=DROPS_REASONING)
+    found, counts = problems(Data(train=train), prompt, limits, tokenizer)
+    assert counts["rejected"] == (reasoning == "learn")
+    assert any("is not written by the chat template" in problem for problem in found) == bool(
+        counts["rejected"]
+    )
+
+
 # --- Real rows ------------------------------------------------------------------------------------
 
 
