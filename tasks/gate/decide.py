@@ -67,26 +67,19 @@ def decide(
     different tokenizers; EvaluationError for tables that are empty, of different rows, or hold a score
     that is missing or no number.
     """
-    check_seal(challenger_scores, opponent_scores)
-    if gate.metric == LOSS:
-        check_tokenizer(challenger_scores, opponent_scores, opponent_kind)
     against_base = opponent_kind == "base"
+    _check_scores(challenger_scores, opponent_scores, gate, opponent_kind)
+    names = metrics.measured(gate.metric)
+    check_table("challenger", challenger, challenger_scores, names)
+    check_table(opponent_kind, opponent, opponent_scores, names)
+    _check_shown(challenger, base, lead3, names)
     baselines = {
         "base": opponent if against_base and base is None else base,
         "lead3": lead3,
         "champion": None if against_base else opponent,
     }
-    names = metrics.measured(gate.metric)
-    check_table("challenger", challenger, challenger_scores, names)
-    check_table(opponent_kind, opponent, opponent_scores, names)
-    _check_shown(challenger, base, lead3, names)
     measured = measure(challenger, opponent, baselines, gate, looks, near_copies=schema > 1)
-    if schema == 1:
-        findings = guardrails_1.guardrails(
-            challenger, opponent, challenger_scores, measured.metrics, gate
-        )
-    else:
-        findings = guardrails(challenger, opponent, measured, gate)
+    findings = _findings(schema, challenger, opponent, challenger_scores, measured, gate)
     same_model = challenger_scores.model_digest == opponent_scores.model_digest
     verdict, reasons = judge(measured, findings, gate, looks, same_model)
     return Decision(
@@ -123,6 +116,28 @@ def judge(
     if doubts := [*_doubts(measured, gate, looks), *unproven]:
         return "INCONCLUSIVE", [*doubts, *_would_show(measured, gate.metric)]
     return "PROMOTE", [_proof(measured, gate)]
+
+
+def _check_scores(challenger: Scores, opponent: Scores, gate: Gate, opponent_kind: str) -> None:
+    check_seal(challenger, opponent)
+    if gate.metric == LOSS:
+        check_tokenizer(challenger, opponent, opponent_kind)
+
+
+def _findings(
+    schema: int,
+    challenger: Table,
+    opponent: Table,
+    challenger_scores: Scores,
+    measured: Measured,
+    gate: Gate,
+) -> Sequence[Finding]:
+    """What the guardrails of that version of the rules find."""
+    if schema == 1:
+        return guardrails_1.guardrails(
+            challenger, opponent, challenger_scores, measured.metrics, gate
+        )
+    return guardrails(challenger, opponent, measured, gate)
 
 
 def _check_shown(

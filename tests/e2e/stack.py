@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import once
+import pytest
 from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
@@ -23,10 +25,13 @@ PRECIS = Path(sys.executable).parent / "precis"
 SMALL = {
     "data.train_rows": 300,
     "data.evaluation_rows": 50,
+    "training.max_length": 512,  # a row or two a step: more steps, so that it surely gets better
     "training.save_steps": 10,
     "merge.drift_rows": 4,
 }
 WEAKER = {"data.train_rows": 24}
+# A gate that no challenger passes: what was trained and judged for it is there for the next run.
+UNREACHABLE = {"gate.min_delta": 0.99}
 
 
 @dataclass
@@ -97,6 +102,27 @@ class Stack:
             check=True,
         )
         return json.loads(done.stdout)
+
+
+def judged_store(factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store whose only run trained, merged and judged SMALL's challenger, and refused it.
+
+    Made once for all files. In a copy of it, a run of SMALL takes all of that from the store and is
+    promoted by its own gate: a promotion for a tenth of the time.
+    """
+
+    def make(folder: Path) -> None:
+        decision = Stack(folder).run(**{k.replace(".", "__"): v for k, v in UNREACHABLE.items()})
+        assert decision["verdict"] == "REJECT", decision["headline"]
+
+    return once.made_once(factory, "judged", make)
+
+
+def stack_with_judged(folder: Path, factory: pytest.TempPathFactory) -> Stack:
+    """A stack of its own on a copy of that store."""
+    stack = Stack(folder)
+    once.copy_store(judged_store(factory), folder)
+    return stack
 
 
 def put_modules_of_the_same_names(folder: Path) -> None:

@@ -39,6 +39,7 @@ FINAL = re.compile("PROMOTE|REJECT|INCONCLUSIVE|BUSY|Completed|Failed|Crashed|Ca
 CHANGES = [
     ("Data", "Training rows", "int", 300),
     ("Data", "Evaluation rows", "int", 50),
+    ("Training", "Sequence length (tokens)", None, 512),
     ("Merge", "Rows in the drift check", None, 4),
 ]
 
@@ -175,6 +176,7 @@ def submit(page: Page) -> None:
     sent = answer.json()["parameters"]
     deployed = page.request.get(answer.url.replace("/create_flow_run", "")).json()["parameters"]
     deployed["recipe"]["data"] |= {"train_rows": 300, "evaluation_rows": 50}
+    deployed["recipe"]["training"]["max_length"] = 512
     deployed["recipe"]["merge"]["drift_rows"] = 4
     assert sent == deployed  # tuples, lists and Nones among them
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from stack import Stack
+from stack import UNREACHABLE, Stack, stack_with_judged
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1500)]
 
@@ -65,26 +65,42 @@ def _words(process: psutil.Process) -> list[str]:
         return []
 
 
-def test_two_runs_at_once_register_one_after_the_other_or_not_at_all(stack: Stack) -> None:
-    """Both gated against the same champion: at most one succeeds it; the other is gated again."""
-    runs = [stack.start({"training.seed": seed, "data.train_rows": 300}) for seed in (1, 2)]
-    outcomes = [stack.finish(run) for run in runs]
+@pytest.fixture
+def judged(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Stack:
+    """A stack where all but gate and registration of SMALL is done."""
+    return stack_with_judged(tmp_path / "judged", tmp_path_factory)
+
+
+def test_two_runs_at_once_register_one_after_the_other_or_not_at_all(judged: Stack) -> None:
+    """Both gated against the same champion: at most one succeeds it; the other is gated again.
+
+    Both models are judged before, so that the two runs come to the registration together.
+    """
+    other = {"merge.onto": "original_base", "merge.max_kl": 0.1, "merge.min_top1_agreement": 0.5}
+    refused = judged.finish(judged.start(other | UNREACHABLE))
+    runs = [judged.start(changes) for changes in ({}, other)]
+    outcomes = [judged.finish(run) for run in runs]
+    assert len({o["model_digest"] for o in [refused, *outcomes]}) == 2  # of the two, not of more
     promoted = sorted(o["version"] for o in outcomes if o["version"])
-    champion = stack.ask("champion", "demo")
-    assert champion["version"] == (promoted[-1] if promoted else 1)
+    assert promoted[0] == 1
+    champion = judged.ask("champion", "demo")
+    assert champion["version"] == promoted[-1]
     against = [o["champion_version"] for o in outcomes if o["version"]]
     assert len(set(against)) == len(against)  # no two succeeded the same champion
+    for outcome in outcomes:
+        assert (
+            outcome["version"] or outcome["champion_version"] == 1
+        )  # judged again after the first
 
 
-def test_kill_9_while_registering_leaves_a_whole_champion(tmp_path: Path) -> None:
+def test_kill_9_while_registering_leaves_a_whole_champion(judged: Stack) -> None:
     """Killed at the clean-process check: nothing is registered; the rerun registers it."""
-    stack = Stack(tmp_path / "register")
-    process = stack.start({})
-    work = stack.folder / "mlruns/work/register"
+    process = judged.start({})
+    work = judged.folder / "mlruns/work/register"
     wait_for(lambda: list(work.glob("*/call.json")), process, 600)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert stack.ask("champion", "demo") is None
-    outcome = stack.run()
+    assert judged.ask("champion", "demo") is None
+    outcome = judged.run()
     assert (outcome["verdict"], outcome["version"]) == ("PROMOTE", 1)
     assert {"train", "evaluate.challenger"} <= set(outcome["skipped"])

@@ -67,7 +67,7 @@ def test_the_demo_recipe_runs_from_another_folder(python: Path, tmp_path: Path) 
         text=True,
     ).stdout
     assert Path(origin).is_relative_to(python.parents[1])
-    settings = ["data.train_rows=64", "data.evaluation_rows=40"]
+    settings = ["data.train_rows=16", "data.evaluation_rows=8", "evaluation.max_new_tokens=16"]
     command = [python.with_name("precis"), "run", "deployments/recipes/demo.yaml", "--json"]
     for setting in settings:
         command += ["--set", setting]
