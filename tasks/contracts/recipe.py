@@ -208,7 +208,8 @@ class Data(Settings):
         None,
         title="Encoding of text files",
         description="As Python names it, for example cp1252 or utf-16-le, for JSON and CSV. None: UTF-8, or "
-        "UTF-16 and UTF-32 where the file begins with a byte order mark; another is refused and named.",
+        "UTF-16 and UTF-32 where the file begins with a byte order mark; another is refused and named. A "
+        "file that is UTF-8 all the same is read as such.",
     )
     near_duplicate_jaccard: PositiveShare = Field(
         0.8,

@@ -18,6 +18,7 @@ from tasks.ingest.json_values import is_too_long, too_long
 from tasks.ingest.row_types import RAW_CHARACTERS, Raw, SourceFile
 from tasks.ingest.text_encoding import open_text, undecodable
 
+MARK = "\ufeff"  # begins a file; within one it shows that files were joined
 DOUBLE = '""'
 LISTED_LINES = 10
 ADVICE = (
@@ -79,7 +80,9 @@ class _Miscounted:
     def add(self, line: int, fields: int, expected: int) -> None:
         if not self.lines:
             self.first = f"has {fields} fields where the header has {expected}"
-            if fields == expected + 1:
+            if expected == 1:
+                self.first += " (is line 1 the header?)"
+            elif fields == expected + 1:
                 self.first += (
                     " (an unquoted delimiter, or a column without a name before the others)"
                 )
@@ -186,7 +189,9 @@ def _row(file: SourceFile, form: CsvForm, start: int, fields: list[str], lines: 
             f"{file.name}:{start} ends in a carriage return alone, unlike the other lines; {ADVICE}"
         )
     problem = undecodable(file, text)
-    if fields == form.header_fields:
+    if [value.removeprefix(MARK).strip() for value in fields] == [
+        value.strip() for value in form.header_fields
+    ]:
         problem = "repeats the header, as in files that were joined; remove the line"
     elif "\0" in text:
         problem = "holds a NUL byte, which text does not; correct or remove the row"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from tasks.contracts.documents import plain_text
+from tasks.contracts.documents import Document, plain_text
 from tasks.ingest.row_types import Example
 
 LISTED = 20  # groups in an error's text; the report has more, the rejects file all rows
 # What programs write where a text is missing. "-" and "" are left to people: blank texts are rejected.
 PLACEHOLDERS = {"nan", "none", "null", "n/a", "na", "<na>", "nat", "undefined", "#n/a"}
+LONGEST_LOOKED_AT = 20
 MAX_GROUPS = 500
 # What differs from row to row in one problem: numbers, and excerpts of the row's text.
 VARIABLE = re.compile(r"\d+|\(in .*\)|'(?:[^'\\]|\\.)*'")
@@ -59,12 +60,16 @@ def placeholders(example: Example) -> list[str]:
     """A remark on each whole text that only stands for a missing one; such texts are used, and counted."""
     found = []
     for what, texts in (
-        ("document", [plain_text(example.document)]),
+        ("document", _texts(example.document)),
         ("summary", example.references),
     ):
         found += [
             f'has the {what} "{text.strip()}", which may stand for a missing text; it is used'
             for text in texts
-            if text.strip().lower() in PLACEHOLDERS
+            if len(text) <= LONGEST_LOOKED_AT and text.strip().lower() in PLACEHOLDERS
         ]
     return found
+
+
+def _texts(document: Document) -> list[str]:
+    return list(document.values()) if isinstance(document, dict) else [plain_text(document)]

@@ -84,6 +84,11 @@ def _invalid(decoder: Decoder, text: str, error: json.JSONDecodeError) -> str:
             "ends in a comma after its object, which is not valid JSON a line: remove the comma (all of "
             "them: sed -i 's/,\\s*$//' FILE)"
         )
+    if text.lstrip().startswith("{'"):
+        return (
+            "is written as Python prints a dict, with single quotes, which is not valid JSON; write the rows "
+            "with json.dumps"
+        )
     if not text.endswith("\n"):
         return f"is half-written, not valid JSON ({where}); correct or remove the line"
     return f"is not valid JSON ({where}); correct or remove the line"

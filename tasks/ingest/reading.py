@@ -108,6 +108,10 @@ def _reader(file: SourceFile) -> tuple[Rows, list[str]]:
     _require_text(file, head)
     encoding = encoding_of(file, head)
     notes = [] if encoding == UTF8 else [f"encoding: {encoding}"]
+    if encoding == UTF8 and file.options.encoding:
+        notes = [
+            f"encoding: UTF-8, which this file is in, not {file.options.encoding} (data.encoding)"
+        ]
     if suffix in CSV:
         form = csv_form(file)
         return lambda columns: read_csv(file, form), ["CSV", *notes, *form.notes]
@@ -139,8 +143,8 @@ def _json_form(file: SourceFile) -> str:
         elif not first.startswith("[") and _is_one_line(stream):
             return "objects"
     if first.startswith("["):
-        # A first row that is a list costs itself alone: the rows after it are objects.
-        return "lines" if following.startswith("{") and _error_in(first) is None else "array"
+        # A first row that is a list costs itself alone: other rows come after it.
+        return "lines" if following.startswith(("{", "[")) and _error_in(first) is None else "array"
     if not first.startswith("{") or len(first) > limit:
         return "lines"
     error = _error_in(first)

@@ -135,5 +135,7 @@ def _columns_of(
         groups.add(raw.problem, f"{file.name}:{raw.line} {raw.problem}")
     problems = groups.lines()
     if problems:
-        problems.append(f"{file.name}: none of its first {len(begin.unreadable)} rows can be read")
+        hint = "; if it is CSV, name it .csv" if begin.read_as[0] == "JSONL" else ""
+        count = len(begin.unreadable)
+        problems.append(f"{file.name}: none of its first {count} rows can be read{hint}")
     return columns, problems

@@ -100,7 +100,7 @@ def _rows(file: SourceFile, batch: Any, before: int) -> Iterator[Raw]:
     some_may_be_long = batch.nbytes > limit
     for index in range(batch.num_rows):
         line, row = before + index + 1, batch.slice(index, 1)
-        if some_may_be_long and row.nbytes > limit:
+        if some_may_be_long and _row_bytes(row) > limit:
             yield Raw(line, None, too_long(limit))
             continue
         try:
@@ -109,6 +109,12 @@ def _rows(file: SourceFile, batch: Any, before: int) -> Iterator[Raw]:
             yield Raw(line, None, f"is not UTF-8 ({error.reason}); correct the row")
         else:
             yield Raw(line, value)
+
+
+def _row_bytes(row: Any) -> int:
+    """Bytes of the row's values; of a column that is stored as a dictionary not of the whole dictionary."""
+    columns = (getattr(column, "dictionary_decode", lambda c=column: c)() for column in row.columns)
+    return sum(column.nbytes for column in columns)
 
 
 @contextlib.contextmanager

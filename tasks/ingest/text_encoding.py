@@ -12,6 +12,13 @@ from tasks.contracts.errors import DataError
 from tasks.ingest.byte_streams import head_of, open_bytes
 from tasks.ingest.row_types import SourceFile
 
+MARKS = (
+    codecs.BOM_UTF8,
+    codecs.BOM_UTF32_LE,
+    codecs.BOM_UTF32_BE,
+    codecs.BOM_UTF16_LE,
+    codecs.BOM_UTF16_BE,
+)
 UTF8 = "utf-8-sig"  # with or without a mark
 # In Latin, Greek and Cyrillic text every blank and line end has a NUL beside it.
 UTF16_BLANKS = {
@@ -26,7 +33,9 @@ LOOKED_AT_BYTES, NAMED_FROM_BYTES = 1 << 24, 1 << 16
 def encoding_of(file: SourceFile, head: bytes) -> str:
     """The codec to read the file with. Raises DataError for UTF-16 without a mark, and unknown names."""
     if file.options.encoding:
-        return _known(file.options.encoding)
+        encoding = _known(file.options.encoding)
+        if not head.startswith(MARKS) and not _is_utf8(file):
+            return encoding
     if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "utf-32"
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -39,6 +48,17 @@ def encoding_of(file: SourceFile, head: bytes) -> str:
     if head.count(0) > len(head) // 2:
         raise DataError(f"{file.name} begins with NUL bytes, not text; write or copy it again")
     return UTF8
+
+
+def _is_utf8(file: SourceFile) -> bool:
+    """Whether the file's begin is UTF-8 and not ASCII alone: no text in another encoding is by chance."""
+    with open_bytes(file) as stream:
+        content = stream.read(NAMED_FROM_BYTES * 16)
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(content)
+    except UnicodeDecodeError:
+        return False
+    return not text.isascii() and "\0" not in text
 
 
 def _known(encoding: str) -> str:

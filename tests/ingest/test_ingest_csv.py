@@ -150,19 +150,24 @@ def test_what_cannot_be_told_is_refused(kind: str, tmp_path: Path) -> None:
 def test_rows_that_cost_themselves_alone(tmp_path: Path) -> None:
     """A repeated header, a NUL byte and bytes that are not UTF-8 are rejected by line."""
     content = b"document,summary\na,1\ndocument,summary\nb,\0\nc,r\xe9sum\xe9\nd,2\n"
-    found = read(tmp_path / "a.csv", content)
-    assert [raw.line for raw in found if raw.value] == [2, 6]
+    found = read(tmp_path / "a.csv", content + b"\xef\xbb\xbfdocument, summary\ne,3\n")
+    assert [raw.line for raw in found if raw.value] == [2, 6, 8]
     problems = [raw.problem for raw in found if raw.value is None]
     assert problems[0].startswith("repeats the header")
     assert problems[1].startswith("holds a NUL byte")
     assert problems[2].endswith("or set data.encoding (it looks like cp1252)")
+    assert problems[3].startswith("repeats the header")
 
 
 def test_the_encoding_can_be_set(tmp_path: Path, ingest: Ingest, evaluation: str) -> None:
-    """data.encoding reads what the message named; a name that is none is an error."""
+    """data.encoding reads what the message named, and leaves files alone that are UTF-8."""
     (tmp_path / "t.csv").write_bytes("document,summary\nCafé à la crème,Café\n".encode("cp1252"))
     ingest(train=str(tmp_path / "t.csv"), evaluation=evaluation, encoding="cp1252")
     assert ingest.rows("train")[0].document == "Café à la crème"
+    (tmp_path / "t.csv").write_text("document,summary\nCafé à la crème,Café\n", encoding="utf-8")
+    ingest(train=str(tmp_path / "t.csv"), evaluation=evaluation, encoding="cp1252")
+    assert ingest.rows("train")[0].document == "Café à la crème"
+    assert "encoding: UTF-8, which this file is in, not cp1252" in ingest.report()["remarks"][0]
     with pytest.raises(DataError, match=r"data\.encoding: cp12520 is no encoding"):
         ingest(train=str(tmp_path / "t.csv"), evaluation=evaluation, encoding="cp12520")
 
