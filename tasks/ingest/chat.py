@@ -72,6 +72,11 @@ def question(value: Any, system: str, reading: Reading) -> Document:
                 "ends in an answer, and another column holds what follows it; add the last question, or "
                 "make one text of a transcript that is to be summarized"
             )
+        if any(message.get("weight") == 1 for message in messages):
+            raise ValueError(
+                "has an answer of weight 1, and answers in the question's column are context; remove the "
+                "weight, or put the whole conversation into one column (data.fields.text)"
+            )
         context = [
             message | ({"weight": 0} if message["role"] == "assistant" else {})
             for message in messages

@@ -11,7 +11,7 @@ from typing import Any
 from tasks.contracts.recipe import Fields, Prompt
 from tasks.ingest.chat import CLOSE, mostly_chat_texts
 from tasks.ingest.column_roles import holds_nothing, role_of
-from tasks.ingest.messages import is_messages, may_be_messages, unused_keys
+from tasks.ingest.messages import ends_in_question, is_messages, may_be_messages, unused_keys
 
 # In order: the first pair that a file has wins, so `text, summary` (BillSum) comes before
 # `question, answer`, and DialogSum's numbered references count as `summary`.
@@ -143,8 +143,7 @@ def _chosen(fields: Fields, names: list[str], rows: list[dict[str, Any]]) -> tup
             chosen = replace(named, document=documents, summary=summaries, id=id_, notes=notes)
             break
     if not chosen and not named.document and not named.summary and not named.inputs:
-        column = _messages_column(free, rows)
-        chosen = Columns(None, (), id_, column) if column else None
+        chosen = _messages_columns(free, rows, id_)
     if chosen is None:
         return replace(named, notes=notes), False
     return replace(chosen, guessed=_guessed(chosen, named)), True
@@ -188,6 +187,20 @@ def _chat_column(
     marked = sum(CLOSE in text for text in texts)
     note = f'"text" holds {CLOSE} in {marked} of its first {len(texts)} rows, and is read as plain text'
     return None, (note,) if marked else ()
+
+
+def _messages_columns(
+    names: list[str], rows: list[dict[str, Any]], id_: str | None
+) -> Columns | None:
+    """A column of conversations; where most end in a question, with the one column that may answer it."""
+    column = _messages_column(names, rows)
+    if column is None:
+        return None
+    answers = [name for name in names if role_of(name) == "reference" and name != column]
+    open_ended = sum(ends_in_question(row.get(column)) for row in rows)
+    if len(answers) == 1 and 2 * open_ended > len(rows):
+        return Columns(column, (answers[0],), id_, None)
+    return Columns(None, (), id_, column)
 
 
 def _with_system(

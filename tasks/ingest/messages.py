@@ -98,9 +98,19 @@ def may_be_messages(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and bool(value)
 
 
+def ends_in_question(value: Any) -> bool:
+    """Whether a column's value is a list of messages of which the last is from the user."""
+    messages = as_messages(value) if is_messages(value) else None
+    if not messages:
+        return False
+    role = messages[-1][_keys(messages[-1], ROLE_KEYS)[0]]
+    return isinstance(role, str) and ROLES.get(role.strip().lower()) == "user"
+
+
 def read_messages(items: Iterable[Any], reading: Reading) -> list[Message]:
     """Messages with their usual roles and stripped texts; a blank system message is left out.
 
+    An answer has the weight that the row gives it, if it does.
     Raises ValueError with what is wrong, in which message, and how to fix it.
     """
     found = [_message(item, f"(message {number})", reading) for number, item in enumerate(items, 1)]
@@ -115,7 +125,7 @@ def split_messages(messages: list[Message]) -> tuple[list[Message], str]:
     Raises ValueError where messages do not take turns, or the last answer is not to be learnt.
     """
     require_turns(messages)
-    *conversation, answer = messages
+    *conversation, answer = map(_stored, messages)
     if answer["role"] != "assistant":
         raise ValueError("ends in a question without an answer; add the answer")
     if answer.get("weight") == 0:
@@ -124,6 +134,11 @@ def split_messages(messages: list[Message]) -> tuple[list[Message], str]:
             "last answer of weight 1, or the row"
         )
     return conversation, answer["content"]
+
+
+def _stored(message: Message) -> Message:
+    """Of weights only 0 is kept."""
+    return {key: value for key, value in message.items() if key != "weight" or value == 0}
 
 
 def require_turns(messages: list[Message]) -> None:
@@ -183,7 +198,7 @@ def _message(item: Any, where: str, reading: Reading) -> Message:
         raise ValueError(f"{where} is from the {role} and has reasoning; remove it, or the row")
     message: Message = {"role": role, "content": text}
     weight = _weight(item, where, role, reading.ignore)
-    return message | ({"weight": 0} if weight == 0 and role == "assistant" else {})
+    return message | ({} if weight is None or role != "assistant" else {"weight": weight})
 
 
 def _require_known(item: dict[str, Any], where: str, ignore: frozenset[str]) -> None:

@@ -274,6 +274,7 @@ def test_answers_in_a_prompt_are_context() -> None:
         ([USER], [ANSWER, USER, ANSWER], '"completion" must hold one message'),
         ([USER], [ANSWER | {"weight": 0}], '"completion" has weight 0'),
         ([ANSWER], [ANSWER], '"prompt" (message 1) is from the assistant'),
+        ([USER, ANSWER | {"weight": 1}, USER], [ANSWER], '"prompt" has an answer of weight 1'),
         ([{"role": "system", "content": "s"}], [ANSWER], '"prompt" ends in a question without'),
     ],
 )
@@ -326,3 +327,17 @@ def test_other_forms_of_conversations_are_named(value: Any, says: str) -> None:
     columns, fit = choose(Fields(), ["conversation"], rows, CHAT)
     assert (fit, columns.text) == (True, "conversation")
     assert says in read(rows[0], columns)
+
+
+@pytest.mark.parametrize("answer", ["output", "response", "answer", "completion"])
+def test_messages_and_a_column_that_answers_them(answer: str) -> None:
+    """Guessed where they end in a question; of two such columns, or of whole conversations, none is."""
+    names = ["messages", answer]
+    columns, _ = choose(Fields(), names, [{"messages": [USER], answer: "Ben."}], CHAT)
+    assert (columns.document, columns.summary, columns.text) == ("messages", (answer,), None)
+    assert read({"messages": [USER], answer: "Ben."}, columns) == PLAIN
+    for row in (
+        {"messages": [USER, ANSWER], answer: "Ben."},
+        {"messages": [USER], answer: "Ben.", "summary": "x"},
+    ):
+        assert choose(Fields(), list(row), [row], CHAT)[0].text == "messages"
