@@ -105,7 +105,7 @@ def found(
 
 def test_a_tokenizer_that_keeps_texts_is_used(folder: Path, tmp_path: Path) -> None:
     problems, report = found(folder, tmp_path, rows("Größe 你好 🙂\tx  y", "日本語 🙂"))
-    assert (problems, report["remarks"][1:]) == ([], [])
+    assert (problems, report["remarks"]) == ([], [])
 
 
 LOSSY = {
@@ -391,7 +391,7 @@ def test_a_base_with_only_a_sentencepiece_model(
     problems, report = found(folder, tmp_path, rows("Größe 🙂\tx  y", "日本語 🙂"))
     loaded = Tokenizer(folder).loaded
     adds = loaded("a")["input_ids"][-1] == loaded.eos_token_id  # transformers' versions differ
-    assert (problems, len(report["remarks"][1:])) == ([], int(adds))
+    assert (problems, len(report["remarks"])) == ([], int(adds))
     prompt = encode(loaded, "Ann met Bob.", TEMPLATE)
     assert prompt[0] == loaded.bos_token_id
     assert loaded.decode(prompt, skip_special_tokens=True) == "Summarize:\nAnn met Bob.\nSummary: "
