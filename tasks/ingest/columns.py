@@ -59,6 +59,8 @@ class Columns:
     blank: tuple[str, ...] = ()
     sampled: frozenset[str] = frozenset()  # every column of the first rows
     notes: tuple[str, ...] = ()  # what a reader should know of the choice
+    # Filled while rows are read: harmless columns that the first rows lack, unused like `unused`.
+    late: set[str] = field(default_factory=set, compare=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -69,8 +71,9 @@ class Columns:
 
     def as_reported(self) -> dict[str, Any]:
         """For the data report."""
-        values = {name: value for name, value in asdict(self).items() if name != "sampled"}
-        return values | {"uses": self.in_words}
+        values = asdict(self)
+        del values["sampled"], values["late"]
+        return values | {"unused": [*self.unused, *sorted(self.late)], "uses": self.in_words}
 
     @property
     def in_words(self) -> str:

@@ -57,7 +57,11 @@ def _require_known_columns(row: dict[str, Any], columns: Columns) -> None:
         if not is_nothing(row.get(name)):
             raise ValueError(f'has text in "{name}", which is blank in the first rows; {_SETTLE}')
     for name in row.keys() - columns.sampled - set(columns.names):
-        if role_of(name) and name not in columns.ignored and not is_nothing(row[name]):
+        if name in columns.ignored or is_nothing(row[name]):
+            continue
+        if role_of(name) is None:
+            columns.late.add(name)
+        else:
             raise ValueError(f'has "{name}", a column that the first rows lack; {_SETTLE}')
 
 

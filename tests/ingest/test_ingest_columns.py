@@ -220,6 +220,8 @@ def test_a_blank_column_may_not_fill_later(tmp_path: Path, ingest: Ingest, evalu
         (121, 'has text in "system", which is blank in the first rows'),
         (131, 'has "reward", a column that the first rows lack'),
     ]
+    used = ingest.report()["inputs"]["data.train"]["files"][0]["fields"]
+    assert used["unused"] == ["system", "topic"]
 
 
 @pytest.mark.parametrize("asked", [True, False])
