@@ -44,7 +44,10 @@ FRESH_DATA = {
 @task(name="find base", **STEP)
 def find_base(recipe: Recipe) -> PreparedBase:
     """The recipe's base model on this machine, digested, with the settings that it is used with."""
-    return bases.find_base(recipe)
+    base = bases.find_base(recipe)
+    for line in bases.left_out(base.path):
+        get_run_logger().info(line)
+    return base
 
 
 @task(name="ingest", **STEP)

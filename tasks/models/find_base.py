@@ -83,7 +83,19 @@ def look_up(base: Base, scratch: Path) -> BaseLookup:
     folder, problems = _checked(path, base)
     if folder is None:
         return BaseLookup(None, [], problems)
-    return BaseLookup(_scaled(folder, base, scratch), [], [])
+    return BaseLookup(_scaled(folder, base, scratch), left_out(path), [])
+
+
+def left_out(folder: Path) -> list[str]:
+    """A line that names the files of weights in a base's folder which are not used; none without any.
+
+    Raises as `weight_files`.
+    """
+    names = [path.relative_to(folder).as_posix() for path in weight_files.unused(folder)]
+    if not names:
+        return []
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return [f"base: transformers does not load these, so they are left out: {shown}"]
 
 
 def scan(folder: BaseFolder) -> tuple[str, list[str]]:

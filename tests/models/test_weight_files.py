@@ -83,6 +83,13 @@ def test_they_are_the_files_that_transformers_loads(
     for path in (*theirs, *companions, *index):
         shutil.copyfile(path, alone / path.name)
     recipe = tiny.make_recipe(folder)
+    facts = find_base.look_up(recipe.base, tmp_path).facts
+    strays = sorted(
+        {path.name for path in folder.iterdir() if path.is_file()}
+        - {path.name for path in (*theirs, *companions, *index)}
+    )
+    line = "base: transformers does not load these, so they are left out: "
+    assert facts == ([line + ", ".join(strays)] if strays else [])
     prepared = find_base.find_base(recipe)
     assert prepared.digest == digest.of_folder(alone)
     packaged = tiny.packaged(folder, tmp_path / "package", prepared.settings)
