@@ -41,10 +41,13 @@ def evaluate(recipe: RecipeFile, overrides: Overrides = None, as_json: Json = Fa
 
 def check(recipe: RecipeFile, overrides: Overrides = None, show: Show = 0) -> None:
     """Everything that can be known before spending GPU time."""
-    from flows import check as checks
     from flows.recipes import load
 
-    report = checks.check(load(recipe, overrides or ()), show)
+    loaded = load(recipe, overrides or ())
+    # Only now: its imports take seconds, and what is no recipe is refused at once.
+    from flows import check as checks
+
+    report = checks.check(loaded, show)
     print(report.as_text())
     if report.problems:
         raise typer.Exit(1)
