@@ -804,10 +804,10 @@ class Gate(Settings):
         "differ: a phrase that fits every document can gain ROUGE over a weak opponent.",
     )
     max_repeating_rise: Share = Field(
-        0.05,
+        0.1,
         title="Largest rise in outputs that repeat themselves",
         description="By how much the share of outputs of which half the phrases stood there before may "
-        "exceed the champion's. As for unfinished outputs.",
+        "exceed the champion's. A model that learned little loops in some; one in ten is too many to serve.",
     )
     max_copied_rise: Share = Field(
         0.1,

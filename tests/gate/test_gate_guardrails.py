@@ -166,6 +166,7 @@ def test_outputs_that_repeat_themselves_are_refused() -> None:
     )
     decision = judged(ours, theirs)
     assert _guardrail(decision, "repeating_rise").value == 0.3
+    assert decision.verdict == "REJECT"
     assert "60 of 200 outputs repeat themselves" in " ".join(decision.reasons)
     looping = [(loop,)] * 200
     decision = judged(*(_with_references(rows, looping) for rows in (ours, theirs)))
