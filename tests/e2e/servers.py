@@ -144,8 +144,8 @@ class Servers:
         return _request(f"{self.api}/{path}", body, auth, method)
 
     def deployment(self, flow: str, name: str = "demo") -> dict[str, Any]:
-        found: dict[str, Any] = self.ask(f"deployments/name/{flow}/{name}")
-        return found
+        deployment: dict[str, Any] = self.ask(f"deployments/name/{flow}/{name}")
+        return deployment
 
     def run(self, flow: str, changes: dict[str, Any] | None = None, **parameters: Any) -> str:
         """Start a run of a deployment with changed recipe settings, as the form does; its id."""
@@ -186,13 +186,13 @@ class Servers:
     def runs(self, flow: str) -> list[dict[str, Any]]:
         """All runs of a flow, oldest first."""
         body = {"flows": {"name": {"any_": [flow]}}, "sort": "EXPECTED_START_TIME_ASC"}
-        found: list[dict[str, Any]] = self.ask("flow_runs/filter", body)
-        return found
+        runs: list[dict[str, Any]] = self.ask("flow_runs/filter", body)
+        return runs
 
     def events(self, *names: str) -> list[dict[str, Any]]:
         """Events of these names."""
-        found = self.ask("events/filter", {"filter": {"event": {"name": list(names)}}})
-        events: list[dict[str, Any]] = found["events"]
+        page = self.ask("events/filter", {"filter": {"event": {"name": list(names)}}})
+        events: list[dict[str, Any]] = page["events"]
         return events
 
     def log(self) -> str:
@@ -210,10 +210,10 @@ class Servers:
         auth = (
             f"{env.get('MLFLOW_TRACKING_USERNAME', '')}:{env.get('MLFLOW_TRACKING_PASSWORD', '')}"
         )
-        found = _request(f"{self.mlflow}/api/2.0/mlflow/runs/search", body, auth).get("runs", [])
+        runs = _request(f"{self.mlflow}/api/2.0/mlflow/runs/search", body, auth).get("runs", [])
         return {
             tag["value"]: run
-            for run in found
+            for run in runs
             for tag in run["data"]["tags"]
             if tag["key"] == "precis.flow_run_id"
         }

@@ -116,8 +116,8 @@ def test_a_question_to_the_champion(place: Path, chatting: Generator) -> None:
 def test_standard_input_is_the_document(place: Path, summing: Generator) -> None:
     """Piped text, CRLF and all, to a summarizer."""
     expected = summing.summarize([DIALOGUE])[0].text
-    given = DIALOGUE.replace("\n", "\r\n").encode()
-    assert printed(precis(place, "sums", given=given)) == f"{expected}\n"
+    dialogue = DIALOGUE.replace("\n", "\r\n").encode()
+    assert printed(precis(place, "sums", given=dialogue)) == f"{expected}\n"
 
 
 def ask(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

@@ -81,12 +81,12 @@ def promoted(servers: Servers) -> dict[str, Any]:
 def _deployed(servers: Servers) -> dict[str, Any]:
     """All that a deploy could change, without what only says when it was looked at."""
     noise = {"updated", "created", "last_polled", "status", "version", "version_id", "version_info"}
-    found = {
+    deployed = {
         "deployments": servers.ask("deployments/filter", {}),
         "automations": servers.ask("automations/filter", {}),
         "limits": servers.ask("v2/concurrency_limits/filter", {}),
     }
-    return dict(_leaves(found, noise))
+    return dict(_leaves(deployed, noise))
 
 
 def _leaves(value: Any, noise: set[str], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -120,8 +120,8 @@ def test_a_second_deploy_changes_nothing(servers: Servers) -> None:
 
 def test_a_deploy_corrects_what_an_automation_does_not_whether_it_is_on(servers: Servers) -> None:
     """One that someone switched off stays off; another debounce is taken over."""
-    found = servers.ask("automations/filter", {})
-    arrivals = next(one for one in found if one["name"].startswith("precis: new data"))
+    automations = servers.ask("automations/filter", {})
+    arrivals = next(one for one in automations if one["name"].startswith("precis: new data"))
     path = f"automations/{arrivals['id']}"
     servers.ask(path, {"enabled": False}, "PATCH")
     try:
@@ -150,8 +150,8 @@ def test_verdicts_go_to_webhooks(
     """In Slack's form and plain: the headline, and each reason in a line of its own."""
     headline = promoted["state"]["message"]
     for path in ("/slack", "/plain"):
-        found = wait_for(lambda path=path: webhook.of(path, headline), 60, f"no post to {path}")  # type: ignore[misc]
-        assert "\n- rougeL gained +" in found[0]["text"]
+        posts = wait_for(lambda path=path: webhook.of(path, headline), 60, f"no post to {path}")  # type: ignore[misc]
+        assert "\n- rougeL gained +" in posts[0]["text"]
     assert set(webhook.of("/slack", headline)[0]) == {"text"}
     plain = webhook.of("/plain", headline)[0]
     assert (plain["event"], plain["payload"]["verdict"]) == ("precis.verdict", "PROMOTE")

@@ -187,10 +187,10 @@ def test_chat_of_several_turns_is_judged_by_loss_and_then_answers(
         gate__guardrail_margin=1.0,
         gate__max_empty_share=1.0,
     )
-    found = decision["metrics"]["loss"]
-    fall = found["base"] - found["challenger"]
-    assert found["gain"] == pytest.approx(fall)
-    assert found["lead3"] is None
+    loss = decision["metrics"]["loss"]
+    fall = loss["base"] - loss["challenger"]
+    assert loss["gain"] == pytest.approx(fall)
+    assert loss["lead3"] is None
     assert decision["verdict"] in ({"PROMOTE", "INCONCLUSIVE"} if fall > 0 else {"REJECT"})
     package = next((stack.folder / "mlruns/work/merge").glob("*/package"))
     asked = [PRECIS, "ask", f"./{package.relative_to(stack.folder)}", "What is a monopsony?"]

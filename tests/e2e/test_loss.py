@@ -92,9 +92,9 @@ def test_the_served_model_reads_long_documents_in_parts_too(
 
 def test_what_did_not_fit_is_said(first: dict[str, Any], client: Any) -> None:
     """As JSON, in the run's metrics and in its data report."""
-    found = {(cut["what"], cut["done"]): cut for cut in first["cuts"]}
-    parted = found["evaluation documents", "summarized in parts"]
-    cut = found["training documents", "cut"]
+    cuts = {(cut["what"], cut["done"]): cut for cut in first["cuts"]}
+    parted = cuts["evaluation documents", "summarized in parts"]
+    cut = cuts["training documents", "cut"]
     run = client.get_run(first["mlflow_run_id"])
     assert 0 < parted["count"] == run.data.metrics["challenger/split_documents"]
     assert 0 < cut["count"] < cut["of"] == 300

@@ -65,9 +65,9 @@ def test_a_deployment_asks_for_gpus_and_nonsense_is_refused(
 def test_a_job_gets_its_gpus_and_its_environment(pool: dict[str, Any], prefect_server: str) -> None:
     """Two GPUs and the team's image; a deployment's environment adds to the pool's."""
     job = rendered(pool, {"gpus": 2, "image": "team/precis:7", "env": ENV}, prefect_server)
-    given = pool["base_job_template"]["variables"]["properties"]["env"]["default"]
-    assert job["env"] == given | ENV
-    assert given["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+    environment = pool["base_job_template"]["variables"]["properties"]["env"]["default"]
+    assert job["env"] == environment | ENV
+    assert environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
     if pool["type"] == "docker":
         requested = [{"count": 2, "capabilities": [["gpu"]]}]
         assert job["container_create_kwargs"]["device_requests"] == requested
@@ -122,5 +122,5 @@ def asked(url: str, body: Any = None) -> dict[str, Any]:
     data = json.dumps(body).encode() if body is not None else None
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
-        found: dict[str, Any] = json.loads(answer.read())
-        return found
+        contents: dict[str, Any] = json.loads(answer.read())
+        return contents

@@ -66,10 +66,10 @@ def test_the_runs_are_linked_both_ways(stack: Stack, promoted: dict[str, Any]) -
     flow_run = _json(f"{api}/flow_runs/{promoted['prefect_flow_run_id']}")
     assert flow_run["state"]["name"] == "PROMOTE"
     assert flow_run["state"]["message"].startswith("PROMOTED demo v1: rougeL +")
-    found = _json(
+    artifacts_of_run = _json(
         f"{api}/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run["id"]]}}}
     )
-    by_key = {artifact["key"]: artifact for artifact in found}
+    by_key = {artifact["key"]: artifact for artifact in artifacts_of_run}
     assert {"mlflow-run", "report", "training"} <= set(by_key)
     assert promoted["mlflow_run_id"] in by_key["mlflow-run"]["data"]
     url = f"{stack.env['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/runs/get?run_id={promoted['mlflow_run_id']}"
@@ -81,10 +81,13 @@ def test_a_run_at_a_terminal_gives_signs_of_life(stack: Stack, promoted: dict[st
     """Heartbeats of the run, which the zombie automation knows as ours by its tag."""
     resource = f"prefect.flow-run.{promoted['prefect_flow_run_id']}"
     wanted = {"event": {"name": ["prefect.flow-run.heartbeat"]}, "resource": {"id": [resource]}}
-    found = _json(f"{stack.env['PREFECT_API_URL']}/events/filter", {"filter": wanted})["events"]
-    assert found
+    heartbeats = _json(f"{stack.env['PREFECT_API_URL']}/events/filter", {"filter": wanted})[
+        "events"
+    ]
+    assert heartbeats
     related = [
-        (each["prefect.resource.role"], each["prefect.resource.id"]) for each in found[0]["related"]
+        (each["prefect.resource.role"], each["prefect.resource.id"])
+        for each in heartbeats[0]["related"]
     ]
     assert ("tag", "prefect.tag.precis") in related
 

@@ -57,9 +57,9 @@ class Watched:
         wanted = {"filter": {"event": {"name": [name]}, "order": "ASC"}}
         end = time.monotonic() + 30
         while True:
-            found: list[dict[str, Any]] = self.ask("/events/filter", wanted)["events"]
-            if len(found) >= at_least or time.monotonic() > end:
-                return found
+            events: list[dict[str, Any]] = self.ask("/events/filter", wanted)["events"]
+            if len(events) >= at_least or time.monotonic() > end:
+                return events
             time.sleep(0.5)
 
     def precis(self, *argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -70,8 +70,8 @@ class Watched:
         """`precis evaluate --json`, parsed."""
         done = self.precis("evaluate", RECIPE, "--json", *_sets(changes))
         assert done.returncode == 0, done.stderr[-3000:]
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+        decision: dict[str, Any] = json.loads(done.stdout)
+        return decision
 
     def check(self, *deployment: str, **changes: Any) -> tuple[str, str]:
         """State name and message of the check-data flow."""
@@ -91,8 +91,8 @@ class Watched:
     def runs_of(self, deployment_id: str) -> list[dict[str, Any]]:
         """All flow runs of a deployment."""
         wanted = {"deployments": {"id": {"any_": [deployment_id]}}}
-        found: list[dict[str, Any]] = self.ask("/flow_runs/filter", wanted)
-        return found
+        runs: list[dict[str, Any]] = self.ask("/flow_runs/filter", wanted)
+        return runs
 
 
 def _sets(changes: dict[str, Any]) -> list[str]:
@@ -174,18 +174,18 @@ def test_fresh_rows_that_ask_for_something_else_are_decay(watched: Watched) -> N
     mixed = [row | {"summary": summaries[i - 37]} for i, row in enumerate(rows)]
     path = watched.stack.folder / "mixed.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in mixed))
-    found = watched.evaluate(evaluation__fresh=path)
-    assert found["verdict"] == "DECAYED"
-    assert found["low"] > found["max_decay"]
+    decision = watched.evaluate(evaluation__fresh=path)
+    assert decision["verdict"] == "DECAYED"
+    assert decision["low"] > decision["max_decay"]
     (event,) = watched.events("precis.champion.decayed")
     assert event["resource"] == {
         "prefect.resource.id": "precis.model.demo",
         "prefect.resource.name": "demo",
     }
-    assert event["payload"]["drop"] == found["drop"]
-    assert event["payload"]["mlflow_run_id"] == found["mlflow_run_id"]
+    assert event["payload"]["drop"] == decision["drop"]
+    assert event["payload"]["mlflow_run_id"] == decision["mlflow_run_id"]
     related = {one["prefect.resource.id"] for one in event["related"]}
-    assert f"prefect.flow-run.{found['prefect_flow_run_id']}" in related
+    assert f"prefect.flow-run.{decision['prefect_flow_run_id']}" in related
     assert watched.stack.ask("history", "demo") == before
 
 
@@ -241,9 +241,9 @@ def test_notify_data_is_on_the_server(watched: Watched) -> None:
     """One event for a model by name; without a server it fails and says so."""
     done = watched.precis("notify-data", "demo", "--source", "s3://b/new.jsonl")
     assert (done.returncode, done.stderr) == (0, "")
-    found = [one for one in watched.events("precis.data.arrived") if one["payload"]["source"]]
-    assert found[0]["resource"]["prefect.resource.id"] == "precis.model.demo"
-    assert found[0]["payload"] == {"source": "s3://b/new.jsonl"}
+    arrivals = [one for one in watched.events("precis.data.arrived") if one["payload"]["source"]]
+    assert arrivals[0]["resource"]["prefect.resource.id"] == "precis.model.demo"
+    assert arrivals[0]["payload"] == {"source": "s3://b/new.jsonl"}
     lost = Stack(
         watched.stack.folder.parent / "lost", env={"PREFECT_API_URL": "http://127.0.0.1:9"}
     )
@@ -269,16 +269,16 @@ def test_an_s3_event_reaches_the_deployments_that_train_on_it(watched: Watched) 
     done = watched.precis("notify-data", "--s3-event", "-", stdin=event)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 2
-    found = {
-        one["payload"]["deployment"]: one
-        for one in watched.events("precis.data.arrived", at_least=3)
-        if "deployment" in one["payload"]
+    arrivals = {
+        arrival["payload"]["deployment"]: arrival
+        for arrival in watched.events("precis.data.arrived", at_least=3)
+        if "deployment" in arrival["payload"]
     }
-    assert set(found) == {"retrain/exact", "retrain/folder"}
+    assert set(arrivals) == {"retrain/exact", "retrain/folder"}
     for name in ("exact", "folder"):
-        one = found[f"retrain/{name}"]
-        assert one["resource"]["prefect.resource.id"] == f"precis.model.{name}"
-        assert one["payload"]["source"] == "s3://bucket/in/day 1.jsonl"
+        arrival = arrivals[f"retrain/{name}"]
+        assert arrival["resource"]["prefect.resource.id"] == f"precis.model.{name}"
+        assert arrival["payload"]["source"] == "s3://bucket/in/day 1.jsonl"
     other = watched.precis("notify-data", "--s3-event", "-", stdin=event.replace("in/day", "x/day"))
     assert other.returncode == 0
     assert "trains on it; nothing sent" in other.stdout

@@ -34,10 +34,10 @@ def checked(data: Path, **base: object) -> Checked:
 
 def test_of_a_hub_base_that_is_not_here_nothing_is_guessed(data: Path) -> None:
     """Offline: one problem, about the base; rows are counted; no memory, disk or context is named."""
-    found = checked(data, model="meta-llama/Llama-2-7b-hf", revision="0" * 40, rope=None)
-    assert len(found.problems) == 1
-    assert "meta-llama/Llama-2-7b-hf at revision 000" in found.problems[0]
-    assert [line.partition(":")[0] for line in found.facts] == ["data", "gate", "registry"]
+    report = checked(data, model="meta-llama/Llama-2-7b-hf", revision="0" * 40, rope=None)
+    assert len(report.problems) == 1
+    assert "meta-llama/Llama-2-7b-hf at revision 000" in report.problems[0]
+    assert [line.partition(":")[0] for line in report.facts] == ["data", "gate", "registry"]
     unpinned = checked(data, model="meta-llama/Llama-2-7b-hf")
     assert "pin it with base.revision" in unpinned.problems[0]
 
@@ -45,9 +45,9 @@ def test_of_a_hub_base_that_is_not_here_nothing_is_guessed(data: Path) -> None:
 def test_a_scaled_base_is_checked_as_it_will_run(data: Path, tmp_path: Path) -> None:
     """Its longer rows are what memory is counted for; the check leaves no folder behind."""
     base = tiny.make_tiny_base(tmp_path / "base", context=512)
-    found = checked(data, model=str(base), context_tokens=1024, rope="ntk")
-    assert found.problems == []
-    assert any("documents of 1024 tokens at once" in line for line in found.facts)
+    report = checked(data, model=str(base), context_tokens=1024, rope="ntk")
+    assert report.problems == []
+    assert any("documents of 1024 tokens at once" in line for line in report.facts)
     assert not (tmp_path / "mlruns/work/scaled").exists()
     refused = checked(data, model=str(base), context_tokens=1024)
     assert "is past the 512 tokens" in refused.problems[0]

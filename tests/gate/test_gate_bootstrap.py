@@ -25,20 +25,20 @@ def test_bounds_equal_a_plain_bootstrap() -> None:
     draw = np.random.default_rng(3)
     cluster = np.repeat(np.arange(40), draw.integers(1, 5, 40))
     gains = draw.normal(0.01, 0.05, len(cluster))
-    found = resample(_pairs(gains, cluster), 8_000, 0.05, seed=0).bounds(0, 0.05)
+    bounds = resample(_pairs(gains, cluster), 8_000, 0.05, seed=0).bounds(0, 0.05)
     means = []
     for _ in range(8_000):
         rows = np.concatenate([np.flatnonzero(cluster == c) for c in draw.integers(0, 40, 40)])
         means.append(gains[rows].mean())
     at = expanded_level(0.05, effective_documents(_pairs(gains, cluster), 0))
-    assert found == pytest.approx(np.quantile(means, [at, 1 - at]), abs=8e-4)
+    assert bounds == pytest.approx(np.quantile(means, [at, 1 - at]), abs=8e-4)
 
 
 def test_all_metrics_share_the_draws() -> None:
     """Equal gains in two metrics have equal bounds."""
     draw = np.random.default_rng(4)
-    found = resample(_pairs(draw.normal(0, 0.1, 50)), 1000, 0.05, seed=0)
-    assert found.bounds(0, 0.05) == found.bounds(3, 0.05)
+    resampled = resample(_pairs(draw.normal(0, 0.1, 50)), 1000, 0.05, seed=0)
+    assert resampled.bounds(0, 0.05) == resampled.bounds(3, 0.05)
 
 
 def test_chunks_do_not_change_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,43 +55,43 @@ def judged(
 
 def test_a_clear_drop_is_decay() -> None:
     """Its lower bound is over what is allowed, and the numbers are in the reason."""
-    found = judged(rows(around(0.8, 200, 1), "s"), rows(around(0.7, 100, 2), "f"))
-    assert found.verdict == "DECAYED"
-    assert ALLOWED < found.low < found.drop < found.high
-    assert found.drop == pytest.approx(0.1, abs=0.02)
-    assert "lower bound" in found.reasons[0]
-    assert (found.sealed.rows, found.fresh.rows, found.fresh.documents) == (200, 100, 100)
-    assert (found.sealed.evaluation_digest, found.fresh.evaluation_digest) == ("sealed", "fresh")
+    decay = judged(rows(around(0.8, 200, 1), "s"), rows(around(0.7, 100, 2), "f"))
+    assert decay.verdict == "DECAYED"
+    assert ALLOWED < decay.low < decay.drop < decay.high
+    assert decay.drop == pytest.approx(0.1, abs=0.02)
+    assert "lower bound" in decay.reasons[0]
+    assert (decay.sealed.rows, decay.fresh.rows, decay.fresh.documents) == (200, 100, 100)
+    assert (decay.sealed.evaluation_digest, decay.fresh.evaluation_digest) == ("sealed", "fresh")
 
 
 def test_the_same_quality_is_steady() -> None:
     """With enough rows and little spread, a drop over the allowed one is excluded."""
     sealed, fresh = rows(around(0.8, 300, 1, 0.02), "s"), rows(around(0.8, 300, 2, 0.02), "f")
-    found = judged(sealed, fresh)
-    assert found.verdict == "STEADY"
-    assert found.high <= ALLOWED
+    decay = judged(sealed, fresh)
+    assert decay.verdict == "STEADY"
+    assert decay.high <= ALLOWED
 
 
 def test_a_champion_that_got_better_is_steady() -> None:
     """A negative drop is no decay."""
-    found = judged(rows(around(0.6, 100, 1), "s"), rows(around(0.8, 100, 2), "f"))
-    assert (found.verdict, found.drop < 0) == ("STEADY", True)
+    decay = judged(rows(around(0.6, 100, 1), "s"), rows(around(0.8, 100, 2), "f"))
+    assert (decay.verdict, decay.drop < 0) == ("STEADY", True)
 
 
 def test_noise_is_inconclusive() -> None:
     """A drop that is neither shown nor excluded."""
-    found = judged(rows(around(0.80, 40, 1, 0.2), "s"), rows(around(0.78, 40, 2, 0.2), "f"))
-    assert found.verdict == "INCONCLUSIVE"
-    assert found.low <= ALLOWED < found.high
-    assert "neither shown" in found.reasons[0]
+    decay = judged(rows(around(0.80, 40, 1, 0.2), "s"), rows(around(0.78, 40, 2, 0.2), "f"))
+    assert decay.verdict == "INCONCLUSIVE"
+    assert decay.low <= ALLOWED < decay.high
+    assert "neither shown" in decay.reasons[0]
 
 
 @pytest.mark.parametrize(("sealed", "fresh"), [(19, 200), (200, 19), (5, 5), (1, 1)])
 def test_too_few_documents_on_either_side_are_inconclusive(sealed: int, fresh: int) -> None:
     """Even when every score has fallen to zero."""
-    found = judged(rows([0.9] * sealed, "s"), rows([0.0] * fresh, "f"))
-    assert found.verdict == "INCONCLUSIVE"
-    assert all("under 20" in reason for reason in found.reasons)
+    decay = judged(rows([0.9] * sealed, "s"), rows([0.0] * fresh, "f"))
+    assert decay.verdict == "INCONCLUSIVE"
+    assert all("under 20" in reason for reason in decay.reasons)
     assert judged(rows([0.9] * 20, "s"), rows([0.0] * 20, "f")).verdict == "DECAYED"
 
 
@@ -101,8 +101,8 @@ def test_many_rows_of_few_documents_are_few() -> None:
     ten = rows(around(0.5, 100, 2), "f", [f"doc{i % 10}" for i in range(100)])
     assert judged(sealed, ten).verdict == "INCONCLUSIVE"
     heavy = rows(around(0.5, 100, 2), "f", [f"doc{max(0, i - 60)}" for i in range(100)])
-    found = judged(sealed, heavy)
-    assert (found.verdict, found.fresh.documents) == ("INCONCLUSIVE", 40)
+    decay = judged(sealed, heavy)
+    assert (decay.verdict, decay.fresh.documents) == ("INCONCLUSIVE", 40)
 
 
 def test_clusters_widen_the_bounds() -> None:
@@ -168,12 +168,12 @@ def test_a_steady_champion_is_called_decayed_at_most_at_alpha(
 
 def test_the_headline_holds_the_numbers() -> None:
     """One line, and a page that starts with it."""
-    found = judged(rows([0.837] * 200, "s"), rows([0.831] * 120, "f"))
-    headline = decay_headline(found, "demo")
+    decay = judged(rows([0.837] * 200, "s"), rows([0.831] * 120, "f"))
+    headline = decay_headline(decay, "demo")
     assert headline == (
         "STEADY demo v3: rougeL 0.831 on 120 fresh rows, 0.837 on the 200 of the evaluation set; "
         "drop +0.006 [0.006, 0.006]"
     )
-    page = decay_markdown(found, "demo")
+    page = decay_markdown(decay, "demo")
     assert page.startswith(f"**{headline}**")
     assert "| fresh rows | 0.8310 | 120 | 120 |" in page

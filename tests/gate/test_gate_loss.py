@@ -52,15 +52,15 @@ def by_loss(ours: Table, theirs: Table, gate: Gate = BY_LOSS, **more: Any) -> De
 def test_a_lower_loss_is_a_gain_and_is_promoted() -> None:
     """The gain is the opponent's loss minus the challenger's, and the means stay losses."""
     decision = by_loss(*two_models(0.12))
-    found = decision.metrics["loss"]
+    loss = decision.metrics["loss"]
     assert decision.verdict == "PROMOTE"
-    assert found.champion is not None
-    assert found.gain == pytest.approx(found.champion - found.challenger, abs=1e-9)
-    assert 0 < found.low < found.gain < found.high
+    assert loss.champion is not None
+    assert loss.gain == pytest.approx(loss.champion - loss.challenger, abs=1e-9)
+    assert 0 < loss.low < loss.gain < loss.high
     assert list(decision.metrics) == ["loss", *ROUGE_NAMES]
     assert decision.reasons == (
-        f"loss fell by {found.gain:.3f} nats a token; the fall's 95% lower bound "
-        f"{found.low:.3f} is over 0, on 200 rows of 200 documents",
+        f"loss fell by {loss.gain:.3f} nats a token; the fall's 95% lower bound "
+        f"{loss.low:.3f} is over 0, on 200 rows of 200 documents",
     )
 
 
@@ -110,12 +110,12 @@ def test_no_two_models_beat_each_other(losses: list[tuple[float, float]]) -> Non
     """And the one that is promoted has the lower mean loss."""
     ours, theirs = ([pair[i] for pair in losses] for i in range(2))
     flat = [0.4] * len(losses)
-    one = by_loss(table(flat, losses=ours), table(flat, losses=theirs))
-    other = by_loss(table(flat, losses=theirs), table(flat, losses=ours))
-    assert not one.verdict == other.verdict == "PROMOTE"
-    if one.verdict == "PROMOTE":
+    first = by_loss(table(flat, losses=ours), table(flat, losses=theirs))
+    second = by_loss(table(flat, losses=theirs), table(flat, losses=ours))
+    assert not first.verdict == second.verdict == "PROMOTE"
+    if first.verdict == "PROMOTE":
         assert sum(ours) < sum(theirs)
-    if other.verdict == "PROMOTE":
+    if second.verdict == "PROMOTE":
         assert sum(theirs) < sum(ours)
 
 
@@ -235,37 +235,37 @@ def test_losses_of_two_tokenizers_are_never_compared(
 def test_rouge_compares_across_tokenizers() -> None:
     """Texts are compared by their words: another tokenizer is no obstacle there."""
     ours, theirs = two_models(0.12, rouge=0.05)
-    found = judged(ours, theirs, Gate(bootstrap_samples=1000), tokenizers=("a", "b"))
-    assert list(found.metrics) == list(ROUGE_NAMES)
+    decision = judged(ours, theirs, Gate(bootstrap_samples=1000), tokenizers=("a", "b"))
+    assert list(decision.metrics) == list(ROUGE_NAMES)
 
 
 def test_the_headline_cannot_be_read_the_wrong_way() -> None:
     """The loss's own change, and which way is better."""
     ours, theirs = two_models(0.12)
     won, lost = by_loss(ours, theirs), by_loss(theirs, ours)
-    found = won.metrics["loss"]
+    loss = won.metrics["loss"]
     assert headline(won, "qa", 3, "loss") == (
-        f"PROMOTED qa v3: loss -{found.gain:.3f} [-{found.high:.3f}, -{found.low:.3f}] "
+        f"PROMOTED qa v3: loss -{loss.gain:.3f} [-{loss.high:.3f}, -{loss.low:.3f}] "
         "(lower is better)"
     )
-    found = lost.metrics["loss"]
+    loss = lost.metrics["loss"]
     assert headline(lost, "qa", None, "loss") == (
-        f"REJECTED qa: loss +{-found.gain:.3f} [{-found.high:.3f}, {-found.low:.3f}] "
+        f"REJECTED qa: loss +{-loss.gain:.3f} [{-loss.high:.3f}, {-loss.low:.3f}] "
         "(lower is better), champion v2 stays"
     )
 
 
 def test_the_history_says_the_same() -> None:
     """Its record holds gains, its line the loss's change."""
-    one = HistoryRecord(
+    record = HistoryRecord(
         *("promotion", "2026-11-21", "qa", "PROMOTE", (), 3, 2, "loss"),  # type: ignore[arg-type]
         *(0.12, 0.1, 0.14, 1, "seal", "model", "run"),  # type: ignore[arg-type]
     )
-    assert one.line() == (
+    assert record.line() == (
         "2026-11-21  promoted v3  loss -0.1200 [-0.1400, -0.1000] (lower is better) against v2, look 1"
     )
     assert (
-        replace(one, metric="rougeL")
+        replace(record, metric="rougeL")
         .line()
         .endswith("rougeL +0.1200 [+0.1000, +0.1400] against v2, look 1")
     )
@@ -308,7 +308,7 @@ def test_a_champion_whose_loss_rose_has_decayed(rise: float, verdict: str) -> No
     draw = np.random.default_rng(0)
     before = _fresh(list(draw.normal(2, 0.1, 100)), "s")
     now = _fresh(list(draw.normal(2 + rise, 0.1, 100)), "f")
-    found = decide_decay(
+    decay = decide_decay(
         before,
         now,
         BY_LOSS,
@@ -317,14 +317,14 @@ def test_a_champion_whose_loss_rose_has_decayed(rise: float, verdict: str) -> No
         sealed_scores=record(before, "m", seal="sealed"),
         fresh_scores=record(now, "m", seal="fresh"),
     )
-    assert found.verdict == verdict
-    assert found.drop == pytest.approx(found.fresh.mean - found.sealed.mean)
-    assert found.low < found.drop < found.high
+    assert decay.verdict == verdict
+    assert decay.drop == pytest.approx(decay.fresh.mean - decay.sealed.mean)
+    assert decay.low < decay.drop < decay.high
     moved = (
-        f"loss {'rose' if rise > 0 else 'fell'} by {abs(found.drop):.3f} nats a token; the rise's"
+        f"loss {'rose' if rise > 0 else 'fell'} by {abs(decay.drop):.3f} nats a token; the rise's"
     )
-    assert found.reasons[0].startswith(moved)
-    text = decay_headline(found, "qa")
-    assert f"; rise {found.drop:+.3f} [" in text
+    assert decay.reasons[0].startswith(moved)
+    text = decay_headline(decay, "qa")
+    assert f"; rise {decay.drop:+.3f} [" in text
     assert text.endswith("(lower is better)")
-    assert f"| rise | {found.drop:+.4f} [" in decay_markdown(found, "qa")
+    assert f"| rise | {decay.drop:+.4f} [" in decay_markdown(decay, "qa")

@@ -62,16 +62,16 @@ def test_prompt_ids_are_those_that_are_served(base: Path, trainer: Any, tmp_path
         )
         for row in ROWS
     }
-    found = {}
+    trained = {}
     for batch in trainer.get_train_dataloader():
         ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
         for start, end in spans(batch):
             cut = next(i for i in range(start, end) if labels[i] != IGNORED)
-            found[tuple(ids[start:cut])] = tuple(ids[cut:end])
+            trained[tuple(ids[start:cut])] = tuple(ids[cut:end])
             assert labels[start:end] == [IGNORED] * (cut - start) + ids[cut:end]
-    assert found == expected
-    assert all(prompt[0] == served.tokenizer.bos_token_id for prompt in found)
-    assert all(completion[-1] == served.tokenizer.eos_token_id for completion in found.values())
+    assert trained == expected
+    assert all(prompt[0] == served.tokenizer.bos_token_id for prompt in trained)
+    assert all(completion[-1] == served.tokenizer.eos_token_id for completion in trained.values())
 
 
 def test_packed_rows_do_not_see_each_other_in_their_logits(

@@ -156,10 +156,10 @@ def test_every_reference_is_learned(base: Path) -> None:
 
     row = replace(tiny.make_rows(1)[0], references=("One.", "Two."))
     settings = tiny.prepared(base).settings
-    found = encode_rows([row], AutoTokenizer.from_pretrained(base), settings, 200)
+    encoded = encode_rows([row], AutoTokenizer.from_pretrained(base), settings, 200)
     prompts = [
         [i for i, label in zip(ids, labels, strict=True) if label == IGNORED]
-        for ids, labels in zip(found.input_ids, found.labels, strict=True)
+        for ids, labels in zip(encoded.input_ids, encoded.labels, strict=True)
     ]
     assert prompts[0] == prompts[1]
-    assert found.input_ids[0] != found.input_ids[1]
+    assert encoded.input_ids[0] != encoded.input_ids[1]
