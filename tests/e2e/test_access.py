@@ -33,13 +33,19 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "of this test",
     }
-    with Servers(folder, extra=extra | PREFECT | MLFLOW) as running:
+    running = Servers(folder, extra=extra | PREFECT | MLFLOW)
+    try:
+        running.start("prefect", "mlflow")
         yield running
+    finally:
+        running.close()
 
 
 @pytest.mark.long
 def test_a_deployed_run_registers_behind_passwords(servers: Servers) -> None:
     """Worker, flow, trainer and artifacts all get through."""
+    servers.start("worker")
+    servers.deploy()
     run_id = servers.run("retrain")
     state = servers.wait(run_id)
     assert state["name"] == "PROMOTE", state["message"]
