@@ -110,8 +110,8 @@ def split_chat(text: str) -> tuple[str, str]:
     conversation, mark, answer = text.strip().removeprefix("<s>").lstrip().rpartition(CLOSE)
     if not mark or OPEN not in conversation:
         raise ValueError(
-            f"is not in chat format ({OPEN} question {CLOSE} answer); correct it, or name "
-            "data.fields.document and data.fields.summary"
+            f"is not in chat format ({OPEN} question {CLOSE} answer), nor a list of messages; correct it, "
+            "or name data.fields.document and data.fields.summary"
         )
     if not conversation.rpartition(OPEN)[2].strip():
         raise ValueError(f"has a blank question before its last {CLOSE}; write or remove it")

@@ -233,6 +233,7 @@ def _role(value: Any, where: str) -> str:
 def _content(value: Any, where: str, reading: Reading, role: str) -> tuple[str, list[str]]:
     """A message's text, and its parts of reasoning."""
     thoughts: list[str] = []
+    value = _parts_of(value)
     if isinstance(value, (list, tuple)) and value:
         texts: list[str] = []
         for number, part in enumerate(value, 1):
@@ -244,6 +245,18 @@ def _content(value: Any, where: str, reading: Reading, role: str) -> tuple[str, 
     if thoughts and not value:
         raise ValueError(f"{where} has reasoning and no answer; add the answer or remove the row")
     return reading.checked(value, where).strip(), thoughts
+
+
+def _parts_of(value: Any) -> Any:
+    """The parts that a text holds as JSON, as tables keep them; else the value."""
+    if not isinstance(value, str) or not _BEGINS_AS_LIST.match(value):
+        return value
+    try:
+        parts = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    is_parts = parts and all(isinstance(part, dict) and "type" in part for part in parts)
+    return parts if is_parts else value
 
 
 def _part(part: Any, where: str) -> tuple[bool, str]:
@@ -260,7 +273,7 @@ def _part(part: Any, where: str) -> tuple[bool, str]:
     others = set(held) - {name, "signature" if kind in REASONING_PARTS else name}
     text = part.get(name)
     if kind not in TEXT_PARTS | REASONING_PARTS or others or not isinstance(text, str):
-        shown = ", ".join([kind, *sorted(map(str, others))])
+        shown = ", ".join(dict.fromkeys([kind, *sorted(map(str, others))]))
         raise ValueError(f"{where} is of type {shown}, and only text is read; remove the row")
     return kind in TEXT_PARTS, text
 

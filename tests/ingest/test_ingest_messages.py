@@ -64,6 +64,7 @@ SAME = [
     [USER | {"content": [{"type": "text", "text": "Who came?"}]}, ANSWER | {"content": ["Ben."]}],
     [USER | {"content": [{"type": "text", "text": "Who came?", "image_url": None}]}, ANSWER],
     [USER, {"role": "assistant", "content": None, "value": "Ben."}],
+    [USER | {"content": json.dumps([{"type": "text", "text": "Who came?"}])}, ANSWER],
 ]  # fmt: skip
 
 
@@ -71,6 +72,12 @@ SAME = [
 def test_one_conversation_in_every_form(value: Any) -> None:
     """Lists, JSON and Python text, an object of lists, ShareGPT, parts, and keys that say nothing."""
     assert one(value) == PLAIN
+
+
+@pytest.mark.parametrize("text", ['[{"name": "Ben"}]', "[{type: text}]", "[]", '["Who?"]'])
+def test_other_json_in_a_message_is_text(text: str) -> None:
+    """Only what can be nothing but parts is taken as parts."""
+    assert one([USER | {"content": text}, ANSWER])[0] == [{"role": "user", "content": text}]
 
 
 def test_a_developer_is_the_system() -> None:
@@ -180,6 +187,7 @@ REFUSED = [
     ([USER | {"content": [*PARTS, {"type": "image"}]}, ANSWER], "(message 1), part 3, is of type image"),
     ([USER | {"content": [AUDIO]}, ANSWER], "is of type input_audio"),
     ([USER | {"content": [{"type": "text", "text": None}]}, ANSWER], "(message 1), part 1, is of type text"),
+    ([USER | {"content": json.dumps([IMAGE])}, ANSWER], "(message 1), part 1, is of type image_url"),
     ([USER | {"content": [3]}, ANSWER], "(message 1), part 1, is no text and no object"),
     ([USER | {"content": []}, ANSWER], "(message 1) is a list, not text"),
     ([USER, ANSWER | {"content": None}], "(message 2) is null, not text"),
