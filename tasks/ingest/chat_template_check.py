@@ -99,12 +99,17 @@ def check_chat_template(
     for rendering in (asks, answered, asks_again, all_answered):
         _require_written(rendering, bool(head))
     all_turns = [*turns, _message("assistant", LAST)]
-    checks: list[Callable[[], None]] = [
+    checks: list[Callable[[], object]] = [
         lambda: _require_same(tokenizer, all_answered.text, all_turns, settings),
         lambda: _require_all_once(all_answered.text, all_turns, settings),
         lambda: _require_known(tokenizer, all_answered.text, rows),
-        lambda: require_continued(asks.text, answered.text, ANSWER, settings),
-        lambda: require_continued(asks_again.text, all_answered.text, LAST, settings),
+        lambda: [
+            require_continued(before.text, after.text, answer, settings)
+            for before, after, answer in (
+                (asks, answered, ANSWER),
+                (asks_again, all_answered, LAST),
+            )
+        ],
         lambda: _require_room(tokenizer, settings, bare),
         lambda: _require_open(tokenizer, settings, asks.text),
     ]
