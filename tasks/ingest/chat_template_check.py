@@ -79,7 +79,7 @@ def check_chat_template(
     for one, ends a prompt with an end token, writes tokens that the base does not know, or is alone too
     long for a prompt.
     """
-    from tasks.serving.summarizer import messages_of, require_continued
+    from tasks.serving.summarizer import messages_of
 
     head = [_message("system", SYSTEM)] if settings.system else []
     first = [*head, _message("user", f"{QUESTION} {LONG}")]
@@ -99,17 +99,13 @@ def check_chat_template(
     for rendering in (asks, answered, asks_again, all_answered):
         _require_written(rendering, bool(head))
     all_turns = [*turns, _message("assistant", LAST)]
-    checks: list[Callable[[], object]] = [
+    checks: list[Callable[[], None]] = [
         lambda: _require_same(tokenizer, all_answered.text, all_turns, settings),
         lambda: _require_all_once(all_answered.text, all_turns, settings),
         lambda: _require_known(tokenizer, all_answered.text, rows),
-        lambda: [
-            require_continued(before.text, after.text, answer, settings)
-            for before, after, answer in (
-                (asks, answered, ANSWER),
-                (asks_again, all_answered, LAST),
-            )
-        ],
+        lambda: _require_answers(
+            [(asks, answered, ANSWER), (asks_again, all_answered, LAST)], settings
+        ),
         lambda: _require_room(tokenizer, settings, bare),
         lambda: _require_open(tokenizer, settings, asks.text),
     ]
@@ -200,6 +196,16 @@ def _require_known(tokenizer: Tokenizer, text: str, rows: int | None) -> None:
             f"has {rows} rows; name a template made of tokens that the base knows in "
             "prompt.chat_template, or the base that these tokens belong to"
         )
+
+
+def _require_answers(
+    turns: list[tuple[Rendering, Rendering, str]], settings: SummarizerSettings
+) -> None:
+    """Raise ValueError unless each prompt, its answered turn and answer continue each other."""
+    from tasks.serving.summarizer import require_continued
+
+    for prompt, answered, answer in turns:
+        require_continued(prompt.text, answered.text, answer, settings)
 
 
 def _require_room(tokenizer: Tokenizer, settings: SummarizerSettings, bare: Rendering) -> None:
