@@ -281,7 +281,7 @@ LINE = st.one_of(
             '{"a": 1, "a": 2}',
         ]
     ),
-    st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"]), max_size=6),
+    st.text(st.characters(exclude_characters="\0\n\r", exclude_categories=["Cs"]), max_size=6),
 )
 
 
