@@ -34,7 +34,7 @@ def read_jsonl(file: SourceFile) -> Iterator[Raw]:
                 while line and not _ends(line):
                     line = lines.readline(SKIP_BYTES)
                 continue
-            if line.strip():
+            if _without_mark(line).strip():
                 yield _row(file, decoder, number, line)
                 blank = blank_lines = 0
             else:
@@ -52,6 +52,13 @@ def _ends(line: bytes | str) -> bool:
     return line.endswith(b"\n") if isinstance(line, bytes) else line.endswith("\n")
 
 
+def _without_mark(line: bytes | str) -> bytes | str:
+    # A mark may begin any line of a file that was joined from several.
+    if isinstance(line, bytes):
+        return line.removeprefix(codecs.BOM_UTF8)
+    return line.removeprefix(MARK)
+
+
 def _shown(line: bytes | str) -> str:
     text = line.decode(errors="replace") if isinstance(line, bytes) else line
     return text[:RAW_CHARACTERS].strip()
@@ -59,11 +66,10 @@ def _shown(line: bytes | str) -> str:
 
 def _row(file: SourceFile, decoder: Decoder, number: int, line: bytes | str) -> Raw:
     try:
-        # A mark may begin any line of a file that was joined from several.
-        text = line.removeprefix(codecs.BOM_UTF8).decode() if isinstance(line, bytes) else line
+        bare = _without_mark(line)
+        text = bare.decode() if isinstance(bare, bytes) else bare
     except UnicodeDecodeError as error:
         return Raw(number, None, undecodable_bytes(file, error), _shown(line))
-    text = text.removeprefix(MARK)
     problem = "" if isinstance(line, bytes) else undecodable(file, text)
     if not problem and is_too_long(text, file.options.max_row_bytes):
         problem = too_long(file.options.max_row_bytes)

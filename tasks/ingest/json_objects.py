@@ -29,8 +29,11 @@ HOLDERS = (
     "dataset",
     "results",
 )
-BLANKS = re.compile(r"[ \t\r\n\ufeff]*")
-MESSAGES = ("messages", "conversations", "conversation")
+BLANKS = re.compile(r"[\s\ufeff]*")
+MESSAGE_KEYS = (
+    {"role", "content"},
+    {"from", "value"},
+)  # a list of these is one conversation, not rows
 
 
 def read_objects(file: SourceFile) -> tuple[list[Raw], str]:
@@ -103,9 +106,11 @@ def _rows_of(file: SourceFile, value: dict[str, Any], decoder: Decoder) -> tuple
     if "columns" in value and isinstance(table, list) and table and isinstance(table[0], list):
         return _split_form(value["columns"], table)
     lists = {name: item for name, item in value.items() if _is_rows(item)}
-    if lists and not set(lists) <= set(MESSAGES):
+    if any(_is_conversation(item) for item in lists.values()):
+        return [decoder.row(1, value, str(value))], "one JSON object, a row"
+    if lists:
         return _held(file, value, lists, decoder)
-    if value and all(isinstance(item, list) for item in value.values()) and not lists:
+    if value and all(isinstance(item, list) for item in value.values()):
         return _columns(file, value, {name: list(enumerate(item)) for name, item in value.items()})
     if value and all(isinstance(item, dict) for item in value.values()):
         return _pandas(file, value)
@@ -114,6 +119,10 @@ def _rows_of(file: SourceFile, value: dict[str, Any], decoder: Decoder) -> tuple
 
 def _is_rows(item: Any) -> bool:
     return isinstance(item, list) and bool(item) and isinstance(item[0], dict)
+
+
+def _is_conversation(rows: list[Any]) -> bool:
+    return any(keys <= set(rows[0]) for keys in MESSAGE_KEYS)
 
 
 def _split_form(columns: list[str], table: list[Any]) -> tuple[list[Raw], str]:

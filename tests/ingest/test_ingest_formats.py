@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import lzma
+import string
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -192,6 +193,24 @@ NAMED: dict[str, tuple[str, str | bytes, str]] = {
 }
 
 
+TURN = [{"role": "user", "content": "a"}]
+ONE_ROW = [
+    {"messages": TURN},
+    {"conversations": [{"from": "human", "value": "a"}], "tools": [{"name": "t"}]},
+    {"prompt": TURN, "completion": TURN},
+    {"document": "a", "summary": ["b", "c"]},
+    {"document": "a", "meta": {"x": 1}},
+]
+
+
+@pytest.mark.parametrize("row", ONE_ROW, ids=str)
+def test_one_object_may_be_one_row(row: dict[str, Any], tmp_path: Path) -> None:
+    """An object alone in its file is a row where its lists are conversations or its values texts."""
+    for indent in (None, 1):
+        (tmp_path / "a.json").write_text(json.dumps(row, indent=indent))
+        assert [raw.value for raw in read(source_file(tmp_path / "a.json"))] == [row]
+
+
 @pytest.mark.parametrize("kind", NAMED)
 def test_named_for_what_it_is(kind: str, tmp_path: Path, ingest: Ingest, evaluation: str) -> None:
     """What is not read is named for what it is, with how to get at its rows."""
@@ -299,13 +318,50 @@ def test_no_line_is_lost_or_invented(lines: list[str]) -> None:
         try:
             form, found = sample(source_file(path)).read_as[0], list(read(source_file(path)))
         except DataError:
-            assert content.lstrip("\ufeff \n").startswith(("[", "{"))  # an array or objects, broken
+            first = content.lstrip(f"\ufeff{string.whitespace}")[:1]
+            assert first in ("[", "{")  # an array or objects, broken
             return
-    independent = [line for line in content.split("\n") if line.strip().strip("\ufeff")]
+    independent = [
+        line for line in content.split("\n") if line.removeprefix("\ufeff").encode().strip()
+    ]
     if form == "JSONL":
         assert len(found) == len(independent)
         for raw, line in zip(found, independent, strict=True):
             assert raw.value is None or raw.value == json.loads(line.removeprefix("\ufeff"))
+
+
+FORMS: dict[str, Callable[[list[dict[str, str]]], str]] = {
+    "lines": lambda rows: "".join(json.dumps(row) + "\n" for row in rows),
+    "array": json.dumps,
+    "indented": lambda rows: "\n".join(json.dumps(row, indent=1) for row in rows),
+    "under data": lambda rows: json.dumps({"data": rows}, indent=1),
+    "columns": lambda rows: json.dumps({name: [row[name] for row in rows] for name in rows[0]}),
+}
+WORD = st.text(st.sampled_from('a",{}[]:\n\\'), max_size=5)
+TWO_WORDS = st.fixed_dictionaries({"document": WORD, "summary": WORD})
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.lists(TWO_WORDS, min_size=1, max_size=3), st.sampled_from(sorted(FORMS)), st.data())
+def test_damage_to_json_invents_no_row(
+    written: list[dict[str, str]], form: str, data: st.DataObject
+) -> None:
+    """One character put in, taken out or changed: the file is refused, or only its row is new."""
+    whole = FORMS[form](written)
+    at, taken = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(0, 1))
+    put = data.draw(st.sampled_from(["", '"', ",", "{", "}", "[", "]", ":", "a", "\n", "\\"]))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.json"
+        path.write_text(whole[:at] + put + whole[at + taken :], newline="")
+        try:
+            found = list(read(source_file(path)))
+        except DataError:
+            assert put or taken
+            return
+    used = [raw.value for raw in found if raw.value]
+    usable = [row for row in used if {"document", "summary"} <= set(row)]
+    assert len(usable) <= len(written)
+    assert len([row for row in usable if row not in written]) <= 1
 
 
 def test_rows_agree_whatever_the_form(tmp_path: Path, ingest: Ingest, evaluation: str) -> None:
