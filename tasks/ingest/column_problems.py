@@ -122,7 +122,7 @@ def _as_inputs(
         ways.append("to use a system column as each row's system message: prompt.format: chat")
     if not texts or columns.text:
         return ways
-    used = {*columns.inputs.values(), columns.document, *texts}
+    used = {*columns.inputs.values(), columns.document, columns.system, *texts}
     in_order = [name for name in dict.fromkeys(key for row in rows for key in row) if name in used]
     in_order.sort(key=lambda name: "system" not in name.lower())  # a system prompt comes first
     known = {column: name for name, column in columns.inputs.items()}

@@ -26,6 +26,7 @@ PAIRS = (
     ("text", "summary"),
     ("question", "answer"),
     ("question", "answers"),
+    ("question", "response"),
     ("document", "target"),
     ("source", "target"),
     ("input", "output"),

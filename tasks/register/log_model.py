@@ -115,9 +115,10 @@ def signature_of(settings: SummarizerSettings) -> Any:
     """MLflow's signature: the named columns that the prompt is made of, and a text out.
 
     Of a prompt of one document only the output: it may be given as a list of texts, which MLflow takes
-    for a DataFrame without names, and refuses, once columns are declared. A column that may be blank,
-    or go by another name too, is not required. The type of one that may be blank is left open, since a
-    blank column often is one of NaN.
+    for a DataFrame without names, and refuses, once columns are declared. The columns' type is left
+    open: of a declared string MLflow's server makes a text of everything, "None" of null and "5" of 5;
+    so null and numbers reach the model, which refuses them. A column that may be blank, or go by its
+    name in the training data too, is not required.
     """
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import AnyType
@@ -125,12 +126,8 @@ def signature_of(settings: SummarizerSettings) -> Any:
     summary = Schema([ColSpec(DataType.string)])
     columns = []
     for name, column in names_of(settings).items():
-        if name in settings.optional:
-            columns += [ColSpec(AnyType(), key, required=False) for key in {name: 0, column: 0}]
-        elif name == column:
-            columns.append(ColSpec(DataType.string, name))
-        else:
-            columns += [ColSpec(DataType.string, key, required=False) for key in (name, column)]
+        required = name == column and name not in settings.optional
+        columns += [ColSpec(AnyType(), key, required) for key in dict.fromkeys((name, column))]
     inputs = Schema(columns) if columns else None
     return mlflow.models.ModelSignature(inputs=inputs, outputs=summary)
 

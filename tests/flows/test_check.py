@@ -37,7 +37,8 @@ def test_of_a_hub_base_that_is_not_here_nothing_is_guessed(data: Path) -> None:
     report = checked(data, model="meta-llama/Llama-2-7b-hf", revision="0" * 40, rope=None)
     assert len(report.problems) == 1
     assert "meta-llama/Llama-2-7b-hf at revision 000" in report.problems[0]
-    assert [line.partition(":")[0] for line in report.facts] == ["data", "gate", "registry"]
+    names = [line.partition(":")[0] for line in report.facts]
+    assert names == ["data", "data.train", "gate", "registry"]
     unpinned = checked(data, model="meta-llama/Llama-2-7b-hf")
     assert "pin it with base.revision" in unpinned.problems[0]
 

@@ -232,7 +232,11 @@ def test_every_form_of_mlflow_s_server(client: Any) -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("client", [SEVERAL, replace(SEVERAL, columns=())], indirect=True)
+@pytest.mark.parametrize(
+    "client",
+    [SEVERAL, replace(SEVERAL, columns=()), replace(SEVERAL, columns=("Question", "passage"))],
+    indirect=True,
+)
 def test_a_server_of_several_texts(client: Any) -> None:
     """The signature names the columns, and each form of request takes them by name."""
     http, model, expected = client
@@ -248,7 +252,18 @@ def test_a_server_of_several_texts(client: Any) -> None:
     ]
     for body in good:
         assert answers(http, **body) == (200, expected), body
-    for body in [{"inputs": ["Why?"]}, {"inputs": [{"context": "x"}]}, {"instances": [{"a": 1}]}]:
+    bad: list[dict[str, Any]] = [
+        {"inputs": ["Why?"]},
+        {"inputs": "Why?"},
+        {"inputs": [{"context": "x"}]},
+        {"instances": [{"a": 1}]},
+        {"inputs": [QA[0], {"question": None, "context": "x"}]},
+        {"inputs": [QA[0], {"question": 5, "context": "x"}]},
+        {"instances": [{"question": 5, "context": "x"}]},
+        {"dataframe_split": {"columns": names, "data": [["Why?", 5]]}},
+        {"dataframe_records": [{"question": None, "context": "x"}]},
+    ]
+    for body in bad:
         assert answers(http, **body)[0] == 400, body
     assert list(model.predict(pd.DataFrame(QA))) == expected
     blank = pd.DataFrame({"question": ["How?"], "context": [float("nan")]})

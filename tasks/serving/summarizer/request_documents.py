@@ -50,6 +50,10 @@ def _rows(model_input: Any, settings: SummarizerSettings) -> list[Any]:
         names = list(model_input.columns)
         if repeated := sorted({str(name) for name in names if names.count(name) > 1}):
             raise ValueError(f"several columns are named {', '.join(repeated)}; rename them")
+        if settings.inputs and not names:  # MLflow leaves out the columns that its signature lacks
+            raise ValueError(
+                f"there is no column {', '.join(settings.inputs)}; give the texts by name"
+            )
         return _unpacked(model_input.to_dict(orient="records"))
     if isinstance(model_input, dict):
         if settings.format == "chat" and list(model_input) == [MESSAGES]:
