@@ -79,7 +79,7 @@ def lay_out(
     mlflow.pyfunc.save_model(
         path=str(folder),
         python_model=str(package / PYFUNC_FILE),
-        pip_requirements=requirements(),
+        pip_requirements=requirements(package),
         mlflow_model=mlflow_model,
         signature=signature_of(settings),
         input_example=example_for(settings),
@@ -132,9 +132,12 @@ def signature_of(settings: SummarizerSettings) -> Any:
     return mlflow.models.ModelSignature(inputs=inputs, outputs=summary)
 
 
-def requirements() -> list[str]:
+def requirements(package: Path) -> list[str]:
     """Pinned requirements of the served code, local version parts (+cpu) left out."""
-    return [f"{name}=={metadata.version(name).split('+')[0]}" for name in REQUIREMENTS]
+    names = [*REQUIREMENTS]
+    if not (package / "tokenizer.json").is_file():  # it is read from a sentencepiece model
+        names += ["sentencepiece", "protobuf"]
+    return [f"{name}=={metadata.version(name).split('+')[0]}" for name in names]
 
 
 def reproduce(uri: str, predictions: list[Prediction], folder: Path) -> None:

@@ -87,7 +87,7 @@ class Store:
                 name=NAME,
                 python_model=str(Path(self.model.path) / logging.PYFUNC_FILE),
                 artifacts={"package": self.model.path},
-                pip_requirements=logging.requirements(),
+                pip_requirements=logging.requirements(Path(self.model.path)),
                 registered_model_name=f"{NAME}-pyfunc",
             )
 

@@ -101,3 +101,13 @@ def test_a_changed_package_is_never_ready(model: ModelRef, home: Path) -> None:
     weights.write_bytes(right)
     _, stored = log(model, home)
     assert digest.of_folder(stored / PARTS) == model.digest
+
+
+def test_a_package_s_requirements_are_those_of_its_tokenizer(tmp_path: Path) -> None:
+    """One that is only a sentencepiece model is read by that library wherever it is served."""
+    (tmp_path / "tokenizer.model").write_bytes(b"x")
+    names = {line.partition("==")[0] for line in log_model.requirements(tmp_path)}
+    assert {"transformers", "sentencepiece", "protobuf"} <= names
+    (tmp_path / "tokenizer.json").write_text("{}")
+    names = {line.partition("==")[0] for line in log_model.requirements(tmp_path)}
+    assert "sentencepiece" not in names
