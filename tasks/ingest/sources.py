@@ -135,7 +135,9 @@ def _columns_of(
         groups.add(raw.problem, f"{file.name}:{raw.line} {raw.problem}")
     problems = groups.lines()
     if problems:
-        hint = "; if it is CSV, name it .csv" if begin.read_as[0] == "JSONL" else ""
+        is_json = begin.unreadable[0].text.startswith(("{", "["))
+        no_json = begin.read_as[0] == "JSONL" and not is_json
+        hint = "; if it is CSV, name it .csv" if no_json else ""
         count = len(begin.unreadable)
         problems.append(f"{file.name}: none of its first {count} rows can be read{hint}")
     return columns, problems
