@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import once
 import psutil
 from stack import ROOT, SMALL, Stack, free_port
 
@@ -63,6 +64,11 @@ class Servers:
             "PRECIS_HOME": str(self.client.folder),
             "PRECIS_DEBOUNCE_SECONDS": "10",
         } | services.SETTINGS | self.extra  # fmt: skip
+
+    def start_from(self, store: Path) -> None:
+        """Begin with a copy of the embedded store in `store`: call it before MLflow starts."""
+        once.copy_store(store, self.client.folder)
+        (self.client.folder / "mlruns/mlflow.db").rename(self.folder / "mlflow.db")
 
     def words(self, name: str) -> list[str]:
         if name == "prefect":

@@ -17,7 +17,7 @@ from typing import Any
 import mlflow
 import pytest
 from servers import Servers, wait_for
-from stack import PRECIS
+from stack import PRECIS, judged_store
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1500)]
 
@@ -65,13 +65,15 @@ def servers(tmp_path_factory: pytest.TempPathFactory, webhook: Received) -> Iter
         "PRECIS_SLACK_WEBHOOK": f"{webhook.url}/slack",
         "PRECIS_WEBHOOK": f"{webhook.url}/plain",
     }
-    with Servers(tmp_path_factory.mktemp("deployed"), extra=hooks) as running:
+    stack = Servers(tmp_path_factory.mktemp("deployed"), extra=hooks)
+    stack.start_from(judged_store(tmp_path_factory))
+    with stack as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def promoted(servers: Servers) -> dict[str, Any]:
-    """A first champion, through the deployment."""
+    """A first champion, through the deployment; that it also trains there: test_two_retrains below."""
     run_id = servers.run("retrain")
     state = servers.wait(run_id)
     assert state["name"] == "PROMOTE", state["message"]
@@ -196,9 +198,10 @@ def test_a_burst_of_arrivals_starts_one_check_and_the_check_one_retrain(
     servers: Servers, promoted: dict[str, Any]
 ) -> None:
     """Debounced: three notices, one check-data run; 420 unseen rows are enough for a retrain."""
-    for _ in range(3):
-        words = [str(PRECIS), "notify-data", "demo", "--source", "deployments/demo/data"]
-        subprocess.run(words, env=servers.client.environment(), check=True)
+    words = [str(PRECIS), "notify-data", "demo", "--source", "deployments/demo/data"]
+    env = servers.client.environment()
+    notices = [subprocess.Popen(words, env=env) for _ in range(3)]  # at once: debounced by 10 s
+    assert [notice.wait(300) for notice in notices] == [0, 0, 0]
     checks = wait_for(lambda: servers.runs("check-data"), 120, "no check started")
     state = servers.wait(checks[0]["id"])
     assert state["name"] == "RETRAIN_STARTED", state["message"]
@@ -229,7 +232,7 @@ def test_a_decayed_champion_is_retrained(servers: Servers, promoted: dict[str, A
 
 
 def _scrambled(path: Path) -> str:
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for line in path.read_text().splitlines()[:50]]
     summaries = [row["summary"] for row in rows]
     moved = [*summaries[7:], *summaries[:7]]
     return "\n".join(
@@ -239,7 +242,7 @@ def _scrambled(path: Path) -> str:
 
 def test_two_retrains_of_one_model(servers: Servers, promoted: dict[str, Any]) -> None:
     """While one runs, `end` says so and ends, `wait` waits and runs after it."""
-    first = servers.run("retrain", {"training.seed": 7})
+    first = servers.run("retrain", {"training.seed": 7, "data.train_rows": 100})
     wait_for(servers.trainers, 120, "the first run does not train")
     ends = servers.wait(servers.run("retrain", if_busy="end"))
     assert (ends["type"], ends["name"]) == ("COMPLETED", "BUSY")

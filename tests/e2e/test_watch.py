@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from stack import SMALL, Stack, prefect_server_in
+from stack import SMALL, Stack, prefect_server_in, stack_with_judged
 from warm import WarmPrecis
 
 from tasks.contracts.recipe import Gate
@@ -104,7 +104,7 @@ def _sets(changes: dict[str, Any]) -> list[str]:
 def watched(tmp_path_factory: pytest.TempPathFactory, warm_precis: WarmPrecis) -> Iterator[Watched]:
     """One promotion on embedded MLflow, under a real Prefect server."""
     folder = tmp_path_factory.mktemp("watch")
-    stack = Stack(folder / "client")
+    stack = stack_with_judged(folder / "client", tmp_path_factory)
     with prefect_server_in(folder, stack.environment()) as url:
         stack.env = {"PREFECT_API_URL": url}
         yield Watched(stack, stack.run(), warm_precis)
