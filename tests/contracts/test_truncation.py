@@ -55,7 +55,7 @@ def data(tmp_path: Path) -> Data:
         lines = [json.dumps(row) + "\n" for row in rows(sizes, spell)]
         (tmp_path / f"{name}.jsonl").write_text("".join(lines))
     paths = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "evaluation")}
-    return Data(**paths, near_duplicate_jaccard=1.0)
+    return Data(**paths, near_duplicate_jaccard=1.0, near_duplicate_containment=1.0)
 
 
 def ingested(data: Data, base: Path, folder: Path, wanted: SummarizerSettings) -> dict[str, Any]:

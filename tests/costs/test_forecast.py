@@ -143,12 +143,14 @@ def ingested(folder: Path, base: Path, count: int, **parts: Any) -> tuple[Recipe
     """A recipe over `count` rows, and the data report of its ingest."""
     folder.mkdir()
     lines = [
-        {"document": row.document, "summary": [*row.references, f"{row.id} in short."]}
+        {"document": f"{row.document} {row.id}"}
+        | {"summary": [*row.references, f"{row.id} in short."]}
         for row in tiny.make_rows(count)
     ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     # Rows of few words are near duplicates of each other.
     data = {"train": str(folder / "rows.jsonl"), "near_duplicate_jaccard": 1.0}
+    data["near_duplicate_containment"] = 1.0
     recipe = tiny.make_recipe(base, data=data, **parts)
     settings = tiny.prepared(base, recipe).settings
     prepare(recipe.data, recipe.prompt, settings, base, folder / "out")
