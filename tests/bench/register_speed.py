@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests/e2e"), str(Path(__file__).parent)]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/e2e"), str(ROOT / "tests"), str(Path(__file__).parent)]
 
 import bulk_models  # noqa: E402
 import mlflow  # noqa: E402
