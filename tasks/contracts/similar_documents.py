@@ -3,8 +3,8 @@
 Ingest drops training documents that are like evaluation documents; the gate takes evaluation documents that
 are like each other for one piece of evidence. Documents are compared by their sets of word 5-grams, of texts
 without what a disguise changes (comparable_text.py): by similarity (Jaccard index) and by containment
-(the share of one document's 5-grams that the other has, either way). The search is exact: an inverted
-index of all 5-grams.
+(the share of one document's 5-grams that the other has, either way). The search is exact, an inverted
+index of all 5-grams, but for documents of boilerplate with more than MAX_MATCHES matches.
 
 Considered: datasketch's MinHashLSH and MinHashLSHEnsemble, which estimate, keep 9.4 kB an evaluation document
 in dictionaries (1.5 kB here, of a dialogue 3, in sorted arrays), and search for either measure alone.
