@@ -27,7 +27,7 @@ from tasks.contracts.formatting import (
 from tasks.contracts.metrics import LOSS
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import ROUGE_NAMES, Decision, Scores, Verdict
-from tasks.gate import guardrails_1
+from tasks.gate import guardrails_schema_1
 from tasks.gate.bootstrap import MIN_EVIDENCE
 from tasks.gate.guardrails import Finding, guardrails
 from tasks.gate.measure import Measured, Table, measure
@@ -134,7 +134,7 @@ def _findings(
 ) -> Sequence[Finding]:
     """What the guardrails of that version of the rules find."""
     if schema == 1:
-        return guardrails_1.guardrails(
+        return guardrails_schema_1.guardrails(
             challenger, opponent, challenger_scores, measured.metrics, gate
         )
     return guardrails(challenger, opponent, measured, gate)
