@@ -58,6 +58,7 @@ def ingest(recipe: Recipe, base: PreparedBase) -> DatasetRef:
         "ingest",
         sources=source_digest(recipe.data),
         data=recipe.data.model_dump(mode="json", exclude={"min_new_rows"}),
+        evaluation_fields=_evaluation_fields(recipe),
         prompt=recipe.prompt.model_dump(mode="json"),
         settings=dataclasses.asdict(base.settings),
         base=base.digest,  # its tokenizer measures the rows
@@ -96,6 +97,7 @@ def ingest_fresh(recipe: Recipe, base: PreparedBase, seen: tuple[DatasetRef, ...
         fresh=contents_of(KEY, fresh, data.evaluation_split, data),
         seen=sorted({dataset.digest for dataset in seen}),
         data=data.model_dump(mode="json", include=FRESH_DATA),
+        evaluation_fields=_evaluation_fields(recipe),
         prompt=recipe.prompt.model_dump(mode="json"),
         settings=dataclasses.asdict(base.settings),
         base=base.digest,
@@ -109,6 +111,11 @@ def ingest_fresh(recipe: Recipe, base: PreparedBase, seen: tuple[DatasetRef, ...
     step_cache.record(run, "fresh", key, dataset)
     get_run_logger().info(f"{dataset.evaluation_rows} fresh rows, {dataset.rejected} rejected")
     return dataset
+
+
+def _evaluation_fields(recipe: Recipe) -> dict[str, Any]:
+    # As they are used: which of `fields` they replace is decided in recipe.py, whose code is in no key.
+    return recipe.data.fields_of_evaluation.model_dump(mode="json")
 
 
 def require_fresh(recipe: Recipe) -> str:
