@@ -18,9 +18,8 @@ from tasks.ingest.row_types import SourceFile
 
 # Text shrinks to a tenth, a log of equal lines to a hundredth: what grows more is made to fill a disk.
 MAX_EXPANSION, EXPANSION_FREE_BYTES = 100, 1 << 25
-MAX_BLANK_LINES = (
-    1 << 19
-)  # in a row: about a second to read, where unpacking makes them from nothing
+# In a row: about a second to read, where unpacking makes them from nothing.
+MAX_BLANK_LINES = 1 << 19
 GZIP_EMPTY = gzip.compress(b"")
 PARQUET_MARK = b"PAR1"
 SPECIAL = {

@@ -34,13 +34,6 @@ THOUGHT = "Hmm pqr 42"
 COMMON_CHARACTERS = 20  # a text shorter than this may stand in the template by chance
 
 
-def rendered_tokens(tokenizer: Any, messages: Messages, settings: SummarizerSettings) -> int:
-    """Tokens of a conversation as the chat template writes it."""
-    from tasks.serving.summarizer import render, token_ids
-
-    return len(token_ids(tokenizer, render(tokenizer, messages, settings)))
-
-
 def try_apart(tokenizer: Any, settings: SummarizerSettings, conversations: list[Messages]) -> Trial:
     """The conversations as the template writes them in a process of its own.
 
@@ -89,17 +82,16 @@ def check_chat_template(
         _message("assistant", f"<think>\n{THOUGHT}\n</think>\n\n{ANSWER}"),
         _message("user", NEXT),
     ]
+    all_turns = [*turns, _message("assistant", LAST)]
     conversations = [
-        first, [*first, _message("assistant", ANSWER)],
-        turns, [*turns, _message("assistant", LAST)],
+        first, [*first, _message("assistant", ANSWER)], turns, all_turns,
         thinking, messages_of("", settings.system),
     ]  # fmt: skip
     trial = try_apart(tokenizer.loaded, settings, conversations)
     asks, answered, asks_again, all_answered, thought, bare = trial.renderings
     for rendering in (asks, answered, asks_again, all_answered):
         _require_written(rendering, bool(head))
-    all_turns = [*turns, _message("assistant", LAST)]
-    checks: list[Callable[[], None]] = [
+    checks = [
         lambda: _require_same(tokenizer, all_answered.text, all_turns, settings),
         lambda: _require_all_once(all_answered.text, all_turns, settings),
         lambda: _require_known(tokenizer, all_answered.text, rows),
@@ -109,6 +101,12 @@ def check_chat_template(
         lambda: _require_room(tokenizer, settings, bare),
         lambda: _require_open(tokenizer, settings, asks.text),
     ]
+    _require_all(checks)
+    return _notes(tokenizer, settings, thought)
+
+
+def _require_all(checks: list[Callable[[], None]]) -> None:
+    """Raise RecipeError with what all failed checks say."""
     problems = []
     for check in checks:
         try:
@@ -117,7 +115,6 @@ def check_chat_template(
             problems.append(str(error))
     if problems:
         raise RecipeError("\n".join(dict.fromkeys(problems)))
-    return _notes(tokenizer, settings, thought)
 
 
 def _message(role: str, content: str) -> dict[str, Any]:

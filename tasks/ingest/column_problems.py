@@ -44,6 +44,23 @@ def problems_of(
     `fit`: whether `choose` named or guessed columns for document and summary.
     """
     has = f"it has: {shown(names)}"
+    if problems := _missing(file, columns, names, has):
+        return problems
+    roles = _unused_roles(columns, prompt)
+    if "preference" in roles.values():
+        advice = _chosen_as_reference(columns, roles, rows, fields)
+        return [f"{file} holds preference data, and precis trains on references: {advice}"]
+    if not fit:
+        return [
+            f"{file}: no columns with usual names for document and summary; {has}; name them in "
+            "data.fields.document and data.fields.summary, or data.fields.text"
+            + "".join(f"; {note}" for note in columns.notes)
+        ]
+    return [_unused(file, columns, roles, rows, fields, prompt)] if roles else []
+
+
+def _missing(file: str, columns: Columns, names: list[str], has: str) -> list[str]:
+    """Columns that the recipe names and the file lacks."""
     # An optional column may be absent, but not called otherwise by mistake.
     required = {
         name: column
@@ -65,20 +82,13 @@ def problems_of(
                 near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
                 hint = f'; nearest: "{near[0]}"' if near else ""
                 problems.append(f'{file} has no column "{name}" ({key}); {has}{hint}')
-    if problems:
-        return problems
-    roles = _unused_roles(columns, prompt)
-    if "preference" in roles.values():
-        advice = _chosen_as_reference(columns, roles, rows, fields)
-        return [f"{file} holds preference data, and precis trains on references: {advice}"]
-    if not fit:
-        return [
-            f"{file}: no columns with usual names for document and summary; {has}; name them in "
-            "data.fields.document and data.fields.summary, or data.fields.text"
-            + "".join(f"; {note}" for note in columns.notes)
-        ]
-    if not roles:
-        return []
+    return problems
+
+
+def _unused(
+    file: str, columns: Columns, roles: Roles, rows: Rows, fields: Fields, prompt: Prompt
+) -> str:
+    """The columns that may matter and that nothing uses, and the lines that decide on them."""
     kinds = {
         role: [name for name in roles if roles[name] == role]
         for role in dict.fromkeys(roles.values())
@@ -90,10 +100,10 @@ def problems_of(
         *_as_references(columns, kinds, rows),
     ]
     ways = [*uses, f"to leave out what is not used: data.fields.ignore: {_ignore(fields, roles)}"]
-    return [
+    return (
         f"{file} has columns that nothing uses: {listed}. As it stands, {columns.in_words}. "
         f"Decide: {'; '.join(ways)}"
-    ]
+    )
 
 
 def _unused_roles(columns: Columns, prompt: Prompt) -> Roles:

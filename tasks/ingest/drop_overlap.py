@@ -75,15 +75,15 @@ def _long_references(row: Row) -> Iterator[bytes]:
 
 
 def _counted_as_overlap(index: DocumentIndex, row: Row, overlap: Overlap) -> bool:
-    same_id = index.exact(row.source)
-    near = None if same_id else index.near(plain_text(row.document))
-    if not same_id and not near:
+    exact_id = index.exact(row.source)
+    near = None if exact_id else index.near(plain_text(row.document))
+    if not exact_id and not near:
         return False
-    overlap.exact += bool(same_id)
+    overlap.exact += bool(exact_id)
     if near:
         overlap.near[near.kind] += 1
     if len(overlap.examples) < OVERLAP_EXAMPLES:
-        match = {"evaluation": same_id, "jaccard": 1.0, "kind": "exact"}
+        match = {"evaluation": exact_id, "jaccard": 1.0, "kind": "exact"}
         if near:
             match = {
                 "evaluation": near.id,
@@ -92,7 +92,7 @@ def _counted_as_overlap(index: DocumentIndex, row: Row, overlap: Overlap) -> boo
                 "of_training": round(near.of_training, 4),
                 "kind": near.kind,
             }
-        overlap.examples.append({"train": row.id, **match, "exact": bool(same_id)})
+        overlap.examples.append({"train": row.id, **match, "exact": bool(exact_id)})
     return True
 
 

@@ -16,13 +16,7 @@ JSON, CSV, TABLES = (
 )
 SUFFIXES = (*JSON, *CSV, *TABLES)
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")  # read, in front of the suffixes of text formats
-ARCHIVES = (
-    ".zip",
-    ".tar",
-    ".tgz",
-    ".7z",
-    ".rar",
-)  # a folder with one is refused: rows may be inside
+ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")  # refused in a folder: rows may be inside
 SUFFIXES_TEXT = f"{', '.join(SUFFIXES)} (or these with {', '.join(COMPRESSED)})"
 HEAD_BYTES = 4096
 COMPRESSION_MARKS = {

@@ -30,10 +30,8 @@ HOLDERS = (
     "results",
 )
 BLANKS = re.compile(r"[\s\ufeff]*")
-MESSAGE_KEYS = (
-    {"role", "content"},
-    {"from", "value"},
-)  # a list of these is one conversation, not rows
+# A list of objects with these is one conversation, not rows.
+MESSAGE_KEYS = ({"role", "content"}, {"from", "value"})
 
 
 def read_objects(file: SourceFile) -> tuple[list[Raw], str]:

@@ -185,9 +185,8 @@ def _read_into(
             items = measured(inputs[key], prompt, meter)
             try:
                 tallies[key] = write_splits(items, partial(_always, split), (split,), file.write)
-            except (
-                DataError
-            ) as error:  # a file that breaks in the middle; the other source is read too
+            except DataError as error:
+                # A file that breaks in the middle; the other source is read too.
                 problems += str(error).splitlines()
         if problems:
             raise DataError.of(problems)
