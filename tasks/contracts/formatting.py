@@ -6,6 +6,8 @@ table has four (`score`, `gain`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tasks.contracts.metrics import DIRECTION, LOSS, UNIT, change, direction, sign
 from tasks.contracts.records import Decision, MetricResult, Verdict
 
@@ -24,6 +26,12 @@ GUARDRAIL_TITLES = {
     "length_ratio": "output words over reference words",
 }
 MAX_VALUE_CHARACTERS = 300
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """At most so many names, as a sentence has them: `a, b and 3 more`."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def headline(decision: Decision, name: str, version: int | None, metric: str) -> str:

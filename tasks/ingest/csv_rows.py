@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TextIO
 
 from tasks.contracts.errors import DataError
+from tasks.contracts.formatting import listed
 from tasks.ingest.csv_dialect import CsvForm, csv_form
 from tasks.ingest.json_values import is_too_long, too_long
 from tasks.ingest.row_types import RAW_CHARACTERS, Raw, SourceFile
@@ -165,8 +166,7 @@ def _refusal(
 
 def _miscounted_text(file: SourceFile, miscounted: _Miscounted) -> str:
     first, *others = miscounted.lines
-    more = f" and {len(others) - LISTED_LINES} more" if len(others) > LISTED_LINES else ""
-    also = f" (so have lines {', '.join(map(str, others[:LISTED_LINES]))}{more})" if others else ""
+    also = f" (so have lines {listed([*map(str, others)], LISTED_LINES)})" if others else ""
     return f"{file.name}:{first} {miscounted.first}{also}; {ADVICE}"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.contracts.documents import Document
+from tasks.contracts.formatting import listed
 
 LONGEST_SHOWN = 200  # characters of a name in a message
 RAW_CHARACTERS = 500  # enough to recognize a row by, without copying a book into the rejects
@@ -84,8 +85,7 @@ def source_of(document: str) -> str:
 
 def shown(names: list[str], max_names: int = 30) -> str:
     """Names as a message lists them, at most `max_names`."""
-    more = f" and {len(names) - max_names} more" if len(names) > max_names else ""
-    return ", ".join(_short(name) for name in names[:max_names]) + more
+    return listed([_short(name) for name in names], max_names)
 
 
 def _short(name: str) -> str:

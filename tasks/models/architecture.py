@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tasks.contracts.formatting import listed
 from tasks.contracts.recipe import Recipe
 from tasks.models.prepared_base import BaseFolder
 
@@ -96,8 +97,7 @@ def _renamed(recipe: Recipe, base: BaseFolder, model: Any) -> list[str]:
 
 
 def _some(names: Any) -> str:
-    shown = sorted(names)
-    return ", ".join(shown[:SHOWN]) + (f" and {len(shown) - SHOWN} more" if shown[SHOWN:] else "")
+    return listed(sorted(names), SHOWN)
 
 
 def _size(shape: Any) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tasks.contracts import digest
 from tasks.contracts.errors import BaseModelError
+from tasks.contracts.formatting import listed
 from tasks.contracts.recipe import Base, Recipe
 from tasks.contracts.units import GIB
 from tasks.models import finite_weights, hub, rope, rope_view, settings, weight_files
@@ -94,8 +95,7 @@ def left_out(folder: Path) -> list[str]:
     names = [path.relative_to(folder).as_posix() for path in weight_files.unused(folder)]
     if not names:
         return []
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return [f"base: transformers does not load these, so they are left out: {shown}"]
+    return [f"base: transformers does not load these, so they are left out: {listed(names, 5)}"]
 
 
 def scan(folder: BaseFolder) -> tuple[str, list[str]]:

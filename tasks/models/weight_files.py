@@ -15,11 +15,13 @@ from typing import Any
 
 from tasks.contracts import digest
 from tasks.contracts.errors import BaseModelError
+from tasks.contracts.formatting import listed
 from tasks.models.json_files import read_object
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
+SHOWN = 4  # names in a message
 # Weights in other forms, by the end of the name: what they are, and how they become safetensors.
 TORCH = "PyTorch's .bin format"
 OTHER_FORMATS = {
@@ -175,7 +177,7 @@ def _in_folders(none: str, names: list[str]) -> str:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return listed(names, SHOWN)
 
 
 def _all_names(folder: Path) -> list[str]:
