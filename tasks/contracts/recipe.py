@@ -9,9 +9,19 @@ is easier to search than several.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializationInfo,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from tasks.contracts import template_places
 
@@ -248,6 +258,14 @@ class Data(Settings):
     def _set_for_evaluation(self) -> set[str]:
         return self.evaluation_fields.model_fields_set if self.evaluation_fields else set()
 
+    @field_serializer("evaluation_fields")
+    def _without_what_it_leaves_out(
+        self, fields: Fields | None, info: SerializationInfo
+    ) -> dict[str, Any] | None:
+        # A recipe travels as JSON: written out, a null would replace a column of `fields`.
+        mode = "json" if info.mode_is_json() else "python"
+        return fields.model_dump(mode=mode, exclude_unset=True) if fields else None
+
     @model_validator(mode="after")
     def _evaluation_fields_fit(self) -> Data:
         if self.evaluation_fields is None:
@@ -257,7 +275,14 @@ class Data(Settings):
                 "evaluation_fields needs data.evaluation: rows held out of the training data have the "
                 "columns of fields"
             )
-        ours, theirs = set(self.fields.inputs or ()), set(self.fields_of_evaluation.inputs or ())
+        try:
+            of_evaluation = self.fields_of_evaluation
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise ValueError(
+                f"evaluation_fields, with what it leaves out as in fields, is not usable: {reason}"
+            ) from None
+        ours, theirs = set(self.fields.inputs or ()), set(of_evaluation.inputs or ())
         if ours != theirs:
             raise ValueError(
                 f"evaluation_fields has inputs {', '.join(sorted(theirs)) or 'none'} and fields "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pydantic import ValidationError
@@ -100,12 +100,32 @@ def test_evaluation_fields_inherit_what_they_leave_out(
     )
     found = data.fields_of_evaluation
     assert (found.document, found.summary, found.id, found.text) == expected
+    assert Data.model_validate(data.model_dump(mode="json")).fields_of_evaluation == found
+
+
+@pytest.mark.parametrize("mode", ["json", "python"])
+def test_a_recipe_that_was_sent_is_the_same(mode: Literal["json", "python"]) -> None:
+    """To a deployed run or a child process: what evaluation_fields left out is still as in fields."""
+    own = {"summary": ["s1", "s2"], "ignore": ["x"]}
+    first = recipe({"evaluation": "e", "fields": QC, "evaluation_fields": own}, template="{q}{c}")
+    sent = Recipe.model_validate(first.model_dump(mode=mode))
+    assert sent == first
+    assert sent.data.fields_of_evaluation == first.data.fields_of_evaluation
+    assert sent.data.fields_of_evaluation.inputs == QC["inputs"]
 
 
 @pytest.mark.parametrize(
     ("data", "says"),
     [
         ({"evaluation_fields": {"summary": "s"}}, "evaluation_fields needs data.evaluation"),
+        (
+            {
+                "evaluation": "e",
+                "fields": QC | {"ignore": ["x"]},
+                "evaluation_fields": {"summary": "x"},
+            },
+            "evaluation_fields, with what it leaves out .*: ignore names x, which is used",
+        ),
         (
             {"evaluation": "e", "fields": QC, "evaluation_fields": {"inputs": {"q": "x"}}},
             "evaluation_fields has inputs q and fields c, q",
