@@ -64,9 +64,9 @@ def _texts(question: Question, text: str | None, session: ChatSession) -> dict[s
         name, equals, value = item.partition("=")
         if not equals or name not in names or name in given:
             raise PrecisError(
-                f"--input {item}: write NAME=TEXT or NAME=@FILE, once each of {names}"
+                f"--input {item}: write NAME=TEXT or NAME=@FILE, once each of {', '.join(names)}"
             )
-        given[name] = _read(value[1:]) if value.startswith("@") else value
+        given[name] = _read(value[1:], "--input") if value.startswith("@") else value
     settings = session.generator.settings
     left = [name for name in names if name not in given]
     if text is not None:
@@ -120,15 +120,13 @@ def _text(question: Question) -> str | None:
     return _not_empty(text, "the question")
 
 
-def _read(file: str) -> str:
+def _read(file: str, option: str = "--document") -> str:
     source = "standard input" if file == "-" else file
     try:
         content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
         return clean(_not_empty(content.decode(), source))
     except OSError as error:
-        raise PrecisError(
-            f"--document {file}: cannot be read ({error}); correct the path"
-        ) from error
+        raise PrecisError(f"{option} {file}: cannot be read ({error}); correct the path") from error
     except UnicodeDecodeError as error:
         raise PrecisError(f"{source} is not UTF-8 ({error}); save it as UTF-8") from error
 

@@ -18,6 +18,7 @@ from tasks.contracts import digest
 from tasks.evaluate.predict import predict
 from tasks.models import package_code
 from tasks.models.chat_session import ChatSession
+from tasks.models.chat_templates import LLAMA_2
 from tasks.serving.summarizer import Generator, SummarizerSettings
 from tasks.tracking.predictions_table import read_table
 
@@ -80,6 +81,24 @@ def test_a_champion_of_the_version_before_is_evaluated(previous: Path, tmp_path:
         assert answer["decoding"] == SummarizerSettings.load(package).decoding
         tables.append(read_table(table))
     assert tables[0] == tables[1]
+
+
+def test_a_package_of_the_version_before_reads_messages_as_they_are_stored(previous: Path) -> None:
+    """Rows hold conversations as lists of messages, weights included; it was made for texts too."""
+    settings = SummarizerSettings.load(previous)
+    replace(settings, template="{document}", format="chat", chat_template=LLAMA_2).save(previous)
+    question = {"role": "user", "content": "Where is the lamp?"}
+    answer = {"role": "assistant", "content": "At home.", "weight": 0}
+    documents = [[question], [question, answer, question]]
+    own = package_code.load_code(previous).Generator(previous, "cpu")
+    today = Generator(previous, "cpu")
+    assert list(map(asdict, own.summarize(documents))) == list(
+        map(asdict, today.summarize(documents))
+    )
+    references = [["Yes."]] * len(documents)
+    assert list(map(asdict, own.losses(documents, references))) == list(
+        map(asdict, today.losses(documents, references))
+    )
 
 
 def test_new_code_takes_the_place_of_an_earlier_version_s(previous: Path) -> None:
