@@ -5,13 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from tasks.contracts.documents import Document, plain_text
-from tasks.ingest.row_types import Example
-
 LISTED = 20  # groups in an error's text; the report has more, the rejects file all rows
-# What programs write where a text is missing. "-" and "" are left to people: blank texts are rejected.
-PLACEHOLDERS = {"nan", "none", "null", "n/a", "na", "<na>", "nat", "undefined", "#n/a"}
-LONGEST_LOOKED_AT = 20
 MAX_GROUPS = 500
 # What differs from row to row in one problem: numbers, and excerpts of the row's text.
 VARIABLE = re.compile(r"\d+|\(in .*\)|'(?:[^'\\]|\\.)*'")
@@ -54,22 +48,3 @@ class Groups:
             {"reason": reason, "rows": group.rows, "first": group.first}
             for reason, group in list(self.by_reason.items())[: 10 * LISTED]
         ]
-
-
-def placeholders(example: Example) -> list[str]:
-    """A remark on each whole text that only stands for a missing one; such texts are used, and counted."""
-    found = []
-    for what, texts in (
-        ("document", _texts(example.document)),
-        ("summary", example.references),
-    ):
-        found += [
-            f'has the {what} "{text.strip()}", which may stand for a missing text; it is used'
-            for text in texts
-            if len(text) <= LONGEST_LOOKED_AT and text.strip().lower() in PLACEHOLDERS
-        ]
-    return found
-
-
-def _texts(document: Document) -> list[str]:
-    return list(document.values()) if isinstance(document, dict) else [plain_text(document)]

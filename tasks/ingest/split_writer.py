@@ -16,8 +16,9 @@ from tasks.contracts.records import Row
 from tasks.ingest.canonical_rows import identity, row_json
 from tasks.ingest.columns import Columns
 from tasks.ingest.fields import example_of, rejected
-from tasks.ingest.groups import Groups, placeholders
+from tasks.ingest.groups import Groups
 from tasks.ingest.lengths import Lengths, Meter
+from tasks.ingest.placeholder_texts import placeholders
 from tasks.ingest.reading import read
 from tasks.ingest.row_types import Example, Reject, SourceFile, source_of
 
