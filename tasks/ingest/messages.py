@@ -34,7 +34,7 @@ TOOL_ROLES = frozenset(
     {"tool", "function", "function_call", "tool_call", "tool_response", "observation", "ipython"}
 )
 ROLE_KEYS, CONTENT_KEYS = ("role", "from"), ("content", "value")
-# 0: the answer is kept as context and not learnt. OpenAI's name, axolotl's two, and ms-swift's.
+# 0: the answer is kept as context and not learned. OpenAI's name, axolotl's two, and ms-swift's.
 WEIGHT_KEYS = ("weight", "train", "training", "loss")
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 # What a message may also hold: it says when and where the message came from, not what is in it.
@@ -50,7 +50,7 @@ REASONING_PARTS = frozenset({"thinking", "reasoning"})
 
 _BEGINS_AS_LIST = re.compile(r"\s*\[\s*[{\]]")
 
-Message = dict[str, Any]  # role, content, and weight 0 of an answer that is not learnt
+Message = dict[str, Any]  # role, content, and weight 0 of an answer that is not learned
 Checked = Callable[[Any, str], str]  # a value and where it is: its text, or ValueError
 
 
@@ -122,7 +122,7 @@ def read_messages(items: Iterable[Any], reading: Reading) -> list[Message]:
 def split_messages(messages: list[Message]) -> tuple[list[Message], str]:
     """The conversation up to its last question, and the answer to it.
 
-    Raises ValueError where messages do not take turns, or the last answer is not to be learnt.
+    Raises ValueError where messages do not take turns, or the last answer is not to be learned.
     """
     require_turns(messages)
     *conversation, answer = map(_stored, messages)
@@ -208,7 +208,7 @@ def _require_known(item: dict[str, Any], where: str, ignore: frozenset[str]) -> 
     if unknown:
         names = ", ".join(unknown)
         tools = {"tool_calls", "function_call", "tool_call_id"} & set(unknown)
-        why = "calls of tools cannot be learnt" if tools else "it would not be seen"
+        why = "calls of tools cannot be learned" if tools else "it would not be seen"
         raise ValueError(
             f"{where} has {names}: {why}; remove the row, or name {names} in data.fields.ignore to leave "
             "that out of every message"
@@ -219,7 +219,7 @@ def _role(value: Any, where: str) -> str:
     name = value.strip().lower() if isinstance(value, str) else ""
     if name in TOOL_ROLES:
         raise ValueError(
-            f"{where} has the role {value!r}: calls of tools cannot be learnt; remove the row, or write "
+            f"{where} has the role {value!r}: calls of tools cannot be learned; remove the row, or write "
             "what the tool gave into a question"
         )
     if name not in ROLES:
@@ -286,7 +286,7 @@ def _weight(item: dict[str, Any], where: str, role: str, ignore: frozenset[str])
     for key, value in weights.items():
         if not isinstance(value, (bool, int, float)) or value not in (0, 1):
             raise ValueError(
-                f"{where} has the {key} {value!r}, and only 0 (context) and 1 (learnt) are read; correct "
+                f"{where} has the {key} {value!r}, and only 0 (context) and 1 (learned) are read; correct "
                 f"it, or name {key} in data.fields.ignore"
             )
     if len({int(value) for value in weights.values()}) > 1:
@@ -295,7 +295,7 @@ def _weight(item: dict[str, Any], where: str, role: str, ignore: frozenset[str])
     if weight == 1 and role != "assistant":
         key = next(iter(weights))
         raise ValueError(
-            f"{where} is from the {role} and has the {key} 1, but only answers are learnt; remove it, or "
+            f"{where} is from the {role} and has the {key} 1, but only answers are learned; remove it, or "
             f"name {key} in data.fields.ignore"
         )
     return weight

@@ -22,7 +22,7 @@ def settled(answer: str, reasoning: str, where: str, setting: str | None) -> str
     if setting is None:
         raise ValueError(
             f"{where} has reasoning, and the recipe does not say what becomes of it; set prompt.reasoning: "
-            "strip (it is neither learnt nor judged) or learn (both, as a part of the answer), or remove "
+            "strip (it is neither learned nor judged) or learn (both, as a part of the answer), or remove "
             "the row"
         )
     if not text:

@@ -78,7 +78,7 @@ def settings_for(recipe: Recipe, base: BaseFolder) -> SummarizerSettings:
         summarize=recipe.prompt.summarize,
         format=recipe.prompt.format,
         system=recipe.prompt.system,
-        # What is learnt is a part of the answer, and needs nothing of the server.
+        # What is learned is a part of the answer, and needs nothing of the server.
         reasoning="strip" if recipe.prompt.reasoning == "strip" else None,
         chat_template=chat_templates.chosen(
             recipe.prompt.chat_template, base.path, recipe.prompt.template_arguments

@@ -131,7 +131,7 @@ def test_reasoning_is_what_the_recipe_says(value: Any, within: bool) -> None:
 
 
 def test_reasoning_of_earlier_answers_and_in_llama_2_text() -> None:
-    """All answers are learnt, so that all are stripped or kept."""
+    """All answers are learned, so that all are stripped or kept."""
     talk = [USER, ANSWER | {"reasoning": "Hm."}, USER, ANSWER]
     assert "(message 2) has reasoning" in one(talk)
     assert one(talk, STRIP) == ([USER, ANSWER, USER], ("Ben.",))
@@ -152,11 +152,11 @@ def test_reasoning_in_a_summary_column() -> None:
             assert read(row, PAIR, changed) == ("Who came?", (reference,))
 
 
-TOOLS = "calls of tools cannot be learnt; remove the row"
+TOOLS = "calls of tools cannot be learned; remove the row"
 REFUSED = [
     ([USER, ANSWER | {"weight": 0.5}], "(message 2) has the weight 0.5, and only 0 (context) and 1"),
     ([USER, ANSWER | {"weight": "1"}], "(message 2) has the weight '1'"),
-    ([USER, ANSWER | {"weight": -1}], "only 0 (context) and 1 (learnt) are read"),
+    ([USER, ANSWER | {"weight": -1}], "only 0 (context) and 1 (learned) are read"),
     ([USER, ANSWER | {"loss": 0.31}], "(message 2) has the loss 0.31"),
     ([USER, ANSWER | {"weight": float("nan")}], "(message 2) has the weight nan"),
     ([USER, ANSWER | {"weight": 1, "train": False}], "(message 2) has weight and train, which differ"),
@@ -229,7 +229,7 @@ NO_ANSWER = [
 
 @pytest.mark.parametrize(("fields", "says"), NO_ANSWER, ids=range(len(NO_ANSWER)))
 def test_reasoning_alone_is_no_answer(fields: dict[str, Any], says: str) -> None:
-    """Neither learnt nor stripped."""
+    """Neither learned nor stripped."""
     for prompt in (STRIP, LEARN):
         assert says in one([USER, ANSWER | fields], prompt)
 

@@ -19,7 +19,6 @@ from .chat import (
     remedy,
     render,
     require_continued,
-    token_ids,
     turn_end,
 )
 from .clean import clean, fault_of
@@ -47,7 +46,7 @@ from .settings import (
     SummarizerSettings,
     Summary,
 )
-from .special_tokens import frame, prompt_ids, require_plain, special_ids
+from .special_tokens import frame, require_plain, special_ids
 from .template import DOCUMENT, ONLY_DOCUMENT, filled, values_of
 
 __all__ = [
@@ -83,7 +82,6 @@ __all__ = [
     "messages_of",
     "needs_several_gpus",
     "parameter_count",
-    "prompt_ids",
     "refuse_offloaded",
     "remedy",
     "render",
@@ -94,7 +92,6 @@ __all__ = [
     "special_ids",
     "split",
     "split_reasoning",
-    "token_ids",
     "turn_end",
     "values_of",
 ]
