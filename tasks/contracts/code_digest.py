@@ -49,7 +49,6 @@ PLUMBING = {
     "tasks.train.checkpoints.store": "keeps checkpoints, which are digested",
     "tasks.train.checkpoints.backends": "keeps checkpoints, which are digested",
     "tasks.ingest.s3": "brings files, which are digested",
-    "tasks.ingest.hub": "brings files, which are digested",
 }
 POLICY_MODULE = "task"  # task.py of a step: names, retries, logs, artifacts
 
