@@ -144,11 +144,13 @@ def test_a_wrong_column_name(bench: Bench) -> None:
 
 
 def test_a_blank_summary(bench: Bench) -> None:
-    """Each with its line, in one error."""
+    """One error with the first of its line and how many more; the rejects file has each."""
     rows = [dict(row) for row in ROWS[:40]]
     rows[3]["summary"], rows[7]["summary"] = "  ", ""
     bench.write("train.jsonl", rows)
-    bench.fails("train.jsonl:4", "train.jsonl:8", "summary")
+    bench.fails('train.jsonl:4 "summary" is blank', "(and 1 more like it)", "2 of 40 rows")
+    (rejects,) = (bench.home / "mlruns/work/data").glob("*/rejects.jsonl")
+    assert [json.loads(line)["line"] for line in rejects.read_text().splitlines()] == [4, 8]
 
 
 def test_a_document_longer_than_the_context(bench: Bench) -> None:

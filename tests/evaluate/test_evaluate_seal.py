@@ -17,6 +17,7 @@ from tasks.evaluate.seal import (
     METRIC_FOLDER,
     METRIC_MODULES,
     METRIC_SETTINGS,
+    UNSEALED,
     evaluation_digest,
     metric_digest,
     require_same,
@@ -35,6 +36,9 @@ CHANGES: dict[str, Any] = {
     "system": "Be brief.",
     "chat_template": "{{ messages }}",
     "decoding": "continuous",  # in 16 bits it may write other summaries
+    "reasoning": "strip",
+    "inputs": ("question",),
+    "optional": ("question",),
 }
 
 
@@ -53,8 +57,7 @@ def test_every_field_is_sealed_or_named_as_not() -> None:
     """A new setting cannot slip past the seal, nor past this test."""
     assert {field.name for field in fields(SummarizerSettings)} == {
         *CHANGES,
-        "batch_size",
-        "kv_cache",
+        *UNSEALED,
     }
 
 
@@ -100,7 +103,7 @@ def test_rows_are_sealed() -> None:
 def test_batch_size_is_not_sealed() -> None:
     """float32 outputs do not depend on it (test_evaluate_predict.py), and cards differ."""
     assert evaluation_digest("rows", SETTINGS) == evaluation_digest(
-        "rows", replace(SETTINGS, batch_size=1, kv_cache="offloaded")
+        "rows", replace(SETTINGS, batch_size=1, kv_cache="offloaded", columns=("dialogue",))
     )
 
 
