@@ -55,7 +55,11 @@ def require_readable(name: str, path: Path) -> None:
             f"{name} cannot be read ({error.strerror}); correct its permissions, or name another"
         ) from error
     if unpacked > max(EXPANSION_FREE_BYTES, MAX_EXPANSION * found.st_size):
-        raise DataError(_expands(name, unpacked, found.st_size))
+        raise DataError(
+            f"{name} says at its end that its {found.st_size >> 10} KiB unpack to {unpacked >> 20} MiB, "
+            "which no text does: it was cut off, something follows it, or it is made to fill a disk; copy it "
+            "again, or unpack it and look"
+        )
     if hole < found.st_size and data_suffix(path.name) not in TABLES:
         raise DataError(
             f"{name} has a hole at byte {hole} of {found.st_size}: bytes that were never written, as a "

@@ -11,7 +11,7 @@ import yaml
 
 from tasks.contracts.recipe import Fields, Prompt
 from tasks.contracts.template_places import PLACE
-from tasks.ingest.column_roles import Role, is_nothing, role_of
+from tasks.ingest.column_roles import Role, is_nothing, role_in, role_of
 from tasks.ingest.columns import SYSTEM, Columns, quoted
 from tasks.ingest.messages import is_messages
 from tasks.ingest.row_types import shown
@@ -46,7 +46,7 @@ def problems_of(
     has = f"it has: {shown(names)}"
     if problems := _missing(file, columns, names, has):
         return problems
-    roles = _unused_roles(columns, prompt)
+    roles = _unused_roles(columns, rows, prompt)
     if "preference" in roles.values():
         advice = _chosen_as_reference(columns, roles, rows, fields)
         return [f"{file} holds preference data, and precis trains on references: {advice}"]
@@ -54,6 +54,7 @@ def problems_of(
         return [
             f"{file}: no columns with usual names for document and summary; {has}; name them in "
             "data.fields.document and data.fields.summary, or data.fields.text"
+            + _nested(names, rows)
             + "".join(f"; {note}" for note in columns.notes)
         ]
     return [_unused(file, columns, roles, rows, fields, prompt)] if roles else []
@@ -106,13 +107,22 @@ def _unused(
     )
 
 
-def _unused_roles(columns: Columns, prompt: Prompt) -> Roles:
+def _nested(names: list[str], rows: Rows) -> str:
+    """Columns that lie one object deeper, as a data set viewer saves them."""
+    for name in names:
+        values = [row[name] for row in rows if not is_nothing(row.get(name))]
+        if values and all(isinstance(value, dict) for value in values):
+            return f'; "{name}" holds objects ({shown(list(values[0]))}): write them as the rows'
+    return ""
+
+
+def _unused_roles(columns: Columns, rows: Rows, prompt: Prompt) -> Roles:
     """The unused columns that may matter, each with what its name promises."""
     roles: Roles = {}
     # A place for a column that no input fills would stay in each prompt as it is.
     places = set() if columns.inputs else set(PLACE.findall(prompt.template))
     for name in columns.unused:
-        role = role_of(name)
+        role = role_in(name, rows)
         if role and name not in columns.blank:
             roles[name] = role
         elif name in places:

@@ -16,6 +16,7 @@ WORDS: dict[Role, frozenset[str]] = {
     "quality": frozenset(
         {"label", "score", "rating", "quality", "weight", "reward", "rank", "grade", "feedback"}
         | {"helpfulness", "correctness", "confidence", "preference", "vote", "upvote", "toxicity"}
+        | {"keep", "valid", "good", "bad", "filtered", "mask", "masked", "accepted", "refused"}
     ),
     "reasoning": frozenset(
         {
@@ -33,7 +34,18 @@ WORDS: dict[Role, frozenset[str]] = {
         {"instruction", "question", "query", "context", "passage", "choice", "option", "system"}
         | {"prompt", "tool", "function", "history", "input", "document", "article", "dialogue"}
         | {"dialog", "conversation", "transcript", "evidence", "premise", "hypothesis"}
-        | {"claim", "persona", "hint", "constraint"}
+        | {
+            "claim",
+            "persona",
+            "hint",
+            "constraint",
+            "task",
+            "aspect",
+            "keyword",
+            "guidance",
+            "entity",
+        }
+        | {"knowledge", "background", "fact", "schema", "demonstration", "scenario", "kwarg"}
     ),
     "reference": frozenset(
         {"summary", "highlight", "abstract", "output", "answer", "response", "completion", "target"}
@@ -43,9 +55,13 @@ WORDS: dict[Role, frozenset[str]] = {
 WHOLE_NAMES: dict[str, Role | None] = {
     "text": "part of the prompt",
     "chain_of_thought": "reasoning",
+    **dict.fromkeys(["opa", "opb", "opc", "opd"], "part of the prompt"),
+    "exp": "reasoning",
+    "train_on": "quality",
     # Where a file has a question and an answer beside it, this is the same in another form.
     "conversations": None,
 }
+LETTERS = frozenset("abcdefgh")  # a multiple choice, a letter a column
 # "question_id" is no question, "context_tokens" no context. Of what is not text, a place is as good as it.
 LAST_WORDS = frozenset(
     {"id", "ids", "idx", "index", "uuid", "hash", "len", "length", "count", "num", "number", "size"}
@@ -65,6 +81,8 @@ LAST_WORDS = frozenset(
     | {"domain", "author", "license", "licence", "name", "format", "model", "width", "height"}
 )
 FIRST_WORDS = frozenset({"num", "n", "no", "has", "len", "length", "count"})
+TRUTH = frozenset({"true", "false"})
+LONG_WORDS, LONG_CHARACTERS = 5, 15  # a text, not a name; characters for scripts without blanks
 PLACES = frozenset({"url", "uri", "link"})
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
@@ -74,6 +92,8 @@ def role_of(name: str) -> Role | None:
     words = [word.lower() for word in _WORD.findall(name)]
     if not words:
         return None
+    if name.lower() in LETTERS:
+        return "part of the prompt"
     if (whole := "_".join(words)) in WHOLE_NAMES:
         return WHOLE_NAMES[whole]
     roles = [role for role, known in WORDS.items() if {_singular(word) for word in words} & known]
@@ -84,9 +104,40 @@ def role_of(name: str) -> Role | None:
     return roles[0]
 
 
+def role_in(name: str, rows: list[dict[str, Any]]) -> Role | None:
+    """What a column would be by its name, or else by its values in the first rows.
+
+    Truth values choose rows. Texts that differ from row to row may be the task, in whatever language the
+    column is named, unless the name is of what only names something (`title`).
+    """
+    if role := role_of(name):
+        return role
+    words = [word.lower() for word in _WORD.findall(name)]
+    if words and (words[-1] in LAST_WORDS or words[0] in FIRST_WORDS):
+        return None
+    values = [value for row in rows if not is_nothing(value := row.get(name))]
+    if not values:
+        return None
+    if all(isinstance(v, bool) or (isinstance(v, str) and v.lower() in TRUTH) for v in values):
+        return "quality"
+    texts = [value for value in values if isinstance(value, str) and _is_long(value)]
+    return "part of the prompt" if 2 * len(set(texts)) > max(len(values), 2) else None
+
+
+def _is_long(text: str) -> bool:
+    return len(text.split()) >= LONG_WORDS or (
+        not text.isascii() and len(text) >= LONG_CHARACTERS and " " not in text
+    )
+
+
 def holds_nothing(rows: list[dict[str, Any]], name: str) -> bool:
     """Whether a column is blank in all these rows."""
-    return all(is_nothing(row.get(name)) for row in rows)
+    return all(is_unused(row.get(name)) for row in rows)
+
+
+def is_unused(value: Any) -> bool:
+    """Nothing, or an empty list or object as text: what a table has of a row without tools."""
+    return is_nothing(value) or (isinstance(value, str) and value.strip() in {"[]", "{}"})
 
 
 def is_nothing(value: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from tasks.contracts.documents import Document
 from tasks.contracts.recipe import Prompt
 from tasks.ingest.chat import answer_of, question, split_conversation
-from tasks.ingest.column_roles import is_nothing, role_of
+from tasks.ingest.column_roles import is_nothing, is_unused, role_of
 from tasks.ingest.columns import Columns
 from tasks.ingest.messages import Reading, as_messages, is_messages
 from tasks.ingest.reasoning import settled
@@ -54,10 +54,10 @@ def _printable(raw: str) -> str:
 def _require_known_columns(row: dict[str, Any], columns: Columns) -> None:
     """Refuse content that the choice of columns, made from the first rows, knew nothing of."""
     for name in columns.blank:
-        if not is_nothing(row.get(name)):
+        if not is_unused(row.get(name)):
             raise ValueError(f'has text in "{name}", which is blank in the first rows; {_SETTLE}')
     for name in row.keys() - columns.sampled - set(columns.names):
-        if name in columns.ignored or is_nothing(row[name]):
+        if name in columns.ignored or is_unused(row[name]):
             continue
         if role_of(name) is None:
             columns.late.add(name)

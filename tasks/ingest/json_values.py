@@ -6,7 +6,10 @@ import json
 from collections import Counter
 from typing import Any
 
+from tasks.ingest.messages import is_messages
 from tasks.ingest.row_types import RAW_CHARACTERS, Raw, shown
+
+KINDS = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "a truth value"}
 
 
 class Repeated(dict[str, Any]):
@@ -54,17 +57,26 @@ class Decoder:
     def row(self, line: int, value: Any, text: str) -> Raw:
         """The last value, or a part of it, as a row; `text`: as the file has it."""
         if not isinstance(value, dict):
-            kind = type(value).__name__
             return Raw(
                 line,
                 None,
-                f"is not a JSON object with columns but {kind}; correct or remove it",
+                _no_object(value),
                 text[:RAW_CHARACTERS],
             )
         if self.repeated and (names := repeated_in(value)):
             problem = f"has {shown(names)} twice in one object; keep one of each"
             return Raw(line, None, problem, text[:RAW_CHARACTERS])
         return Raw(line, value)
+
+
+def _no_object(value: Any) -> str:
+    if is_messages(value):
+        return (
+            "is a list of messages, and a row is an object with columns; write each list under a name: "
+            '{"messages": [...]}'
+        )
+    kind = KINDS.get(type(value), "null")
+    return f"is {kind}, and a row is an object with columns; correct or remove it"
 
 
 def is_too_long(text: str, limit: int) -> bool:

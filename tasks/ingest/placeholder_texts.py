@@ -6,7 +6,19 @@ from tasks.contracts.documents import Document, plain_text
 from tasks.ingest.row_types import Example
 
 # What programs write where a text is missing. "-" and "" are left to people: blank texts are rejected.
-PLACEHOLDERS = {"nan", "none", "null", "n/a", "na", "<na>", "nat", "undefined", "#n/a"}
+PLACEHOLDERS = {
+    "[deleted]",
+    "[removed]",
+    "nan",
+    "none",
+    "null",
+    "n/a",
+    "na",
+    "<na>",
+    "nat",
+    "undefined",
+    "#n/a",
+}
 LONGEST_LOOKED_AT = 20
 
 

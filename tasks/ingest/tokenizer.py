@@ -24,8 +24,16 @@ class Tokenizer:
         from transformers import AutoTokenizer
 
         try:
-            self.loaded: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            # Without the False transformers asks at the terminal, and runs what a base brings.
+            self.loaded: Any = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
         except Exception as error:  # files of any kind: whatever they raise is about them
+            if "trust_remote_code" in str(error):
+                raise BaseModelError(
+                    f"the tokenizer of {folder} is code of its own (auto_map in tokenizer_config.json), and "
+                    "precis runs none that a base brings; name a base whose tokenizer transformers knows"
+                ) from error
             raise BaseModelError(
                 f"the tokenizer of {folder} cannot be loaded ({type(error).__name__}: "
                 f"{' '.join(str(error).split())[:300]}); fetch its files again, or save it with "

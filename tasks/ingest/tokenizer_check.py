@@ -62,7 +62,12 @@ def _end_problems(tokenizer: Tokenizer, folder: Path, rows: int | None) -> list[
             f"the tokenizer of {folder} has no end token (eos_token), without which a model never "
             "stops; name it in tokenizer_config.json"
         ]
-    problems = []
+    problems = _random_problems(tokenizer, folder)
+    if getattr(loaded, "split_special_tokens", False):
+        problems.append(
+            f"the tokenizer of {folder} reads special tokens as text, so that no prompt could have any; set "
+            "split_special_tokens: false in tokenizer_config.json"
+        )
     for name in ("eos", "bos", "pad"):
         id_ = getattr(loaded, f"{name}_token_id")
         if rows is not None and id_ is not None and id_ >= rows:
@@ -73,6 +78,19 @@ def _end_problems(tokenizer: Tokenizer, folder: Path, rows: int | None) -> list[
                 "name the base that the token belongs to"
             )
     return problems
+
+
+def _random_problems(tokenizer: Tokenizer, folder: Path) -> list[str]:
+    """Dropout of BPE merges, or sampling: no evaluation could be repeated."""
+    model = getattr(getattr(tokenizer.loaded, "backend_tokenizer", None), "model", None)
+    texts = [PROBE] * 4
+    if not getattr(model, "dropout", None) and len(set(map(tuple, tokenizer.ids(texts)))) == 1:
+        return []
+    return [
+        f"the tokenizer of {folder} splits the same text otherwise each time (dropout or sampling), so that "
+        "no evaluation could be repeated; set dropout to null in tokenizer.json, or enable_sampling to false "
+        "in tokenizer_config.json"
+    ]
 
 
 def _end_notes(tokenizer: Tokenizer, folder: Path) -> list[str]:

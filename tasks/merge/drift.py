@@ -23,7 +23,9 @@ def measure(base: PreparedBase, adapter: Path, merged: Path, rows: Path, recipe:
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(
+        base.path, local_files_only=True, trust_remote_code=False
+    )
     sample = _sample(read_rows(rows), recipe.merge.drift_rows)
     examples = encode_for(sample, tokenizer, base)
     of_adapter = _log_probabilities(_live_model(base.path, adapter, recipe), examples)

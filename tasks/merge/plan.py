@@ -119,7 +119,9 @@ def quantized_modules(base: Path, quantization: str) -> tuple[frozenset[str], fr
     from transformers.quantizers.base import HfQuantizer
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(base, trust_remote_code=False)
+        )
     transposed = {name for name, module in model.named_modules() if isinstance(module, Conv1D)}
     bnb_config = config(quantization, torch.float32)
     if bnb_config is None:

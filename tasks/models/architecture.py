@@ -44,9 +44,33 @@ def problems(recipe: Recipe, base: BaseFolder) -> list[str]:
             f"base.model: transformers cannot load {base.path}: {type(error).__name__}: {reason}; correct "
             "its config.json, or fetch the model again"
         ]
+    if prefix := _wrapper(keys["missing_keys"], keys["unexpected_keys"]):
+        return [
+            f"base.model: all weights of {base.path} have {prefix} before their names, as a wrapped model "
+            "saves them (torch.compile, DistributedDataParallel, PEFT); save the model inside with "
+            "save_pretrained, or remove the prefix from the names"
+        ]
     found = [_line(base, kind, keys[f"{kind}_keys"]) for kind in ("missing", "unexpected")]
     found.append(_mismatch(base, keys["mismatched_keys"]))
     return [line for line in found if line] or _renamed(recipe, base, model)
+
+
+def _wrapper(missing: Any, unexpected: Any) -> str:
+    """What stands before all names that have no place, where the names behind it are those missing."""
+    wanted = set(missing)
+    prefixes = {
+        name.removesuffix(end)
+        for name in unexpected
+        if (
+            end := next(
+                (w for w in sorted(wanted, key=len, reverse=True) if name.endswith(w)), None
+            )
+        )
+    }
+    if len(prefixes) != 1:
+        return ""
+    (prefix,) = prefixes
+    return prefix if prefix and all(name.startswith(prefix) for name in unexpected) else ""
 
 
 def _line(base: BaseFolder, kind: str, names: Any) -> str:

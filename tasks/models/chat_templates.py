@@ -6,6 +6,7 @@ Read from the base's files; rendering is done by the served code (tasks.serving.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,14 +49,27 @@ def chosen(named: str | None, base: Path, arguments: Mapping[str, Any] | None = 
     that writes the date into the prompt.
     """
     template = _find(named, base)
+    with_given = with_arguments(template, arguments or {})
+    if unknown := [name for name in arguments or {} if not re.search(rf"\b{name}\b", template)]:
+        raise RecipeError(
+            f"prompt.template_arguments has {', '.join(unknown)}, which the chat template "
+            f"({_shown(named, base)}) never reads, so that nothing comes of it; correct or remove it"
+        )
     if "strftime_now" in template and not arguments:
         # With arguments (Llama 3's date_string) it may not ask for the date: ingest tries it.
         raise RecipeError(
-            f"the chat template ({named or f'of {base}'}) writes today's date, so that no evaluation "
+            f"the chat template ({_shown(named, base)}) writes today's date, so that no evaluation "
             "could be repeated; set the date in prompt.template_arguments (Llama 3: {date_string: "
             "26 Jul 2024}), or name a copy without strftime_now in prompt.chat_template"
         )
-    return with_arguments(template, arguments or {})
+    return with_given
+
+
+def _shown(named: str | None, base: Path) -> str:
+    """Where a template is from, for an error: its text may be long."""
+    if named is None:
+        return f"of {base}"
+    return "in prompt.chat_template" if "{{" in named or "{%" in named else named
 
 
 def with_arguments(template: str, arguments: Mapping[str, Any]) -> str:

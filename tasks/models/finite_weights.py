@@ -37,11 +37,17 @@ def _problems(file: Path) -> list[str]:
     try:
         with file.open("rb", buffering=0) as stream:
             tensors = [tensor for tensor in read_whole(file).tensors if tensor.dtype in BITS]
-            broken = [t.name for t in tensors if not _is_finite(stream.fileno(), t)]
+            largest = {t.name: _largest(stream.fileno(), t) for t in tensors}
+            broken = [t.name for t in tensors if largest[t.name] >= BITS[t.dtype][2]]
+            matrices = [t for t in tensors if len(t.shape) > 1]
     except BaseModelError as error:
         return [str(error)]
     except OSError as error:
         return [f"{file} cannot be read ({error.strerror}); fetch it again"]
+    if matrices and not any(largest[t.name] for t in matrices):
+        return [
+            f"{file}: all weights are 0, as in a file that was laid out and never filled; fetch it again"
+        ]
     if not broken:
         return []
     names = ", ".join(broken[:SHOWN])
@@ -52,13 +58,14 @@ def _problems(file: Path) -> list[str]:
     ]
 
 
-def _is_finite(descriptor: int, tensor: StoredTensor) -> bool:
+def _largest(descriptor: int, tensor: StoredTensor) -> int:
+    """The largest bits without sign; those of NaN and infinity end the reading."""
     import numpy as np
 
     width, without_sign, exponent = BITS[tensor.dtype]
     buffer: Any = np.empty(READ_BYTES // width, dtype=f"<u{width}")
     view = memoryview(buffer).cast("B")
-    done = 0
+    done = largest = 0
     while done < tensor.size_bytes:
         wanted = min(READ_BYTES, tensor.size_bytes - done)
         count = os.preadv(descriptor, [view[:wanted]], tensor.begin + done)
@@ -67,7 +74,8 @@ def _is_finite(descriptor: int, tensor: StoredTensor) -> bool:
             raise OSError(0, "it ends before its weights do")
         numbers = buffer[: count // width]
         numbers &= without_sign
-        if numbers.max() >= exponent:
-            return False
+        largest = max(largest, int(numbers.max()))
+        if largest >= exponent:
+            break
         done += count
-    return True
+    return largest

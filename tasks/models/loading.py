@@ -77,6 +77,7 @@ def load_base(base: Path, quantization: str, dtype: Any, attention: str | None =
         device_map="auto" if several else {"": device()},
         attn_implementation=attention or summarizer.served_attention(base),
         local_files_only=True,
+        trust_remote_code=False,
     )
     if several:
         summarizer.refuse_offloaded(model)

@@ -82,7 +82,9 @@ def build_trainer(
     from tasks.train.meter import Meter
     from tasks.train.trainer import AdapterTrainer
 
-    tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(
+        base.path, local_files_only=True, trust_remote_code=False
+    )
     examples = encode_for(read_rows(rows), tokenizer, base)
     dataset = Dataset.from_dict({"input_ids": examples.input_ids, "labels": examples.labels})
     model, choice = base_model.load(base, recipe)

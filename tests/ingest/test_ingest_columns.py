@@ -162,6 +162,8 @@ def test_a_blank_optional_input(tmp_path: Path, ingest: Ingest, evaluation: str)
         ("thinking", "reasoning"),
         ("rejected", "preference"),
         ("summary2", "reference"),
+        ("B", "part of the prompt"),
+        ("c1", None),
         *((name, None) for name in ("topic", "id", "url", "source", "date", "split", "title")),
         *((name, None) for name in ("question_id", "text_len", "sum_len", "context_tokens", "")),
         *((name, None) for name in ("num_questions", "qtype", "focus", "fname", "Unnamed: 0")),
@@ -190,6 +192,64 @@ def test_a_column_that_may_matter_is_not_left_out_by_itself(
     )
     used = ingest.report()["inputs"]["data.train"]["files"][0]["fields"]
     assert (used["ignored"], used["unused"]) == ([column], ["topic"])
+
+
+LETTERS = {name: f"answer {name}" for name in "ABCD"}
+BY_VALUE: dict[str, tuple[dict[str, Any], str]] = {
+    "a text in another language": ({"Frage": "Was sagte Ann über die Lampe {n}?"}, "Frage"),
+    "a text without blanks": ({"问题": "第{n}盏灯是谁在什么时候打开的呢"}, "问题"),
+    "a text by any name": ({"opx": "who turned lamp {n} on, and why"}, "opx"),
+    "a truth value": ({"usable": True}, "usable"),
+    "a truth value as text": ({"usable": "False"}, "usable"),
+    "a name of a choice": (LETTERS, "A, B, C, D"),
+    "a mask": ({"loss_mask": 0}, "loss_mask"),
+    "a task": ({"task": "tldr"}, "task"),
+}
+
+
+@pytest.mark.parametrize(("extra", "ignored"), BY_VALUE.values(), ids=BY_VALUE)
+def test_a_column_that_may_matter_by_its_values(
+    extra: dict[str, Any], ignored: str, tmp_path: Path, ingest: Ingest, evaluation: str
+) -> None:
+    """Texts that differ and truth values are not left out silently, whatever the column is called."""
+    values = [
+        row | {k: v.format(n=n) if isinstance(v, str) else v for k, v in extra.items()}
+        for n, row in enumerate(rows(9))
+    ]
+    train = jsonl(tmp_path / "t.jsonl", values)
+    assert f"data.fields.ignore: [{ignored}]" in refused(ingest, train=train, evaluation=evaluation)
+    ingest(train=train, evaluation=evaluation, fields=Fields(ignore=tuple(ignored.split(", "))))
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"title": "A long title of the talk {n}"},
+        {"note": "the same for every row of it"},
+        {"tools": "[]"},
+        {"has_lamp": True},
+        {"speaker_name": "Ann"},
+    ],
+    ids=str,
+)
+def test_a_column_that_names_something_is_named_as_unused(
+    extra: dict[str, Any], tmp_path: Path, ingest: Ingest, evaluation: str
+) -> None:
+    """Titles, texts that are all alike, empty lists as text: the report says that nothing uses them."""
+    values = [
+        row | {k: v.format(n=n) if isinstance(v, str) else v for k, v in extra.items()}
+        for n, row in enumerate(rows(9))
+    ]
+    ingest(train=jsonl(tmp_path / "t.jsonl", values), evaluation=evaluation)
+    used = ingest.report()["inputs"]["data.train"]["files"][0]["fields"]
+    assert used["unused"] == [*extra]
+
+
+@pytest.mark.parametrize("name", ["row", "translation"])
+def test_columns_one_object_deeper_are_named(name: str, tmp_path: Path, ingest: Ingest) -> None:
+    """As a data set viewer saves them: the refusal says where they are."""
+    train = jsonl(tmp_path / "t.jsonl", [{"n": 1, name: row} for row in rows(9)])
+    assert f'"{name}" holds objects (document, summary)' in refused(ingest, train=train)
 
 
 def test_all_columns_that_may_matter_are_named_at_once(

@@ -176,7 +176,7 @@ NAMED: dict[str, tuple[str, str | bytes, str]] = {
     "arrays one after another": (
         "a.json",
         f"[{LINES[:-1].splitlines()[0]}]\n[]",
-        "columns but list",
+        "is a list, and a row is an object",
     ),
     "CSV called JSONL": ("a.jsonl", "document,summary\na,b\n", "if it is CSV, name it .csv"),
     "Python's dicts": (
@@ -187,7 +187,12 @@ NAMED: dict[str, tuple[str, str | bytes, str]] = {
     "lists of values": (
         "a.json",
         FRAME.to_json(orient="values"),
-        "not a JSON object with columns but list",
+        "is a list, and a row is an object with columns",
+    ),
+    "lists of messages": (
+        "a.jsonl",
+        (json.dumps([{"role": "user", "content": "Who?"}]) + "\n") * 2,
+        'is a list of messages, .* write each list under a name: {"messages"',
     ),
     "columns twice": ("a.parquet", b"", "names columns twice: summary"),
 }

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas
@@ -74,7 +75,16 @@ def test_what_unpacks_without_end(content: bytes, tmp_path: Path) -> None:
         list(read(source_file(path)))
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(content, 1))
-    with pytest.raises(DataError, match=r"a\.jsonl\.gz unpacks to 64 MiB"):
+    with pytest.raises(DataError, match=r"a\.jsonl\.gz says .* unpack to 64 MiB"):
+        contents_of("data.train", str(path), "", Data(train=str(path)))
+
+
+@pytest.mark.parametrize("end", [lambda file: file[:-9], lambda file: file + b"appended by ftp"])
+def test_a_gzip_file_with_another_end(end: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    """Cut off, or with something after it: the error names both, whatever size the end seems to state."""
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(end(gzip.compress(json.dumps(ROWS[0]).encode())))
+    with pytest.raises(DataError, match=r"says at its end .* it was cut off, something follows it"):
         contents_of("data.train", str(path), "", Data(train=str(path)))
 
 

@@ -155,6 +155,30 @@ def test_a_number_that_is_not_finite_is_found(dtype: Any, value: float, tmp_path
         assert f"{file}: weights that are NaN or infinite in b; fetch" in problem
 
 
+def test_weights_that_were_never_filled(tmp_path: Path) -> None:
+    """All matrices 0 are refused; one of them, or vectors alone, are not (zero initialization)."""
+    file, zero = tmp_path / "model.safetensors", torch.zeros(3, 4)
+    save_file({"a": zero, "norm": torch.ones(3)}, file)
+    [problem] = finite_weights.problems([file])
+    assert f"{file}: all weights are 0" in problem
+    for fine in ({"a": zero, "b": torch.ones(2, 2)}, {"bias": torch.zeros(3)}):
+        save_file(fine, file)
+        assert finite_weights.problems([file]) == []
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "base_model.model."])
+def test_a_wrapped_model_s_names(prefix: str, base: Path, tmp_path: Path) -> None:
+    """torch.compile, DistributedDataParallel and PEFT save names that transformers does not look for."""
+
+    def wrap(tensors: Tensors) -> None:
+        for name in list(tensors):
+            tensors[prefix + name] = tensors.pop(name)
+
+    folder = changed(base, tmp_path / "base", wrap)
+    [problem] = architecture.problems(tiny.make_recipe(folder.path), folder)
+    assert f"have {prefix} before their names" in problem
+
+
 def test_a_run_and_a_check_refuse_weights_that_are_not_finite(base: Path, tmp_path: Path) -> None:
     """Both name file and tensors; whole numbers of that bit pattern are none of it."""
 

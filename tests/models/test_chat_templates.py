@@ -285,6 +285,10 @@ def test_the_template_s_arguments_are_written_wherever_it_is_rendered(
     )
     with pytest.raises(RecipeError, match="'messages', which is no variable"):
         chat_templates.with_arguments(CHATML, {"messages": []})
+    with pytest.raises(
+        RecipeError, match=r"has enable_thinkin, which the chat template .* never reads"
+    ):
+        chat_templates.chosen(THINKS, base, {"enable_thinkin": False})
 
 
 def test_the_package_carries_the_template(base: Path, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from .load_model import (
 )
 from .map_reduce import MAX_SHRINK, split
 from .prompt import encode, encode_answer, encode_completion, fit, fit_chat, full_length
+from .reasoning import BLOCKS as REASONING_BLOCKS
 from .reasoning import split_reasoning
 from .request_documents import documents_of
 from .settings import (
@@ -55,6 +56,7 @@ __all__ = [
     "DOCUMENT",
     "MAX_SHRINK",
     "ONLY_DOCUMENT",
+    "REASONING_BLOCKS",
     "RESERVED_BYTES",
     "SETTINGS_FILE",
     "WEIGHTS_SHARE",

@@ -38,7 +38,7 @@ class Generator:
 
         self.settings = SummarizerSettings.load(package)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.tokenizer = AutoTokenizer.from_pretrained(package)
+        self.tokenizer = AutoTokenizer.from_pretrained(package, trust_remote_code=False)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         end_text, turn_end = answer_end(self.tokenizer, self.settings)

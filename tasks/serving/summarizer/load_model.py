@@ -21,6 +21,7 @@ def load_model(package: Path, device: str, spread: bool) -> Any:
         dtype=_dtype(device),
         attn_implementation=served_attention(package),
         device_map="auto" if spread else None,
+        trust_remote_code=False,
     )
     if spread:
         refuse_offloaded(model)
@@ -47,7 +48,7 @@ def served_attention(package: Path) -> str | None:
     """
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(package).get_text_config()
+    config = AutoConfig.from_pretrained(package, trust_remote_code=False).get_text_config()
     return "eager" if getattr(config, "attn_logit_softcapping", None) else None
 
 
