@@ -912,6 +912,11 @@ class Recipe(Settings):
             )
         if prompt.format == "chat" and not prompt.has_own_template:
             return self
+        if doubled := template_places.doubled(prompt.template, inputs or ["document"]):
+            raise ValueError(
+                f"prompt.template holds {doubled}, whose outer braces would stay in every prompt; write "
+                f"{doubled[1:-1]}"
+            )
         if not inputs:
             if prompt.template.count("{document}") != 1:
                 raise ValueError("prompt.template must hold {document} exactly once")

@@ -10,6 +10,12 @@ NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 PLACE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
+def doubled(template: str, names: Sequence[str]) -> str:
+    """A name in two pairs of braces, as Jinja has it; empty: there is none."""
+    marked = (f"{{{{{name}}}}}" for name in names)
+    return next((mark for mark in marked if mark in template), "")
+
+
 def problems_of(template: str, names: Sequence[str]) -> list[str]:
     """What is wrong with a template in which each of `names` must have one place.
 

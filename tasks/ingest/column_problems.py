@@ -1,8 +1,12 @@
-"""Why the columns of a file cannot be read, and the lines of the recipe that settle it."""
+"""Why the columns of a file cannot be read, and the lines of the recipe that settle it.
+
+Over 250 lines: one refusal after the other, with the lines that each says to write.
+"""
 
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import re
 from typing import Any
@@ -46,6 +50,8 @@ def problems_of(
     has = f"it has: {shown(names)}"
     if problems := _missing(file, columns, names, has):
         return problems
+    if problem := _answer_in_prompt(columns, prompt):
+        return [problem]
     roles = _unused_roles(columns, rows, prompt)
     if "preference" in roles.values():
         advice = _chosen_as_reference(columns, roles, rows, fields)
@@ -84,6 +90,19 @@ def _missing(file: str, columns: Columns, names: list[str], has: str) -> list[st
                 hint = f'; nearest: "{near[0]}"' if near else ""
                 problems.append(f'{file} has no column "{name}" ({key}); {has}{hint}')
     return problems
+
+
+def _answer_in_prompt(columns: Columns, prompt: Prompt) -> str:
+    """A place of the template that is called as the reference: nothing would fill it."""
+    uses_template = prompt.format == "template" or prompt.has_own_template
+    places = set(PLACE.findall(prompt.template)) - {*columns.inputs, "document"}
+    found = [name for name in columns.summary if name in places]
+    if not uses_template or not found:
+        return ""
+    return (
+        f"prompt.template holds {{{found[0]}}}, and the reference is learned after the prompt, not in it: "
+        "the place would stay as it is in every prompt; remove it from the template"
+    )
 
 
 def _unused(
@@ -146,7 +165,9 @@ def _as_inputs(
     in_order = [name for name in dict.fromkeys(key for row in rows for key in row) if name in used]
     in_order.sort(key=lambda name: "system" not in name.lower())  # a system prompt comes first
     known = {column: name for name, column in columns.inputs.items()}
-    inputs = {known.get(column) or _place(column): column for column in in_order}
+    inputs: dict[str, str] = {}
+    for column in in_order:
+        inputs[known.get(column) or _place(column, inputs)] = column
     optional = [name for name, column in inputs.items() if _may_be_blank(rows, column)]
     others = [name for names in kinds.values() for name in names if name not in texts]
     line: dict[str, Any] = {
@@ -220,9 +241,12 @@ def _is_text(rows: Rows, name: str) -> bool:
     return all(isinstance(value, str) for value in values if not is_nothing(value))
 
 
-def _place(column: str) -> str:
+def _place(column: str, taken: dict[str, str]) -> str:
+    """A name for the template, which takes ASCII letters alone: another one for each column."""
     name = re.sub(r"\W+", "_", column, flags=re.ASCII).strip("_").lower()
-    return name if name and not name[0].isdigit() else f"input_{name}".rstrip("_")
+    name = name if name and not name[0].isdigit() else f"input_{name}".rstrip("_")
+    free = (f"{name}_{number}" for number in itertools.count(2))
+    return name if name not in taken else next(other for other in free if other not in taken)
 
 
 def _ignore(fields: Fields, roles: Roles) -> str:

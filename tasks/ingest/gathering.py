@@ -112,6 +112,16 @@ def _missing(root: Path, spec: str) -> str:
         return f"{spec} is a link to {root.readlink()}, which is not there; correct the link"
     siblings = [path.name for path in sorted(root.parent.glob("*")) if data_suffix(path.name)]
     hint = f"; {root.parent} has: {shown(siblings, 10)}" if siblings else ""
+    if "://" in spec:
+        hint = (
+            "; addresses other than s3:// are not read: download the file, or name hub:owner/name"
+        )
+    elif spec.startswith("~") or "$" in spec:
+        hint = "; write the path out: ~ and variables are not replaced"
+    elif "*" in spec:
+        hint += "; patterns are not read: name a file, or the folder"
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", spec) and not root.parent.exists():
+        hint = f"; a data set of the hub is hub:{spec}"
     return f"no file or folder {spec} (looked in {Path.cwd()}){hint}"
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from array import array
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from tasks.serving.summarizer import SummarizerSettings
 
 SCHEMA_VERSION = 1
+HELD_OUT = re.compile(r"(test|valid|validation|dev|eval|evaluation)\b", re.IGNORECASE)
 USUAL_FORMS = ("JSONL", "CSV", "Parquet", "a JSON array")
 
 
@@ -78,10 +81,22 @@ def remarks(inputs: dict[str, Input], tallies: dict[str, Tally]) -> list[str]:
         for file, read_as in zip(source.gathered.files, source.read_as, strict=True):
             if len(read_as) > 1 or read_as[0] not in USUAL_FORMS:
                 lines.append(f"{file.name}: read as {'; '.join(read_as)}")
+        lines += _other_splits(key, [file.name for file in source.gathered.files])
         if left_out := list(source.gathered.ignored):
             lines.append(f"{key}: not read: {shown(left_out, 10)}")
         lines += missing_shards(source.gathered)
     return lines
+
+
+def _other_splits(key: str, names: list[str]) -> list[str]:
+    """Files of a folder whose names are of splits: `test.jsonl` is read like the files beside it."""
+    held_out = [name for name in names if HELD_OUT.match(PurePath(name).name)]
+    if key != "data.train" or not 0 < len(held_out) < len(names):
+        return []
+    return [
+        f"{key}: {shown(held_out, 10)}: read like the files beside it, though the name is of a set to judge "
+        "by; name the files you mean in data.train and data.evaluation"
+    ]
 
 
 def _split(

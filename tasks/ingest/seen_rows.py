@@ -80,6 +80,14 @@ def _shortened(text: str) -> str:
     return f"{text[:half]}\n[... {cut:,} characters are not shown ...]\n{text[-half:]}"
 
 
+def _visible(text: str) -> list[str]:
+    """A text's lines with characters that a terminal would obey, or not show, as Python writes them."""
+    return [
+        "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in line)
+        for line in text.split("\n")
+    ]
+
+
 def lines(seen: list[dict[str, Any]]) -> list[str]:
     """The rows for a terminal: each line of text after what becomes of it."""
     written = []
@@ -91,7 +99,7 @@ def lines(seen: list[dict[str, Any]]) -> list[str]:
             for part in sequence:
                 name = "learned" if part["learned"] else "masked"
                 written.append(f"  {name}, {part['tokens']} tokens:")
-                written += [f"    {name:>7} | {line}" for line in part["text"].split("\n")]
+                written += [f"    {name:>7} | {line}" for line in _visible(part["text"])]
         tokens, other = row["evaluation_prompt_tokens"], row["evaluation_prompt"]
         if other is None:
             written.append(
@@ -99,5 +107,5 @@ def lines(seen: list[dict[str, Any]]) -> list[str]:
             )
         else:
             written.append(f"  evaluation's prompt, {tokens} tokens:")
-            written += [f"     prompt | {line}" for line in other.split("\n")]
+            written += [f"     prompt | {line}" for line in _visible(other)]
     return written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,14 @@ from tasks.ingest.tokenizer import Tokenizer
 from tasks.ingest.tokenizer_check import TextTrials, check_tokenizer
 from tasks.models.embedding import embedding_rows
 from tasks.serving.summarizer import DOCUMENT, SummarizerSettings, filled, fit, frame, values_of
+
+# How chat templates mark a turn; as text they say nothing to a model that has learnt them as tokens.
+MARK = re.compile(r"<\|[^|<>\s]{1,30}\|>|<(?:start|end)_of_turn>|</?s>|<(?:bos|eos)>")
+
+
+def _is_special(mark: str, tokenizer: Tokenizer) -> bool:
+    [ids] = tokenizer.ids([mark])
+    return len(ids) == 1
 
 
 def meter_for(folder: Path, settings: SummarizerSettings, prompt: Prompt) -> Meter:
@@ -51,6 +60,19 @@ class TemplateMeter:
         [template] = tokenizer.ids([bare])
         self.special_in_template = trials.specials(template)
         self.framing_tokens = len(frame(tokenizer.loaded)[0])
+        start = frame(tokenizer.loaded)[0]
+        if template and template[0] in start and not settings.template.startswith("{"):
+            token = tokenizer.loaded.convert_ids_to_tokens(template[0])
+            raise RecipeError(
+                f"prompt.template begins with {token}, which the tokenizer puts before every text, so that "
+                "the model would read it twice; remove it from the template"
+            )
+        marks = dict.fromkeys(MARK.findall(bare))
+        if unknown := [mark for mark in marks if not _is_special(mark, tokenizer)]:
+            notes.append(
+                f"prompt.template holds {', '.join(unknown)}, no special token of this tokenizer: the model "
+                "reads it as text, letter by letter"
+            )
         if (
             template
             and not settings.template.endswith("}")

@@ -2,6 +2,8 @@
 
 The token comes from HF_TOKEN (or `hf auth login`), the hub's address from HF_ENDPOINT and the cache's
 folder from HF_HOME, as for huggingface_hub itself.
+
+Over 250 lines: a download, and each way in which it fails.
 """
 
 from __future__ import annotations
@@ -130,7 +132,12 @@ def _require_pinned(base: Base) -> None:
 
     no_folder = f"base.model {base.model!r}: no such folder (looked in {Path.cwd()})"
     if base.model.count("/") != 1 or base.model.startswith((".", "/", "~")):
-        raise BaseModelError(f"{no_folder}; correct the path")
+        hint = "correct the path"
+        if "://" in base.model:
+            hint = "name a folder, or a model of the hub as owner/name without its address"
+        elif base.model.startswith("~") or "$" in base.model:
+            hint = "write the path out: ~ and variables are not replaced"
+        raise BaseModelError(f"{no_folder}; {hint}")
     try:
         validate_repo_id(base.model)
     except HFValidationError as error:

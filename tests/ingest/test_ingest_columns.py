@@ -15,6 +15,7 @@ from ingest_files import LENIENT, TEMPLATE, Ingest, document, jsonl, rows
 
 from tasks.contracts.errors import DataError
 from tasks.contracts.recipe import Fields, Prompt
+from tasks.contracts.template_places import problems_of
 from tasks.ingest.column_roles import role_of
 
 ALPACA = [
@@ -250,6 +251,16 @@ def test_columns_one_object_deeper_are_named(name: str, tmp_path: Path, ingest: 
     """As a data set viewer saves them: the refusal says where they are."""
     train = jsonl(tmp_path / "t.jsonl", [{"n": 1, name: row} for row in rows(9)])
     assert f'"{name}" holds objects (document, summary)' in refused(ingest, train=train)
+
+
+def test_columns_whose_names_have_no_ascii_letters(tmp_path: Path, ingest: Ingest) -> None:
+    """Each gets a name of its own in the lines to write, which has a place."""
+    extra = {"问题": "第{n}盏灯是谁在什么时候打开的呢", "背景": "第{n}盏灯在客厅里面已经放了很久"}
+    values = [row | {k: v.format(n=n) for k, v in extra.items()} for n, row in enumerate(rows(40))]
+    train = jsonl(tmp_path / "t.jsonl", values)
+    fields, prompt = pasted(refused(ingest, train=train))
+    assert fields.inputs == {"document": "document", "input": "问题", "input_2": "背景"}
+    assert problems_of(prompt.template, [*fields.inputs]) == []
 
 
 def test_all_columns_that_may_matter_are_named_at_once(

@@ -101,6 +101,10 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"model": "acme/a b", "revision": "main"},
         ["no name of a hub model", "correct it"],
     ),
+    "an address": (
+        {"model": "https://huggingface.co/acme/open"},
+        ["no such folder (looked in ", "owner/name without its address"],
+    ),
     "a path": ({"model": "./acme/open"}, ["no such folder (looked in ", "correct the path"]),
     "an ill hub": (
         # A download asks again for half a minute before it gives up.

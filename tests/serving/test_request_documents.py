@@ -99,6 +99,7 @@ def test_several_texts_by_name(given: Any) -> None:
 @pytest.mark.parametrize(
     ("given", "faults"),
     [
+        (["fine", "\u200b\ufeff"], "row 2: document is blank (it holds only characters"),
         (["fine", "", 5, None, "\ud83d"], "row 2: document is blank; row 3: document is a number"),
         (["fine", float("nan")], "row 2: document is null"),
         (pd.DataFrame({"dialogue": ["fine", pd.NA]}), "row 2: dialogue is null"),

@@ -22,6 +22,8 @@ def fault_of(value: Any) -> str:
         return f"is {kind or 'a number or truth value'}, not text"
     if not value.strip():
         return "is blank"
+    if not any(character.isprintable() and not character.isspace() for character in value):
+        return "is blank (it holds only characters that nobody sees)"
     try:
         value.encode()
     except UnicodeEncodeError:
