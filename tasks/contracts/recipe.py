@@ -17,9 +17,10 @@ from pydantic import (
     Field,
     JsonValue,
     SerializationInfo,
+    SerializerFunctionWrapHandler,
     ValidationError,
-    field_serializer,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -258,13 +259,18 @@ class Data(Settings):
     def _set_for_evaluation(self) -> set[str]:
         return self.evaluation_fields.model_fields_set if self.evaluation_fields else set()
 
-    @field_serializer("evaluation_fields")
+    @model_serializer(mode="wrap")
     def _without_what_it_leaves_out(
-        self, fields: Fields | None, info: SerializationInfo
-    ) -> dict[str, Any] | None:
+        self, serialize: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
         # A recipe travels as JSON: written out, a null would replace a column of `fields`.
-        mode = "json" if info.mode_is_json() else "python"
-        return fields.model_dump(mode=mode, exclude_unset=True) if fields else None
+        values: dict[str, Any] = serialize(self)
+        if self.evaluation_fields is not None and "evaluation_fields" in values:
+            mode = "json" if info.mode_is_json() else "python"
+            values["evaluation_fields"] = self.evaluation_fields.model_dump(
+                mode=mode, exclude_unset=True
+            )
+        return values
 
     @model_validator(mode="after")
     def _evaluation_fields_fit(self) -> Data:

@@ -27,7 +27,7 @@ def recipe(data: dict[str, Any] | None = None, **prompt: Any) -> Recipe:
     ("fields", "prompt"),
     [
         ({}, {"template": 'As {"a": 1} {x} {{y}}: {document}'}),
-        (QC, {"template": 'As {"q": {1}} {}: {q} {{c}}'}),
+        (QC, {"template": 'As {"q": {1}} {}: {q} {c}'}),
         (QC, {"format": "chat"}),
         (QC, {"format": "chat", "template": "{c}\n{q}"}),
         ({"inputs": {"document": "passage"}}, {}),

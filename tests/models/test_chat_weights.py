@@ -20,6 +20,7 @@ from tasks.ingest.fields import example_of
 from tasks.ingest.row_types import Example, Raw
 from tasks.models import chat_templates
 from tasks.models.encoding import encode_rows
+from tasks.serving.summarizer.clean import fault_of
 
 ROOT = Path(__file__).parents[2]
 COLUMN = Columns(None, (), None, "messages", sampled=frozenset({"messages"}))
@@ -38,7 +39,7 @@ TEMPLATES = {
 }
 MARKS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<s>", "</s>", "<pad>", "<think>", "<|")
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40).filter(
-    lambda text: text.strip() and not any(mark in text for mark in MARKS)
+    lambda text: not fault_of(text) and not any(mark in text for mark in MARKS)
 )
 words = st.sampled_from(["Ben.", "Who?", "a  b", "tabs\tand\nlines", "[x]", "café 😀", "1"])
 
