@@ -152,6 +152,22 @@ def test_conversations(given: Any) -> None:
 TEXTS = ["a\r\nb", "a\r\r\nb", "a\rb", " a ", "e\u0301", "\ufeffa", "", " \n", "\ud83d", "x\x00y"]
 
 
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ([{**TALK[0], "tool_calls": [{"id": "1"}]}], "message 1 has tool_calls"),
+        ([{**TALK[0], "name": "Ann"}], "message 1 has name"),
+        ({"messages": TALK, "tools": [{"type": "function"}]}, "has tools"),
+    ],
+)
+def test_tools_and_names_are_not_left_out_silently(given: Any, fault: str) -> None:
+    """Training rejects them, so the served model does; where they are empty they say nothing."""
+    with pytest.raises(ValueError, match=fault):
+        documents_of(given, CHAT)
+    empty = [{**TALK[0], "tool_calls": [], "name": None}]
+    assert documents_of({"messages": empty, "tools": []}, CHAT) == [empty]
+
+
 @pytest.mark.parametrize("text", [*TEXTS, None, 5, 1.5, True, ["a"], {"a": 1}, b"a"])
 def test_serving_cleans_as_ingest_does(text: Any) -> None:
     """The same text makes the same document, or is refused on both sides; twice cleaned is once."""

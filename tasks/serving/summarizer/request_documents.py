@@ -15,6 +15,9 @@ from .template import DOCUMENT
 
 MESSAGES = "messages"  # the column of conversations, as other servers call it
 LISTED_FAULTS = 20
+# What the prompt has no place for and what changes the answer: training rejects it too.
+TOOLS = ("tools", "functions")
+UNREAD = ("tool_calls", "tool_call_id", "function_call", "name", "images", "audio")
 
 
 def documents_of(model_input: Any, settings: SummarizerSettings) -> list[Document]:
@@ -120,6 +123,8 @@ def _document_column(rows: Iterable[Any], settings: SummarizerSettings) -> Any:
 def _document(row: Any, column: Any, settings: SummarizerSettings) -> Document:
     where = f"{column if isinstance(column, str) else 'document'} "
     if isinstance(row, dict):
+        if settings.format == "chat":
+            _refuse(row, TOOLS, "")
         row = _plain(row.get(column))
     if settings.format == "chat" and isinstance(row, (list, tuple)):
         return [_message(item, number) for number, item in enumerate(row, 1)]
@@ -129,7 +134,16 @@ def _document(row: Any, column: Any, settings: SummarizerSettings) -> Document:
 def _message(item: Any, number: int) -> Message:
     if not _is_message(item) or not isinstance(item["role"], str):
         raise ValueError(f"message {number} has no role and content")
+    _refuse(item, UNREAD, f"message {number} ")
     return {**item, "content": _text(item["content"], f"message {number} ")}
+
+
+def _refuse(given: dict[Any, Any], names: Iterable[str], where: str) -> None:
+    """Raise ValueError where one of these is there and not empty: it would be left out silently."""
+    for name in names:
+        value = _plain(given.get(name))
+        if not is_null(value) and value not in ("", [], {}):
+            raise ValueError(f"{where}has {name}, which this model does not read; remove it")
 
 
 def _texts(row: Any, settings: SummarizerSettings) -> dict[str, str]:
