@@ -409,7 +409,7 @@ class Prompt(Settings):
         description="What becomes of reasoning beside an answer (reasoning_content, reasoning or thinking "
         "of a message) and of a think block that it begins with. strip: it is left out of training rows, "
         "references and what the model writes, so that it is neither learned nor judged. learn: it is a part "
-        "of the answer, a <think> block before it, learned and judged with it; max_new_tokens must hold "
+        "of the answer, in a think block before it, learned and judged with it; max_new_tokens must hold "
         "both. None: rows that have any are rejected, since leaving it out trains another model.",
     )
 

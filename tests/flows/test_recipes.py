@@ -223,6 +223,14 @@ def test_every_field_has_a_title_for_the_form() -> None:
     ]
 
 
+def test_every_description_is_shown_whole_in_the_form() -> None:
+    """The Prefect UI shows descriptions as Markdown: HTML marks in one would be left out unseen."""
+    schema = Recipe.model_json_schema()
+    groups = [schema, *schema["$defs"].values()]
+    fields = [field for group in groups for field in group.get("properties", {}).items()]
+    assert not [name for name, field in fields if set("<>`*") & set(field.get("description", ""))]
+
+
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "deployments/recipes").glob("*.yaml")), ids=lambda p: p.name
 )
