@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,12 @@ from tasks.serving.summarizer import SummarizerSettings
 
 @pytest.mark.full
 def test_dialogsum(shared: Path, tmp_path: Path) -> None:
-    """All of DialogSum passes under the defaults; its overlap between train and dev is found."""
+    """All of DialogSum passes under the defaults; its overlap between train and dev is found.
+
+    71 of the near-copies have a similarity of 0.8 or more. The other 54 share at least half of one side's
+    5-grams: the same dialogues with other names, numbers, or turns added. Read by eye: 20 of them whole, and
+    the first lines of the rest.
+    """
     data = Data(
         train=str(shared / "data/dialogsum/train.jsonl"),
         evaluation=str(shared / "data/dialogsum/dev.jsonl"),
@@ -27,9 +33,12 @@ def test_dialogsum(shared: Path, tmp_path: Path) -> None:
     assert made.rejected == 0
     assert made.evaluation_rows == 500
     rows = read_rows(tmp_path / "train.jsonl")
-    assert len(rows) == made.train_rows == 12_351
+    assert len(rows) == made.train_rows == 12_296
     assert rows[0].id == "train_0"
-    assert len({row.source for row in rows}) == 11_765
+    assert len({row.source for row in rows}) == 11_711
+    overlap = json.loads((tmp_path / "report.json").read_text())["overlap"]
+    assert overlap["exact_dropped"] == 32
+    assert overlap["near_dropped_by_kind"] == {"similar": 124, "part": 1}
     dev = read_rows(tmp_path / "evaluation.jsonl")
     assert not {row.source for row in rows} & {row.source for row in dev}
 
