@@ -21,6 +21,7 @@ from tasks.gate.power import advice
 from tasks.orchestration.task_options import STEP
 from tasks.processes import resource_usage, workspace
 from tasks.tracking import artifacts, history, mlflow_run
+from tasks.tracking.looks import BASE
 from tasks.tracking.predictions_table import read_table
 
 __all__ = ["Decay", "advice", "decay", "decay_headline", "gate"]
@@ -41,7 +42,10 @@ def gate(
     # Counted before the verdict is known: a run that is killed on a bad verdict has looked too.
     rows, metric = _table(challenger), recipe.gate.metric
     documents = [plain_text(row.document) for row in rows]
-    looks = history.count_look(run, challenger.model_digest, metric, rows_digest, documents)
+    against = opponent.model_digest if champion_version else BASE
+    looks = history.count_look(
+        run, challenger.model_digest, metric, against, rows_digest, documents
+    )
     decision = decide(
         rows,
         _table(opponent),

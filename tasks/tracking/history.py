@@ -15,7 +15,7 @@ from typing import Any, Literal
 from tasks.contracts.metrics import change, direction
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import Decision, Verdict, from_json
-from tasks.tracking.looks import challengers, record_look
+from tasks.tracking.looks import record_look
 
 RECORD, LOOK_MODEL, LOOK_ROWS = "precis.history", "precis.look.model", "precis.look.rows"
 SCHEMA_VERSION = 1
@@ -72,22 +72,27 @@ class HistoryRecord:
 
 
 def count_look(
-    run: Any, model_digest: str, metric: str, rows_digest: str, documents: Iterable[str]
+    run: Any,
+    model_digest: str,
+    metric: str,
+    opponent: str,
+    rows_digest: str,
+    documents: Iterable[str],
 ) -> int:
     """Record that a challenger is judged on these evaluation rows; the number judged, it included.
 
-    Counted by documents (looks.py), not by seal: another prompt or token limit is one more look at the
-    same rows, and so is the same challenger by another metric. Runs of before the ledger are counted by
-    their tags.
+    `opponent`: the champion's digest, or looks.BASE: the count begins anew for each champion. Counted by
+    documents (looks.py), not by seal: another prompt or token limit is one more look at the same rows, and
+    so is the same challenger by another metric. Runs of before the ledger are counted by their tags, for
+    every opponent.
     """
     run.write(tags={LOOK_MODEL: model_digest, LOOK_ROWS: rows_digest})
     client, experiment = run.client, run.experiment_id
-    record_look(client, experiment, model_digest, metric, rows_digest, documents)
-    counted = challengers(client, experiment, rows_digest)
+    looks = record_look(client, experiment, model_digest, metric, opponent, documents)
     # A run is returned with all that it logged, so those that judged this same model are left out.
     others = f"tags.`{LOOK_ROWS}` = '{rows_digest}' and tags.`{LOOK_MODEL}` != '{model_digest}'"
     earlier = {look.data.tags[LOOK_MODEL] for look in runs(client, experiment, others)}
-    return len(counted) + len(earlier - set(counted.values()))
+    return len(looks.against_opponent) + len(earlier - set(looks.all.values()))
 
 
 def decision_tags(run: Any, recipe: Recipe, decision: Decision) -> dict[str, str]:

@@ -97,7 +97,8 @@ def test_its_looks_are_counted(store: Any) -> None:
     for model, looks in (("another", 3), (first["precis.look.model"], 3)):
         with mlflow_run.run_for(NAME, f"flow run of {model}", {}) as run:
             rows = first["precis.look.rows"]
-            assert history.count_look(run, model, "rougeL", rows, ["a document"]) == looks
+            texts = ["a document"]
+            assert history.count_look(run, model, "rougeL", "base", rows, texts) == looks
             store.set_terminated(run.id)
         store.delete_run(run.id)
 

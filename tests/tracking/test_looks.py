@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,11 @@ import mlflow
 import pytest
 
 from tasks.contracts import digest
-from tasks.tracking import connection, history, mlflow_run
+from tasks.tracking import connection, history, looks, mlflow_run
 from tasks.tracking.looks import EvaluationSet
 
 MAX_TAG_CHARACTERS = 5000
+LEDGER_BEFORE = Path(__file__).parent / "previous_ledger.json"
 
 
 def documents(count: int, first: int = 0) -> list[str]:
@@ -31,11 +33,12 @@ def look(home_with_store: Path) -> Iterator[Callable[..., int]]:
     client = connection.connect()
     trials = iter(range(1000))
 
-    def count(model: str, texts: list[str], metric: str = "rougeL") -> int:
+    def count(model: str, texts: list[str], metric: str = "rougeL", opponent: str = "base") -> int:
         with mlflow_run.run_for("demo", f"flow run {next(trials)}", {}) as run:
-            looks = history.count_look(run, model, metric, digest.of_value(texts), texts)
+            rows = digest.of_value(texts)
+            counted = history.count_look(run, model, metric, opponent, rows, texts)
         client.delete_run(run.id)
-        return looks
+        return counted
 
     yield count
     mlflow.set_tracking_uri(None)
@@ -90,7 +93,8 @@ def test_challengers_judged_at_once_are_both_counted(home_with_store: Path) -> N
 
     def judge(model: str) -> int:
         with mlflow_run.run_for("demo", f"of {model}", {}) as run:
-            return history.count_look(run, model, "rougeL", digest.of_value(texts), texts)
+            rows = digest.of_value(texts)
+            return history.count_look(run, model, "rougeL", "base", rows, texts)
 
     judge("first")
     with ThreadPoolExecutor(2) as pool:
@@ -100,14 +104,49 @@ def test_challengers_judged_at_once_are_both_counted(home_with_store: Path) -> N
     mlflow.set_tracking_uri(None)
 
 
-@pytest.mark.parametrize("count", [1, 400, 401, 3000])
-def test_a_set_of_any_size_fits_a_tag(count: int) -> None:
-    """Of large sets a share is stored, the same documents of every set, and comparing still works."""
+def test_each_champion_begins_the_count_anew(look: Callable[..., int]) -> None:
+    """Looks against another opponent do not count; against the same again they do."""
+    texts = documents(30)
+    against = ("base", "base", "one", "one", "two", "one")
+    counted = [look(f"m{i}", texts, opponent=name) for i, name in enumerate(against)]
+    assert counted == [1, 2, 1, 2, 1, 3]
+
+
+@pytest.mark.parametrize("part", [slice(0, 10), slice(2500, 2503), slice(0, None, 300)])
+def test_a_small_part_of_a_large_set_is_the_same_set(part: slice, look: Callable[..., int]) -> None:
+    """Three or ten of 3,000 documents, and the 3,000 again after a part of them."""
+    texts = documents(3000)
+    look("a", texts)
+    assert look("b", texts[part]) == 2
+    assert look("c", texts[::-1]) == 3
+
+
+def test_looks_of_the_ledger_before_count_for_every_opponent(
+    look: Callable[..., int], home_with_store: Path
+) -> None:
+    """Its entries name no opponent, and its sets stand in one tag."""
+    texts = documents(20)
+    look("a", texts, opponent="one")
+    client = connection.connect()
+    experiment = client.get_experiment_by_name("demo").experiment_id
+    for key, value in json.loads(LEDGER_BEFORE.read_text()).items():
+        client.set_experiment_tag(experiment, key, value)
+    assert look("b", texts, opponent="one") == 4
+    assert look("b", texts, opponent="two") == 3
+
+
+@pytest.mark.parametrize("count", [1, 900, 901, 3000])
+def test_a_set_of_any_size_fits_tags(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that is missing is no set; of very large sets a share is stored, the same of every set."""
+    monkeypatch.setattr(looks, "MAX_STORED", 2000)
     texts = documents(count)
     stored = EvaluationSet.of(texts)
-    assert len(stored.as_text()) < MAX_TAG_CHARACTERS
-    assert EvaluationSet.from_text(stored.as_text()) == stored
+    written = stored.as_texts()
+    assert max(map(len, written)) < MAX_TAG_CHARACTERS
+    assert EvaluationSet.from_texts(written[::-1]) == stored
+    assert EvaluationSet.from_texts(written[1:]) is None
     assert stored.same(EvaluationSet.of(texts[: max(1, count * 2 // 3)]))
     assert not stored.same(EvaluationSet.of(documents(count, first=100_000)))
+    assert EvaluationSet.of(texts[::-1]).name == stored.name
     if count >= 400:
         assert stored.same(EvaluationSet.of([*texts, *documents(count // 2, first=100_000)]))
