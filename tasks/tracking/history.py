@@ -81,7 +81,7 @@ def count_look(
 ) -> int:
     """Record that a challenger is judged on these evaluation rows; the number judged, it included.
 
-    `opponent`: the champion's digest, or looks.BASE: the count begins anew for each champion. Counted by
+    `opponent`: the champion's digest, or looks.BASE: the count starts again with each champion. Counted by
     documents (looks.py), not by seal: another prompt or token limit is one more look at the same rows, and
     so is the same challenger by another metric. Runs of before the ledger are counted by their tags, for
     every opponent.

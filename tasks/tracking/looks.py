@@ -5,7 +5,7 @@ its documents as they are compared (comparable_text.py), so another order, other
 less or more make no new set: two are the same set where half the documents of the smaller are in the other.
 So every part of a set, and every set that holds it, is the same set.
 
-The count begins anew for each champion: a promotion ends one family of tests and starts another.
+The count starts again with each champion: a promotion ends one family of tests and starts another.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def test_challengers_judged_at_once_are_both_counted(home_with_store: Path) -> N
     mlflow.set_tracking_uri(None)
 
 
-def test_each_champion_begins_the_count_anew(look: Callable[..., int]) -> None:
+def test_each_champion_starts_the_count_again(look: Callable[..., int]) -> None:
     """Looks against another opponent do not count; against the same again they do."""
     texts = documents(30)
     against = ("base", "base", "one", "one", "two", "one")
