@@ -30,12 +30,14 @@ guardrails on empty and unfinished outputs, are the answer to that.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.gate.earlier_looks import Spent
 from tasks.gate.pairs import Pairs
 
 CHUNK_CELLS = 2_000_000  # draws held at once: 32 MB in all
@@ -51,11 +53,13 @@ TAIL = 20  # resamples beyond the bound, at least: with fewer the bound depends 
 class Resampled:
     """Mean gains of all resamples: float64, samples by metrics, each metric sorted.
 
-    `evidence`: effective number of documents for each metric, see `effective_documents`.
+    `evidence`: effective number of documents for each metric, see `effective_documents`. `unspent`: as
+    `means`, without the resamples that are beyond an earlier look's bound.
     """
 
     means: NDArray[np.float64]
     evidence: tuple[float, ...]
+    unspent: NDArray[np.float64]
 
     def bounds(self, metric: int, alpha: float) -> tuple[float, float]:
         """One-sided lower and upper bound of the gain, each missed with probability alpha."""
@@ -68,18 +72,45 @@ class Resampled:
         level = expanded_level(alpha, self.evidence[metric])
         return max(math.floor(level * (len(self.means) + 1)) - 1, 0)
 
+    def level_with(self, metric: int, alpha: float, most: float) -> float:
+        """The level of a bound that errs with probability alpha where no earlier look errs.
 
-def resample(pairs: Pairs, samples: int, alpha: float, seed: int) -> Resampled:
+        From alpha, where no resample is spent, to `most`.
+        """
+        beyond, unspent = self.beyond(metric, alpha), self.unspent[:, metric]
+        if beyond >= len(unspent):
+            return most
+        below = int(np.searchsorted(self.means[:, metric], unspent[beyond]))
+        share = (below + 1.5) / (len(self.means) + 1)  # `beyond` of this share is `below`
+        if share >= 0.5:
+            return most
+        return min(max(level_of_expanded(share, self.evidence[metric]), alpha), most)
+
+
+def resample(
+    pairs: Pairs, samples: int, alpha: float, seed: int, spent: Spent | None = None
+) -> Resampled:
     """Draw documents with replacement, `samples` times or as often as alpha's tail needs.
 
-    The same arguments give the same bits on any machine with this numpy: the draws are seeded and
-    the sums exact (see pairs.RESOLUTION). Memory: 32 MB, and 32 bytes a resample.
+    `spent`: by earlier looks at the same rows. The same arguments give the same bits on any machine with
+    this numpy: the draws are seeded and the sums exact (see pairs.RESOLUTION). Memory: 32 MB, and 64 bytes
+    a resample.
     """
-    evidence = tuple(effective_documents(pairs, metric) for metric in range(pairs.gains.shape[1]))
-    totals = _cluster_totals(pairs)
+    count = pairs.gains.shape[1]
+    evidence = tuple(effective_documents(pairs, metric) for metric in range(count))
     tail = expanded_level(alpha, max(MIN_EVIDENCE, min(evidence)))
-    means = draw_means(totals, resamples_needed(samples, tail, len(totals)), np.random.PCG64(seed))
-    return Resampled(means=np.sort(means, axis=0), evidence=evidence)
+    needed = resamples_needed(samples, tail, pairs.clusters)
+    if spent is None:
+        means = np.sort(draw_means(_cluster_totals(pairs), needed, np.random.PCG64(seed)), axis=0)
+        return Resampled(means, evidence, unspent=means)
+    totals = _cluster_totals(Pairs(np.column_stack([pairs.gains, spent.gains]), pairs.cluster))
+    chunks, unspent = [], []
+    for drawn in _drawn(totals, needed, np.random.PCG64(seed)):
+        own = drawn[:, :count]
+        chunks.append(own)
+        unspent.append(own[(drawn[:, count:] >= spent.lows).all(axis=1)])
+    means = np.sort(np.concatenate(chunks), axis=0)
+    return Resampled(means, evidence, unspent=np.sort(np.concatenate(unspent), axis=0))
 
 
 def effective_documents(pairs: Pairs, metric: int) -> float:
@@ -104,9 +135,17 @@ def expanded_level(alpha: float, evidence: float) -> float:
     return NormalDist().cdf(-math.sqrt(n / (n - 1)) * student_t_quantile(1 - alpha, n - 1))
 
 
+def level_of_expanded(share: float, evidence: float) -> float:
+    """The alpha whose expanded level is this share: the inverse of `expanded_level`."""
+    from scipy.special import stdtr  # type: ignore[import-untyped]  # scipy ships no types
+
+    n = max(evidence, 2.0)
+    return float(stdtr(n - 1, NormalDist().inv_cdf(share) / math.sqrt(n / (n - 1))))
+
+
 def student_t_quantile(probability: float, degrees: float) -> float:
     """Quantile of Student's t."""
-    from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy ships no types
+    from scipy.special import stdtrit
 
     return float(stdtrit(degrees, probability))
 
@@ -130,11 +169,17 @@ def draw_means(
 
     `totals`: float64, clusters by (sums of metrics and, last, number of rows).
     """
+    return np.concatenate(list(_drawn(totals, count, bits)))
+
+
+def _drawn(
+    totals: NDArray[np.float64], count: int, bits: np.random.BitGenerator
+) -> Iterator[NDArray[np.float64]]:
+    """`draw_means`, some resamples at once."""
     generator = np.random.Generator(bits)
     step = max(1, CHUNK_CELLS // len(totals))
-    return np.concatenate(
-        [_draw_chunk(generator, totals, min(step, count - done)) for done in range(0, count, step)]
-    )
+    for done in range(0, count, step):
+        yield _draw_chunk(generator, totals, min(step, count - done))
 
 
 def _draw_chunk(

@@ -29,15 +29,17 @@ from tasks.contracts.recipe import Gate
 from tasks.contracts.records import ROUGE_NAMES, Decision, Scores, Verdict
 from tasks.gate import guardrails_schema_1
 from tasks.gate.bootstrap import MIN_EVIDENCE
+from tasks.gate.earlier_looks import EarlierLook, Spent, usable
 from tasks.gate.guardrails import Finding, guardrails
 from tasks.gate.measure import Measured, Table, measure
 from tasks.gate.notes import notes
 from tasks.gate.pairs import RESOLUTION, check_same_rows, check_seal, check_table, check_tokenizer
 
 # The version of these rules. 1: guardrails on other ROUGE types asked for proof of no loss, outputs were not
-# read, and only documents equal but for white space were one cluster. Stored decisions are recomputed
+# read, and only documents equal but for white space were one cluster. 2: every look was held to alpha/k^2 by
+# itself, and the share of documents that lose much was not asked. Stored decisions are recomputed
 # by the rules that made them.
-SCHEMA = 2
+SCHEMA = 3
 
 
 def decide(
@@ -52,13 +54,15 @@ def decide(
     base: Table | None,
     lead3: Table | None,
     looks: int,
+    earlier: Sequence[EarlierLook] = (),
     schema: int = SCHEMA,
 ) -> Decision:
     """Judge a challenger against the champion, or against the untuned base where there is none.
 
     Tables are paired by row id; their order does not matter. `base` and `lead3` are shown and
-    never decide (against the base, `base` may be None). `looks`: challengers judged on
-    these evaluation rows, this one included. In the decision's metrics, bounds of gate.metric are at
+    never decide (against the base, `base` may be None). `looks`: challengers judged against this
+    opponent on these evaluation rows, this one included; `earlier`: of those before it, the scores that are
+    at hand. In the decision's metrics, bounds of gate.metric are at
     the decision's alpha, those of the other metrics at gate.alpha, as guardrails use them.
 
     `schema`: of the rules, see SCHEMA; an earlier one makes a stored decision again.
@@ -78,7 +82,17 @@ def decide(
         "lead3": lead3,
         "champion": None if against_base else opponent,
     }
-    measured = measure(challenger, opponent, baselines, gate, looks, near_copies=schema > 1)
+    used = usable(
+        earlier if schema > 2 and gate.looks == "correct" else (),
+        challenger,
+        challenger_scores.model_digest,
+        opponent_scores.model_digest,
+        gate.metric,
+        looks,
+    )
+    measured = measure(
+        challenger, opponent, baselines, gate, looks, near_copies=schema > 1, spent=Spent.of(used)
+    )
     findings = _findings(schema, challenger, opponent, challenger_scores, measured, gate)
     same_model = challenger_scores.model_digest == opponent_scores.model_digest
     verdict, reasons = judge(measured, findings, gate, looks, same_model)
@@ -98,7 +112,7 @@ def decide(
         alpha=measured.alpha,
         smallest_gain=measured.smallest_gain,
         rows_needed=measured.rows_needed,
-        notes=notes(verdict, measured, challenger, opponent, opponent_kind, gate, looks),
+        notes=notes(verdict, measured, challenger, opponent, opponent_kind, gate, looks, len(used)),
         schema_version=schema,
     )
 

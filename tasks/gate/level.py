@@ -10,8 +10,9 @@ def level(gate: Gate, looks: int) -> float:
 
     gate.looks "correct" gives alpha/looks^2. The levels of any number of looks add up to at most
     1.64 alpha (a union bound, as in alpha spending: Lan & DeMets 1983): at 0.05, at most one false
-    promotion in twelve sets, however many challengers are tried. With fresh evaluation data the count
-    starts again.
+    promotion for twelve champions, however many challengers are tried. With a new champion, and with fresh
+    evaluation data, the count starts again. What earlier looks have spent already widens the bound
+    (earlier_looks.py).
     """
     if looks < 1:
         raise ValueError(f"looks counts this challenger too, so it is at least 1, not {looks}")

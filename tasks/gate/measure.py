@@ -13,6 +13,7 @@ from tasks.contracts.metrics import LOSS, measured
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import MetricResult, Prediction
 from tasks.gate.bootstrap import TAIL, resample
+from tasks.gate.earlier_looks import Spent
 from tasks.gate.level import level
 from tasks.gate.pairs import Pairs, mean, pair
 from tasks.gate.power import rows_needed, smallest_gain, standard_error
@@ -43,15 +44,19 @@ def measure(
     gate: Gate,
     looks: int,
     near_copies: bool = True,
+    spent: Spent | None = None,
 ) -> Measured:
     """Measure checked tables. `baselines`: tables or None for base, lead3 and champion.
 
-    `near_copies`: whether documents that are like one another are one cluster.
+    `near_copies`: whether documents that are like one another are one cluster. `spent`: by earlier looks.
     """
-    names, alpha = measured(gate.metric), level(gate, looks)
+    names, own_alpha = measured(gate.metric), level(gate, looks)
     pairs = pair(challenger, opponent, names, near_copies)
-    resampled = resample(pairs, gate.bootstrap_samples, alpha, gate.seed)
+    resampled = resample(pairs, gate.bootstrap_samples, own_alpha, gate.seed, spent)
     primary = names.index(gate.metric)
+    alpha = own_alpha
+    if spent and own_alpha < gate.alpha:
+        alpha = resampled.level_with(primary, own_alpha, gate.alpha)
     error = standard_error(pairs, primary)
     evidence = resampled.evidence[primary]
     smallest = smallest_gain(error, evidence, alpha, gate.min_delta)
@@ -70,7 +75,7 @@ def measure(
         alpha=alpha,
         evidence=evidence,
         error=error,
-        rough=resampled.beyond(primary, alpha) < TAIL,
+        rough=resampled.beyond(primary, own_alpha) < TAIL,
         smallest_gain=smallest,
         rows_needed=rows_needed(pairs.rows, metrics[gate.metric].gain, smallest, gate.min_delta),
     )

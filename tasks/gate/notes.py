@@ -21,15 +21,19 @@ def notes(
     opponent_title: str,
     gate: Gate,
     looks: int,
+    earlier: int,
 ) -> tuple[str, ...]:
-    """Shown beside the reasons: baselines that beat a promoted model, cut outputs, many looks."""
+    """Shown beside the reasons: baselines that beat a promoted model, cut outputs, many looks.
+
+    `earlier`: earlier challengers whose scores were at hand.
+    """
     lines = []
     if verdict == "PROMOTE":
         lines += _beaten_by(measured, gate)
         lines += _cut_off(challenger)
     lines += _copying(opponent, opponent_title)
     if looks > 1:
-        lines.append(_looks(measured.alpha, gate, looks))
+        lines.append(_looks(measured.alpha, gate, looks, earlier))
     return tuple(lines)
 
 
@@ -67,10 +71,17 @@ def _copying(opponent: Table, title: str) -> list[str]:
     ]
 
 
-def _looks(alpha: float, gate: Gate, looks: int) -> str:
+def _looks(alpha: float, gate: Gate, looks: int, earlier: int) -> str:
     judged = f"challenger {looks} judged on this evaluation set"
     if gate.looks == "correct":
-        return f"{judged}, so its bound is held to {confidence(alpha)}; fresh data start the count again"
+        gone = looks - 1 - earlier
+        how = (
+            f"; the scores of {gone} earlier challengers are not at hand (deleted, or of other rows), so "
+            "theirs count in full"
+            if gone > 0
+            else ""
+        )
+        return f"{judged}, so its bound is held to {confidence(alpha)}{how}; fresh data start the count again"
     lucky = 1 - (1 - gate.alpha) ** looks
     return (
         f"{judged}, and the bound is not corrected for it: of so many challengers no better than "

@@ -22,18 +22,20 @@ from tasks.contracts.errors import EvaluationError, PrecisError
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import Decision, Scores, from_json
 from tasks.gate.decide import SCHEMA, decide
+from tasks.gate.earlier_looks import EarlierLook
 from tasks.gate.measure import Table
 from tasks.tracking.predictions_table import read_table
 
 T = TypeVar("T")
-DECISION, INPUTS = "decision.json", "gate_inputs.json"
+DECISION, INPUTS, EARLIER = "decision.json", "gate_inputs.json", "earlier_looks.json"
 TABLES = ("challenger", "opponent", "base", "lead3")
 REQUIRED = (DECISION, INPUTS, "challenger.json", "opponent.json")
 HELP = """\
 FOLDER is the artifact `gate` of a retrain's MLflow run. On the embedded store that is
 mlruns/artifacts/NAME/RUN/artifacts/gate; from a server, fetch it with
-`mlflow artifacts download -u runs:/RUN/gate`. It holds decision.json, gate_inputs.json, and the
-predictions tables challenger.json, opponent.json, base.json and lead3.json.
+`mlflow artifacts download -u runs:/RUN/gate`. It holds decision.json, gate_inputs.json, the
+predictions tables challenger.json, opponent.json, base.json and lead3.json, and earlier_looks.json, which
+has what was used of earlier challengers' scores.
 
 Exit status: 0 when the recomputed decision equals the stored one, 1 when it differs or FOLDER
 cannot be read, 2 for wrong usage."""
@@ -48,6 +50,7 @@ class GateInputs:
     opponent_version: int | None
     looks: int
     scores: dict[str, Scores]  # challenger, opponent; others may be there
+    earlier_digest: str = ""  # of the file EARLIER; empty where no earlier look was used
 
 
 def recompute(folder: Path) -> Decision:
@@ -76,6 +79,7 @@ def recompute(folder: Path) -> Decision:
         base=tables["base"],
         lead3=tables["lead3"],
         looks=inputs.looks,
+        earlier=_earlier(folder / EARLIER, inputs.earlier_digest),
         schema=schema,
     )
 
@@ -96,9 +100,18 @@ def _read(kind: type[T], path: Path) -> T:
     try:
         return from_json(kind, path.read_bytes())
     except ValidationError as error:
+        name = getattr(kind, "__name__", "a list")
         raise EvaluationError(
-            f"{path} cannot be read as {kind.__name__}; fetch it again: {error.errors()[0]['msg']}"
+            f"{path} cannot be read as {name}; fetch it again: {error.errors()[0]['msg']}"
         ) from error
+
+
+def _earlier(path: Path, stored_digest: str) -> list[EarlierLook]:
+    if not stored_digest:
+        return []
+    if not path.is_file() or digest.of_file(path) != stored_digest:
+        raise EvaluationError(f"{path} is gone or was changed after the decision; fetch it again")
+    return _read(list[EarlierLook], path)
 
 
 def _table(path: Path, scores: Scores | None) -> Table | None:

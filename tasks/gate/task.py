@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,20 +10,25 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
+from pydantic import TypeAdapter
 
 from tasks.contracts import digest
 from tasks.contracts.documents import plain_text
-from tasks.contracts.errors import EvaluationError
+from tasks.contracts.errors import EvaluationError, RegistryError
 from tasks.contracts.recipe import Gate, Recipe
-from tasks.contracts.records import Decision, Prediction, Scores, to_json
+from tasks.contracts.records import Decision, Prediction, Scores, from_json, to_json
 from tasks.gate.decay import Decay, decay_headline, decay_markdown, decide_decay
 from tasks.gate.decide import decide
+from tasks.gate.earlier_looks import EarlierLook, look_of
 from tasks.gate.power import advice
+from tasks.gate.recompute import EARLIER
 from tasks.orchestration.task_options import STEP
 from tasks.processes import resource_usage, workspace
 from tasks.tracking import artifacts, history, mlflow_run
 from tasks.tracking.looks import BASE
 from tasks.tracking.predictions_table import read_table
+
+OWN = "look.json"  # what a later look needs of this one
 
 __all__ = ["Decay", "advice", "decay", "decay_headline", "gate"]
 
@@ -46,9 +52,10 @@ def gate(
     looks = history.count_look(
         run, challenger.model_digest, metric, against, rows_digest, documents
     )
+    opponent_rows, earlier = _table(opponent), _earlier(run, against, rows_digest)
     decision = decide(
         rows,
-        _table(opponent),
+        opponent_rows,
         recipe.gate,
         opponent_kind="champion" if champion_version else "base",
         opponent_version=champion_version,
@@ -57,9 +64,11 @@ def gate(
         base=_table(base),
         lead3=_table(lead3),
         looks=looks,
+        earlier=earlier,
     )
     scores = {"challenger": challenger, "opponent": opponent, "base": base, "lead3": lead3}
-    _store(run, decision, recipe.gate, scores)
+    own = look_of(decision, metric, rows, opponent_rows)
+    _store(run, decision, recipe.gate, scores, earlier, own)
     primary = decision.metrics[metric]
     verdict = {"precis.verdict": decision.verdict}  # to filter and sort runs by, in MLflow's UI
     run.write(
@@ -108,14 +117,34 @@ def _table(scores: Scores) -> list[Prediction]:
     return read_table(path)
 
 
+def _earlier(run: mlflow_run.Run, opponent: str, rows_digest: str) -> list[EarlierLook]:
+    """The looks of earlier runs that are at hand: a run that was killed, deleted or pruned has none."""
+    looks = []
+    for run_id in history.runs_that_looked(run, opponent, rows_digest):
+        with contextlib.suppress(RegistryError):
+            stored = artifacts.fetch(f"runs:/{run_id}/gate/{OWN}")
+            looks.append(from_json(EarlierLook, stored.read_bytes()))
+    return looks
+
+
 def _store(
-    run: mlflow_run.Run, decision: Decision, settings: Gate, scores: dict[str, Scores]
+    run: mlflow_run.Run,
+    decision: Decision,
+    settings: Gate,
+    scores: dict[str, Scores],
+    earlier: list[EarlierLook],
+    own: EarlierLook,
 ) -> None:
     """Store all that the decision was made from, so that anyone can recompute it (recompute.py)."""
+    folder = workspace.work_folder() / "gate" / run.id
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / OWN).write_text(to_json(own))
+    (folder / EARLIER).write_bytes(TypeAdapter(list[EarlierLook]).dump_json(earlier))
     inputs = {
         "opponent_kind": decision.opponent,
         "opponent_version": decision.opponent_version,
         "looks": decision.looks,
+        "earlier_digest": digest.of_file(folder / EARLIER) if earlier else "",
     }
     _store_folder(run, "gate", decision, scores, settings, inputs)
 

@@ -18,6 +18,7 @@ from tasks.contracts.records import Decision, Verdict, from_json
 from tasks.tracking.looks import record_look
 
 RECORD, LOOK_MODEL, LOOK_ROWS = "precis.history", "precis.look.model", "precis.look.rows"
+LOOK_OPPONENT = "precis.look.opponent"
 SCHEMA_VERSION = 1
 
 
@@ -86,13 +87,20 @@ def count_look(
     so is the same challenger by another metric. Runs of before the ledger are counted by their tags, for
     every opponent.
     """
-    run.write(tags={LOOK_MODEL: model_digest, LOOK_ROWS: rows_digest})
+    run.write(tags={LOOK_MODEL: model_digest, LOOK_ROWS: rows_digest, LOOK_OPPONENT: opponent})
     client, experiment = run.client, run.experiment_id
     looks = record_look(client, experiment, model_digest, metric, opponent, documents)
     # A run is returned with all that it logged, so those that judged this same model are left out.
     others = f"tags.`{LOOK_ROWS}` = '{rows_digest}' and tags.`{LOOK_MODEL}` != '{model_digest}'"
     earlier = {look.data.tags[LOOK_MODEL] for look in runs(client, experiment, others)}
     return len(looks.against_opponent) + len(earlier - set(looks.all.values()))
+
+
+def runs_that_looked(run: Any, opponent: str, rows_digest: str) -> list[str]:
+    """Ids of the runs, this one left out, that judged a challenger against this opponent on these rows."""
+    query = f"tags.`{LOOK_ROWS}` = '{rows_digest}' and tags.`{LOOK_OPPONENT}` = '{opponent}'"
+    found = runs(run.client, run.experiment_id, query)
+    return sorted(look.info.run_id for look in found if look.info.run_id != run.id)
 
 
 def decision_tags(run: Any, recipe: Recipe, decision: Decision) -> dict[str, str]:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import ROUGE_NAMES, Decision, Prediction, Scores
 from tasks.gate.decide import decide
+from tasks.gate.earlier_looks import EarlierLook
 
 QUICK = Gate(bootstrap_samples=1000)
 
@@ -79,6 +80,7 @@ def judged(
     gate: Gate = QUICK,
     *,
     looks: int = 1,
+    earlier: Sequence[EarlierLook] = (),
     kind: str = "champion",
     base: Sequence[Prediction] | None = None,
     lead3: Sequence[Prediction] | None = None,
@@ -98,6 +100,7 @@ def judged(
         base=base,
         lead3=lead3,
         looks=looks,
+        earlier=earlier,
     )
 
 

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gate.gate_tables import record, two_models
+from gate.gate_tables import judged, record, two_models
+from pydantic import TypeAdapter
 
 from tasks.contracts.digest import of_file
 from tasks.contracts.errors import EvaluationError
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import Decision, from_json, to_json
 from tasks.gate.decide import decide
+from tasks.gate.earlier_looks import EarlierLook, look_of
 from tasks.gate.recompute import GateInputs, main, recompute
-from tasks.tracking.predictions_table import write_table
+from tasks.tracking.predictions_table import read_table, write_table
 
 # Written by the code of 2026-11-28 before its packages were made (commit b98b9c9): `promoted` and
 # `rejected` are 40 rows of two runs of the demo, their texts shortened; the others are made-up scores.
@@ -66,6 +68,52 @@ def test_a_stored_decision_is_recomputed_exactly(tmp_path: Path, seed: int, kind
     decision = _stored(tmp_path, seed, kind)
     assert recompute(tmp_path) == decision
     assert main([str(tmp_path)]) == 0
+
+
+def _stored_with_earlier(folder: Path) -> Decision:
+    """The same, after another challenger whose scores are at hand."""
+    _stored(folder, 1)
+    ours, theirs = read_table(folder / "challenger.json"), read_table(folder / "opponent.json")
+    inputs = from_json(GateInputs, (folder / "gate_inputs.json").read_bytes())
+    other = two_models(1, gain=0.009)[0]
+    first = judged(other, theirs, inputs.gate, digests=("first", "b"))
+    earlier = [look_of(first, "rougeL", other, theirs)]
+    (folder / "earlier_looks.json").write_bytes(TypeAdapter(list[EarlierLook]).dump_json(earlier))
+    stored = replace(inputs, earlier_digest=of_file(folder / "earlier_looks.json"))
+    decision = decide(
+        ours,
+        theirs,
+        inputs.gate,
+        opponent_kind=inputs.opponent_kind,
+        opponent_version=inputs.opponent_version,
+        challenger_scores=inputs.scores["challenger"],
+        opponent_scores=inputs.scores["opponent"],
+        base=theirs,
+        lead3=theirs,
+        looks=inputs.looks,
+        earlier=earlier,
+    )
+    (folder / "gate_inputs.json").write_text(to_json(stored))
+    (folder / "decision.json").write_text(to_json(decision))
+    return decision
+
+
+def test_a_decision_after_earlier_looks_is_recomputed_exactly(tmp_path: Path) -> None:
+    """What it used of earlier challengers is stored with it; without, its bound would be another."""
+    decision = _stored_with_earlier(tmp_path)
+    assert recompute(tmp_path) == decision
+    assert decision.alpha > 0.05 / 9
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_text("[]")])
+def test_doctored_earlier_looks_are_found_out(
+    change: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    """The file that is gone or was changed is named."""
+    _stored_with_earlier(tmp_path)
+    change(tmp_path / "earlier_looks.json")
+    with pytest.raises(EvaluationError, match=r"earlier_looks\.json is gone or was changed"):
+        recompute(tmp_path)
 
 
 def test_a_doctored_decision_is_found_out(tmp_path: Path) -> None:
