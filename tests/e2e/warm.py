@@ -64,7 +64,7 @@ def serve() -> int:
 
     import mlflow  # noqa: F401
     import torch  # noqa: F401
-    import transformers  # noqa: F401
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa: F401 - by use
 
     import flows.check
     import flows.cli.app
