@@ -23,6 +23,7 @@ GUARDRAIL_TITLES = {
     "same_share": "outputs that are alike across documents (share of rows)",
     "repeating_rise": "rise in outputs that repeat themselves (share of rows)",
     "copied_rise": "rise in outputs that copy their document (share of rows)",
+    "invented_rise": "rise in outputs with invented numbers or names (share of rows)",
     "length_ratio": "output words over reference words",
 }
 MAX_VALUE_CHARACTERS = 300

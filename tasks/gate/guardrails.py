@@ -24,6 +24,7 @@ from tasks.contracts.recipe import Gate
 from tasks.contracts.records import Guardrail, MetricResult, Prediction
 from tasks.contracts.words import words
 from tasks.gate.bootstrap import resample
+from tasks.gate.invented import invented
 from tasks.gate.measure import Measured, Table
 from tasks.gate.output_faults import copies, empty, repeats, same
 from tasks.gate.pairs import RESOLUTION, Pairs
@@ -51,6 +52,7 @@ def guardrails(challenger: Table, opponent: Table, measured: Measured, gate: Gat
     """All guardrails, those that hold too, in a fixed order. `measured`: of these two tables."""
     metrics, cluster = measured.metrics, measured.cluster
     ours, theirs = (sorted(rows, key=lambda row: row.id) for rows in (challenger, opponent))
+    ours_invent, theirs_invent = map(np.array, invented(ours, theirs))
     conditions = [
         _rise("unfinished_rise", _flags(ours, _unfinished), _flags(theirs, _unfinished),
               gate.max_unfinished_rise, "were cut off at the token limit"),
@@ -62,6 +64,8 @@ def guardrails(challenger: Table, opponent: Table, measured: Measured, gate: Gat
               gate.max_repeating_rise, "repeat themselves"),
         _rise("copied_rise", _flags(ours, copies), _flags(theirs, copies),
               gate.max_copied_rise, "copy their document, where no reference does"),
+        _rise("invented_rise", ours_invent, theirs_invent, gate.max_invented_rise,
+              "hold a number or name that neither document nor reference has"),
         _length(ours, gate),
     ]  # fmt: skip
     return [

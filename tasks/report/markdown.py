@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from tasks.contracts import formatting
 from tasks.report.data import ReportData
 from tasks.report.examples import Example, examples, losses, wins
+from tasks.report.marks import Marker
 from tasks.report.plots import Plot
 
 MAX_IMAGE_CHARACTERS = (
@@ -113,7 +114,7 @@ def _image(plot: Plot) -> str:
 def _examples(title: str, chosen: Sequence[Example], data: ReportData) -> list[str]:
     if not chosen:
         return [f"## {title}", "None."]
-    parts = [f"## {title}"]
+    parts, marker = [f"## {title}"], Marker(data.challenger)
     for example in chosen:
         old, new = example.opponent.scores[data.metric], example.challenger.scores[data.metric]
         parts.append(
@@ -127,6 +128,11 @@ def _examples(title: str, chosen: Sequence[Example], data: ReportData) -> list[s
             "Challenger": example.challenger.text,
         }
         parts += [f"{who}:\n\n{_block(text)}" for who, text in texts.items()]
+        if marked := marker.marked(example.challenger):
+            found = ", ".join(map(_code, marked))
+            parts.append(
+                f"In neither document nor reference, though the challenger says it: {found}"
+            )
     return parts
 
 

@@ -11,6 +11,7 @@ from tasks.contracts.metrics import LOSS
 from tasks.contracts.records import Decision, MetricResult
 from tasks.report.data import ReportData
 from tasks.report.examples import examples, losses, wins
+from tasks.report.marks import Marker
 from tasks.report.plots import Plot
 
 FOREST = 150  # width of an interval's drawing, in pixels
@@ -68,6 +69,7 @@ def render_html(data: ReportData, plots: Sequence[Plot]) -> str:
         decision=data.decision,
         verdict=formatting.VERDICT_TITLES[data.decision.verdict].capitalize(),
         plots=plots,
+        marks=Marker(data.challenger).parts,
         wins=wins(ordered),
         losses=losses(ordered),
         forest=forest(data.decision),

@@ -196,6 +196,19 @@ def test_outputs_that_copy_their_document_are_refused_and_a_copying_opponent_is_
     assert any("150 of the champion's 200 outputs copy" in note for note in decision.notes)
 
 
+def test_outputs_that_invent_numbers_or_names_are_refused() -> None:
+    """A rise in invented tokens vetoes; what a reference says too is no invention."""
+    texts = [f"output {i} for {'Walter' if i < 60 else 'them'}" for i in range(200)]
+    ours, theirs = _tables(0.1, texts=texts)
+    decision = judged(ours, theirs)
+    assert _guardrail(decision, "invented_rise").value == 0.3
+    assert decision.verdict == "REJECT"
+    assert "60 of 200 outputs hold a number or name" in " ".join(decision.reasons)
+    told = [(f"reference {i} about Walter",) for i in range(200)]
+    decision = judged(*(_with_references(rows, told) for rows in (ours, theirs)))
+    assert _guardrail(decision, "invented_rise").value == 0
+
+
 def test_all_broken_guardrails_are_named_at_once() -> None:
     """A refusal gives every reason, not the first."""
     texts = ["long " * 9] * 200

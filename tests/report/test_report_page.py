@@ -183,3 +183,12 @@ def test_a_page_with_little_to_show() -> None:
 def test_rendering_is_repeatable() -> None:
     """The same data give the same page, pictures included."""
     assert rendered(report_data()) == rendered(report_data())
+
+
+def test_invented_numbers_and_names_are_marked() -> None:
+    """In the examples, where neither the document nor a reference holds them."""
+    ours, theirs = two_models(1, rows=60, gain=0.08)
+    ours = [replace(row, text=f"{row.text} for Walter & 4,321 more") for row in ours]
+    page = rendered(report_data(ours, theirs))
+    assert ">Walter</mark>" in page
+    assert ">4,321</mark>" in page
