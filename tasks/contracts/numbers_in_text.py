@@ -70,7 +70,7 @@ _GROUPED = re.compile(r"\d{1,3}(?:[.,'\u2019\u00a0\u202f]\d{2,3})*[.,'\u2019\u00
 _JOINS = re.compile(r"[\s\-\u2010-\u2015]*(?:and\s+)?|\s+and\s+", re.IGNORECASE)
 _AFTER_NOON = re.compile(r"\s*[ap]\.?\s?m\b", re.IGNORECASE)
 _DECADE = re.compile(r"['\u2019]?s\b")
-# Between two numbers that are said as one: five dollars (and) fifty, nineteen oh five, three-thirty.
+# Between two numbers that are spoken as one: five dollars (and) fifty, nineteen oh five, three-thirty.
 _SAID_AS_ONE = re.compile(
     r"[\s\-\u2010-\u2015,/]*(?:(?:dollars?|pounds?|euros?|bucks?|yuan|and|point|oh|o|o'clock|feet|foot)\W+)*",
     re.IGNORECASE,
@@ -263,8 +263,8 @@ def numbers(text: str) -> list[Number]:
                 found += _closed(phrase)
                 phrase = _Phrase.of_word(lower, value, token)
             elif lower in OTHER_WORDS or lower in _foreign():
-                said = OTHER_WORDS.get(lower) or str(_foreign()[lower])
-                values = tuple(map(Decimal, said.split()))
+                meant = OTHER_WORDS.get(lower) or str(_foreign()[lower])
+                values = tuple(map(Decimal, meant.split()))
                 found.append(Number(token.start(), token.end(), values, None, True, True))
     return [*found, *_closed(phrase)]
 

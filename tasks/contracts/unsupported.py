@@ -32,7 +32,7 @@ from tasks.contracts.name_forms import (
 )
 from tasks.contracts.numbers_in_text import KnownNumbers, known_numbers, numbers
 
-# Counted or said in passing: a summary may say "two people" or "the first" of any document.
+# Counted or named in passing: a summary may say "two people" or "the first" of any document.
 UNCHECKED_WORDS = 3
 ALSO_LOWER = 10  # a word this seldom in lower case is a word still: Federal, State
 SELDOM = 5  # times as often in the other form

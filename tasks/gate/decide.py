@@ -151,7 +151,7 @@ def _findings(
         return guardrails_schema_1.guardrails(
             challenger, opponent, challenger_scores, measured.metrics, gate
         )
-    return guardrails(challenger, opponent, measured, gate)
+    return guardrails(challenger, opponent, measured, gate, schema)
 
 
 def _check_shown(

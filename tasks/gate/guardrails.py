@@ -48,11 +48,15 @@ class _Condition:
     slack: NDArray[np.float64]
 
 
-def guardrails(challenger: Table, opponent: Table, measured: Measured, gate: Gate) -> list[Finding]:
-    """All guardrails, those that hold too, in a fixed order. `measured`: of these two tables."""
+def guardrails(
+    challenger: Table, opponent: Table, measured: Measured, gate: Gate, schema: int
+) -> list[Finding]:
+    """All guardrails, those that hold too, in a fixed order. `measured`: of these two tables.
+
+    `schema`: of the rules (decide.SCHEMA); those of 2 knew no invented numbers and names.
+    """
     metrics, cluster = measured.metrics, measured.cluster
     ours, theirs = (sorted(rows, key=lambda row: row.id) for rows in (challenger, opponent))
-    ours_invent, theirs_invent = map(np.array, invented(ours, theirs))
     conditions = [
         _rise("unfinished_rise", _flags(ours, _unfinished), _flags(theirs, _unfinished),
               gate.max_unfinished_rise, "were cut off at the token limit"),
@@ -64,8 +68,7 @@ def guardrails(challenger: Table, opponent: Table, measured: Measured, gate: Gat
               gate.max_repeating_rise, "repeat themselves"),
         _rise("copied_rise", _flags(ours, copies), _flags(theirs, copies),
               gate.max_copied_rise, "copy their document, where no reference does"),
-        _rise("invented_rise", ours_invent, theirs_invent, gate.max_invented_rise,
-              "hold a number or name that neither document nor reference has"),
+        *(_invented(ours, theirs, gate) if schema > 2 else ()),
         _length(ours, gate),
     ]  # fmt: skip
     return [
@@ -139,6 +142,12 @@ def _rise(
     guardrail = Guardrail(name, rise, f"<= {bound:g}", rise <= bound)
     slack = bound - (faulty.astype(np.float64) - opponent_faulty.astype(np.float64))
     return _Condition(guardrail, why, slack)
+
+
+def _invented(ours: Table, theirs: Table, gate: Gate) -> list[_Condition]:
+    ours_invent, theirs_invent = map(np.array, invented(ours, theirs))
+    fault = "hold a number or name that neither document nor reference has"
+    return [_rise("invented_rise", ours_invent, theirs_invent, gate.max_invented_rise, fault)]
 
 
 def _length(ours: Table, gate: Gate) -> _Condition:

@@ -50,7 +50,7 @@ def _found(output: str, document: str) -> list[str]:
         ("今天是２０２４年", "2024年"),
         ("25 साल, ٢٦", "२५ साल, 26"),
         ("United Nations", "the UN, the U.N."),
-        ("the UN said", "The United Nations said"),
+        ("the UN met", "The United Nations met"),
         ("We met in China.", "They met a Chinese man."),
         ("Anna's sisters, the Browns", "Anna and Mr. Brown"),
         ("I saw José", "Jose was seen"),
@@ -83,7 +83,7 @@ def test_other_forms_of_a_number_or_a_name_are_supported(document: str, output: 
         ("Mr. Brown came", "Brown came with Mr. Green", ["Green"]),
         ("#Person1#: hi", "#Person1# meets #Person3#", ["#Person3#"]),
         ("Я видел Ивана", "Иван и Олег", ["Олег"]),
-        ("the UN said", "the EU said", ["EU"]),
+        ("the UN met", "the EU met", ["EU"]),
         ("and the others allow it", "they allow the Andrea", ["Andrea"]),
     ],
 )
