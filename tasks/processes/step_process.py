@@ -4,6 +4,7 @@ Training, merging and generating each run in such a step process: GPU memory is 
 cancel reaches every rank, and the parent never imports torch. It writes to its own log file, never to
 an inherited pipe (a live child that holds the worker's pipe keeps a Prefect run RUNNING), and it ends
 with its parent. multiprocessing was considered: it neither ties the two lives nor ends a group.
+It is forked from a server that has imported torch and transformers (forked_process), or a fresh interpreter.
 
     result = run("tasks.train.qlora:train", {"job": ...}, folder, on_progress=print)
 
@@ -27,13 +28,15 @@ from pathlib import Path
 from typing import Any
 
 from tasks.contracts import errors
-from tasks.processes import resource_usage, supervised
+from tasks.processes import forked_process, resource_usage, supervised
 from tasks.processes.file_lock import hold_lock
 
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 20.0
+MODULE = "tasks.processes.step_process"
 Progress = Callable[[dict[str, Any]], None]
+Process = subprocess.Popen[bytes] | forked_process.ForkedProcess
 
 
 def run(
@@ -46,11 +49,13 @@ def run(
     threads: int | None = None,
     wait_seconds: float = 0.0,
     halt: Callable[[], bool] | None = None,
+    fresh: bool = False,
 ) -> Any:
     """Call `module:function` with `payload` as keyword arguments in a child process.
 
     `folder` holds the child's input, answer, progress and log. A second child there waits up to
     `wait_seconds` for the first, and is then refused. The child is ended once `halt()` is true.
+    `fresh`: in a fresh interpreter, for a function that needs neither torch nor transformers.
     Raises the child's own PrecisError, or ChildFailed with the end of the log when it died otherwise.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,11 +66,24 @@ def run(
         for name in ("answer.json", "progress.jsonl", resource_usage.FILE):
             (folder / name).unlink(missing_ok=True)
         (folder / "call.json").write_text(json.dumps({"target": target, "payload": payload}))
-        process = _start(folder, threads, lock)
+        started = time.monotonic()
+
+        def check() -> None:
+            if halt and halt():
+                raise errors.ChildFailed("ended, since another process of the same step failed")
+            if timeout_seconds and time.monotonic() - started > timeout_seconds:
+                raise errors.TrainingError(  # not ChildFailed: trying again would double the limit
+                    f"no answer within {timeout_seconds:.0f} s; see {folder / 'log.txt'}, or raise "
+                    "training.timeout_hours"
+                )
+
+        process = _start(folder, threads, lock, check, fresh)
         try:
-            _follow(process, folder, timeout_seconds, on_progress, halt)
+            _follow(process, folder, on_progress, check)
         finally:
             end_group(process)
+            if isinstance(process, forked_process.ForkedProcess):
+                forked_process.let_go(process)
         return _answer(process, folder, target)
 
 
@@ -77,21 +95,20 @@ def report(**values: Any) -> None:
             lines.write(json.dumps(values) + "\n")
 
 
-def _start(folder: Path, threads: int | None, lock: int) -> subprocess.Popen[bytes]:
+def _start(
+    folder: Path, threads: int | None, lock: int, check: Callable[[], None], fresh: bool
+) -> Process:
     # Waiting threads sleep: with OpenMP's default they spin, and two busy processes on one machine
     # slow each other down tenfold (measured: 5.1 against 0.55 s a training step, 2 cores).
     env = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ
     env |= {"PRECIS_CHILD_FOLDER": str(folder), "TOKENIZERS_PARALLELISM": "false"}
     if threads:
         env |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    arguments = [MODULE, str(folder)]
     with open(folder / "log.txt", "ab") as log:
-        return subprocess.Popen(
-            [
-                *supervised.PYTHON_MODULE,
-                "tasks.processes.step_process",
-                str(folder),
-                str(os.getpid()),
-            ],
+        forked = None if fresh else forked_process.start(arguments, env, log, lock, check)
+        return forked or subprocess.Popen(
+            [*supervised.PYTHON_MODULE, *arguments, str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -102,26 +119,20 @@ def _start(folder: Path, threads: int | None, lock: int) -> subprocess.Popen[byt
 
 
 def _follow(
-    process: subprocess.Popen[bytes],
-    folder: Path,
-    timeout_seconds: float | None,
-    on_progress: Progress | None,
-    halt: Callable[[], bool] | None,
+    process: Process, folder: Path, on_progress: Progress | None, check: Callable[[], None]
 ) -> None:
-    started, seen = time.monotonic(), 0
+    seen = 0
     while True:
-        ended = process.poll() is not None
+        ended = process.poll() is not None or _is_lost(process)
         seen = _forward(folder / "progress.jsonl", seen, on_progress)
         if ended:
             return
-        if halt and halt():
-            raise errors.ChildFailed("ended, since another process of the same step failed")
-        if timeout_seconds and time.monotonic() - started > timeout_seconds:
-            raise errors.TrainingError(  # not ChildFailed: trying again would double the limit
-                f"no answer within {timeout_seconds:.0f} s; see {folder / 'log.txt'}, or raise "
-                "training.timeout_hours"
-            )
+        check()
         time.sleep(POLL_SECONDS)
+
+
+def _is_lost(process: Process) -> bool:
+    return isinstance(process, forked_process.ForkedProcess) and process.lost
 
 
 def _forward(path: Path, seen: int, on_progress: Progress | None) -> int:
@@ -137,7 +148,7 @@ def _forward(path: Path, seen: int, on_progress: Progress | None) -> int:
     return seen
 
 
-def end_group(process: subprocess.Popen[bytes]) -> None:
+def end_group(process: Process) -> None:
     """End the child's whole process group: TERM first, then KILL; wait until it is gone."""
     for sig, wait in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, GRACE_SECONDS)):
         try:
@@ -153,14 +164,19 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
     supervised.wait_for(supervised.group(process.pid))
 
 
-def _answer(process: subprocess.Popen[bytes], folder: Path, target: str) -> Any:
+def _answer(process: Process, folder: Path, target: str) -> Any:
     path = folder / "answer.json"
-    if path.exists():
-        answer = json.loads(path.read_text())
+    answer = json.loads(path.read_text()) if path.exists() else None
+    if _is_lost(process) and (answer is None or "error" in answer):
+        raise errors.ChildFailed(  # an error would only say that it was told to end
+            f"{target} was ended, since its fork server was killed or ran out of memory; see "
+            f"{folder / 'log.txt'}"
+        )
+    if answer is not None:
         if "error" in answer:
             raise errors.by_name(answer["error"])(answer["message"])
         return answer["result"]
-    code = process.returncode
+    code = process.returncode or 0
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
     hint = " (out of memory?)" if code == -signal.SIGKILL else ""
     tail = (folder / "log.txt").read_text(errors="replace")[-2000:]

@@ -150,8 +150,13 @@ def reproduce(uri: str, predictions: list[Prediction], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     texts = step_process.run(
         "tasks.register.reload_check:predict",
-        {"uri": uri, "documents": [p.document for p in batch]},
+        {
+            "uri": uri,
+            "tracking_uri": mlflow.get_tracking_uri(),
+            "documents": [p.document for p in batch],
+        },
         folder,
+        fresh=True,
     )
     for stored, now in zip(batch, texts, strict=True):
         if stored.text != now:

@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import mlflow
-
 from tasks.contracts.documents import Document
 from tasks.contracts.errors import RegistryError
 
@@ -27,9 +25,10 @@ json.dump(list(texts), open(sys.argv[2], "w"))
 """
 
 
-def predict(uri: str, documents: list[Document]) -> list[Any]:
+def predict(uri: str, tracking_uri: str, documents: list[Document]) -> list[Any]:
     """What `mlflow.pyfunc.load_model(uri).predict(documents)` gives in a clean process.
 
+    `tracking_uri`: the MLflow that `uri` is of; importing mlflow here to ask takes seconds.
     Raises RegistryError when the model does not load or predict there.
     """
     folder = Path(os.environ["PRECIS_CHILD_FOLDER"])
@@ -41,7 +40,7 @@ def predict(uri: str, documents: list[Document]) -> list[Any]:
         [sys.executable, "-I", "-c", SCRIPT, str(call), str(answer)],
         cwd=folder,
         check=False,
-        env=os.environ | {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()},
+        env=os.environ | {"MLFLOW_TRACKING_URI": tracking_uri},
     )
     if done.returncode:
         raise RegistryError(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import mlflow
+
 from tasks.contracts.errors import ChampionMoved, NoSuchChampion, Overtaken
 from tasks.processes import step_process
 from tasks.register import claims
@@ -44,8 +46,13 @@ def check_loads(target: claims.Version, folder: Path) -> None:
     """Load the version in a clean process and have it write one summary."""
     step_process.run(
         "tasks.register.reload_check:predict",
-        {"uri": target.source, "documents": ["Ann: Shall we meet at noon?\nBob: Yes, at noon."]},
+        {
+            "uri": target.source,
+            "tracking_uri": mlflow.get_tracking_uri(),
+            "documents": ["Ann: Shall we meet at noon?\nBob: Yes, at noon."],
+        },
         folder,
+        fresh=True,
     )
 
 

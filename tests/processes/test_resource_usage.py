@@ -29,26 +29,35 @@ def vanish() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_child_leaves_what_it_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=[True, False], ids=["fresh", "forked"])
+def fresh(
+    request: pytest.FixtureRequest, light_libraries: Path, monkeypatch: pytest.MonkeyPatch
+) -> bool:
+    """Whether steps run in a fresh interpreter; else they are forked."""
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}{os.pathsep}{light_libraries}")
+    return bool(request.param)
+
+
+def test_a_child_leaves_what_it_used(tmp_path: Path, fresh: bool) -> None:
     """Seconds since its start, imports included, and its peak; of one that died nothing is known."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    step_process.run("test_resource_usage:hold", {"mib": 200, "seconds": 0.5}, tmp_path)
+    step_process.run(
+        "test_resource_usage:hold", {"mib": 200, "seconds": 0.5}, tmp_path, fresh=fresh
+    )
     found = resource_usage.by_child(tmp_path)
     assert found.seconds is not None
     assert found.memory_gib is not None
     assert 0.5 < found.seconds < 30
     assert 200 / 1024 < found.memory_gib < 0.5
     with pytest.raises(errors.ChildFailed):
-        step_process.run("test_resource_usage:vanish", {}, tmp_path)
+        step_process.run("test_resource_usage:vanish", {}, tmp_path, fresh=fresh)
     assert resource_usage.by_child(tmp_path) == Cost()
 
 
-def test_a_large_parent_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_parent_does_not_count(tmp_path: Path, fresh: bool) -> None:
     """getrusage would start at its size; training's own measure is the same function."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     large = bytearray(b"x") * (700 * 2**20)
     assert resource_usage.peak_gib() > 0.7
-    assert step_process.run("test_resource_usage:peak", {}, tmp_path) < 0.5
+    assert step_process.run("test_resource_usage:peak", {}, tmp_path, fresh=fresh) < 0.5
     del large
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,8 +34,15 @@ def imported() -> list[str]:
     return [str(module.__file__) for module in (tasks, flows, deployments)]
 
 
-def test_a_step_process_imports_ours(folder: Path) -> None:
-    found = step_process.run("test_users_modules:imported", {}, folder / "step")
+@pytest.mark.parametrize("fresh", [True, False], ids=["fresh", "forked"])
+def test_a_step_process_imports_ours(
+    fresh: bool, folder: Path, light_libraries: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}{os.pathsep}{light_libraries}")
+    found = step_process.run("test_users_modules:imported", {}, folder / "step", fresh=fresh)
+    assert [
+        line for line in (folder / "step/log.txt").read_text().splitlines() if "refused" in line
+    ] == []
     assert [Path(path).name for path in found] == ["__init__.py"] * 3
 
 
