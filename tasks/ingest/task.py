@@ -16,16 +16,16 @@ from tasks.contracts.errors import RecipeError, RegistryError
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import DatasetRef
 from tasks.ingest.column_facts import column_facts
-from tasks.ingest.fresh import KEY, prepare_fresh
+from tasks.ingest.fresh import KEY
 from tasks.ingest.gathering import contents_of
-from tasks.ingest.prepare import REPORT, look, prepare
+from tasks.ingest.prepare import REPORT, look
 from tasks.ingest.seen_rows import lines
 from tasks.ingest.sources import source_digest
 from tasks.ingest.unseen_rows import count_new
 from tasks.models import find_base as bases
 from tasks.models.prepared_base import PreparedBase
 from tasks.orchestration.task_options import STEP
-from tasks.processes import resource_usage, workspace
+from tasks.processes import resource_usage, step_process, workspace
 from tasks.tracking import artifacts, mlflow_run, step_cache
 
 ROWS = ("train.jsonl", "evaluation.jsonl")
@@ -67,9 +67,9 @@ def ingest(recipe: Recipe, base: PreparedBase) -> DatasetRef:
         return cached
     # A folder of this run alone: two runs over the same data would write into each other's files.
     folder = workspace.work_folder() / "data" / run.id
-    watch = resource_usage.Watch()
-    local = prepare(recipe.data, recipe.prompt, base.settings, base.path, folder)
-    cost = resource_usage.as_metrics("ingest", watch.cost())
+    work = workspace.work_folder() / "ingest" / run.id
+    local = _in_step("rows", recipe, base, folder, work)
+    cost = resource_usage.as_metrics("ingest", resource_usage.by_child(work))
     dataset = dataclasses.replace(local, uri=run.log_folder(folder, "dataset"))
     step_cache.record(run, "ingest", key, dataset, cost)
     get_run_logger().info(
@@ -105,12 +105,23 @@ def ingest_fresh(recipe: Recipe, base: PreparedBase, seen: tuple[DatasetRef, ...
     if cached := step_cache.recall(run, "fresh", key, DatasetRef, _intact):
         return cached
     folder = workspace.work_folder() / "fresh" / run.id
-    files = rows_of(seen)
-    local = prepare_fresh(data, fresh, recipe.prompt, base.settings, base.path, files, folder)
+    work = workspace.work_folder() / "ingest" / f"{run.id}-fresh"
+    files = [str(file) for file in rows_of(seen)]
+    local = _in_step("fresh_rows", recipe, base, folder, work, fresh=fresh, seen=files)
     dataset = dataclasses.replace(local, uri=run.log_folder(folder, "fresh"))
     step_cache.record(run, "fresh", key, dataset)
     get_run_logger().info(f"{dataset.evaluation_rows} fresh rows, {dataset.rejected} rejected")
     return dataset
+
+
+def _in_step(
+    function: str, recipe: Recipe, base: PreparedBase, folder: Path, work: Path, **more: Any
+) -> DatasetRef:
+    payload = {"recipe": recipe.model_dump(mode="json"), "base": base.as_json(), **more}
+    answer = step_process.run(
+        f"tasks.ingest.step:{function}", payload | {"folder": str(folder)}, work
+    )
+    return DatasetRef(**answer)
 
 
 def _evaluation_fields(recipe: Recipe) -> dict[str, Any]:

@@ -49,11 +49,14 @@ def _checkpoints(servers: Servers) -> list[Path]:
     return list(work.glob("*/job/checkpoints/checkpoint-*/complete.json"))
 
 
-def flow_process(servers: Servers, trainer: psutil.Process) -> psutil.Process:
-    """The process that runs the flow: the trainer's parent."""
-    parent = trainer.parent()
-    assert parent is not None
-    return parent
+def flow_process(trainer: psutil.Process) -> psutil.Process:
+    """The process that runs the flow: it started the server that forked the trainer."""
+    fork_server = trainer.parent()
+    assert fork_server is not None
+    assert "tasks.processes.fork_server" in fork_server.cmdline()
+    flow = fork_server.parent()
+    assert flow is not None
+    return flow
 
 
 def finishes(servers: Servers, run_id: str) -> dict[str, Any]:
@@ -99,10 +102,21 @@ def test_kill_9_of_the_training_process_is_repaired_by_the_run_itself(servers: S
     assert went_on(servers, run_id)
 
 
+def test_kill_9_of_the_fork_server_is_repaired_by_the_run_itself(servers: Servers) -> None:
+    """The trainer ends with it; the step is tried once more, forked from another."""
+    run_id, trainers = training(servers)
+    fork_server = trainers[0].parent()
+    assert fork_server is not None
+    fork_server.kill()
+    state = servers.wait(run_id)
+    assert state["type"] == "COMPLETED", state["message"]
+    assert went_on(servers, run_id)
+
+
 def test_kill_9_of_the_flow_process_ends_training_and_a_retry_finishes(servers: Servers) -> None:
     """The worker sees it and says Crashed; the trainer does not outlive its flow."""
     run_id, trainers = training(servers)
-    flow_process(servers, trainers[0]).kill()
+    flow_process(trainers[0]).kill()
     wait_for(lambda: not alive(trainers), 60, "training outlived its flow")
     assert servers.wait(run_id, seconds=MINUTES_5)["type"] == "CRASHED"
     finishes(servers, run_id)
@@ -112,7 +126,7 @@ def test_kill_9_of_the_flow_process_ends_training_and_a_retry_finishes(servers: 
 def test_kill_9_of_worker_and_flow_is_noticed_by_missing_heartbeats(servers: Servers) -> None:
     """Nobody is left to say it crashed: the zombie automation does, and another worker retries."""
     run_id, trainers = training(servers)
-    flow = flow_process(servers, trainers[0])
+    flow = flow_process(trainers[0])
     servers.kill("worker")
     flow.kill()
     wait_for(lambda: not alive(trainers), 60, "training outlived its flow")

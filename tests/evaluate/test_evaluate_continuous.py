@@ -232,8 +232,7 @@ def test_the_served_model_writes_continuously_too(llama: Path, tmp_path: Path) -
     before = "        prompts = [encode("
     tiny.edit_package(made, before, f"        raise OSError\n{before}")
     log_model.lay_out(made, tmp_path / "served")
-    call = {"uri": str(tmp_path / "served"), "documents": DOCUMENTS[:4]}
-    assert (
-        step_process.run("tasks.register.reload_check:predict", call, tmp_path / "child")
-        == expected
-    )
+    call = {"uri": str(tmp_path / "served"), "tracking_uri": str(tmp_path / "mlruns")}
+    call |= {"documents": DOCUMENTS[:4]}
+    target = "tasks.register.reload_check:predict"
+    assert step_process.run(target, call, tmp_path / "child", fresh=True) == expected

@@ -174,7 +174,9 @@ def test_a_killed_rank_is_named_and_a_cancelled_run_goes_on_to_the_same_end(
     def cancel() -> None:
         asked.append(time.monotonic())
         trainer = next(
-            c for c in psutil.Process().children() if "tasks.processes.step_process" in c.cmdline()
+            child
+            for child in psutil.Process().children(recursive=True)
+            if "tasks.processes.step_process" in child.cmdline()
         )
         os.killpg(trainer.pid, signal.SIGTERM)  # what tasks.processes.step_process does first
 
@@ -228,7 +230,7 @@ def test_no_rank_outlives_the_process_that_runs_the_flow(inputs: Path, tmp_path:
         progress = tmp_path / "progress.jsonl"
         wait_for(lambda: progress.exists() and progress.read_text().count('"train"') > 3, 120)
         family = psutil.Process(flow.pid).children(recursive=True)
-        assert len(family) == 3  # torchrun's agent and two ranks
+        assert len(family) == 4  # the fork server, torchrun's agent and two ranks
     finally:
         flow.kill()
         flow.wait()

@@ -80,7 +80,7 @@ def test_killed_and_resumed_is_bit_for_bit_uninterrupted(
         adapter={"kind": kind, "lora_dropout": 0.1},
     )
 
-    def train(folder: Path, on_progress: Any) -> dict[str, Any]:
+    def train(folder: Path, on_progress: Any, fresh: bool = False) -> dict[str, Any]:
         payload: dict[str, Any] = {
             "rows": str(rows),
             "base": tiny.prepared(base, recipe).as_json(),
@@ -88,12 +88,17 @@ def test_killed_and_resumed_is_bit_for_bit_uninterrupted(
         }
         payload |= {"recipe": recipe.model_dump(mode="json")}
         answer: dict[str, Any] = step_process.run(
-            "tasks.train.qlora:train", payload, folder, on_progress=on_progress, threads=1
+            "tasks.train.qlora:train",
+            payload,
+            folder,
+            on_progress=on_progress,
+            threads=1,
+            fresh=fresh,
         )
         return answer
 
     steady: list[dict[str, Any]] = []
-    expected = train(tmp_path / "steady", steady.append)
+    expected = train(tmp_path / "steady", steady.append, fresh=True)  # the others are forked
     total = steady[-1]["total_steps"]
     assert total > 45
 
