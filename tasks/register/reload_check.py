@@ -20,7 +20,9 @@ if sys.platform == "linux":
 sys.modules["flows"] = sys.modules["tasks"] = None
 import mlflow
 call = json.load(open(sys.argv[1]))
-texts = mlflow.pyfunc.load_model(call["uri"]).predict(call["documents"])
+# Its warnings are about requirements, for which it reads the files of every package installed here.
+model = mlflow.pyfunc.load_model(call["uri"], suppress_warnings=True)
+texts = model.predict(call["documents"])
 json.dump(list(texts), open(sys.argv[2], "w"))
 """
 
