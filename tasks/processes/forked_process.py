@@ -3,6 +3,8 @@
 The server is started at the first call, by this process and for it alone, and ends with it. There is one
 for each environment, since libraries read variables when they are imported: when a variable has
 changed, another is started, and the old one is ended once it is idle.
+
+Over 250 lines: the servers of this process, and the handles to what they forked, share one lock.
 """
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ class ForkedProcess:
         self._connection.close()
 
     def started(self) -> bool:
-        """Whether the server has said that it runs, or refused, or is lost."""
+        """Whether it is known to run, or is refused or lost."""
         self._receive()
         return bool(self.pid or self.refusal or self.lost)
 
