@@ -115,7 +115,8 @@ class _Server:
     def serve(self) -> list[int]:
         while True:
             seconds = POLL_SECONDS if self.children else PARENT_POLL_SECONDS
-            readable, _, _ = select.select([self.control, *self.children.values()], [], [], seconds)
+            callers = [c for pid, c in self.children.items() if pid not in self.kill_at]
+            readable, _, _ = select.select([self.control, *callers], [], [], seconds)
             # Not by the socket alone: a fork of the dead starter may hold it open.
             if os.getppid() != self.parent:
                 _end()

@@ -150,6 +150,8 @@ class _Server:
     def end(self) -> None:
         """End it; what it forked and still runs gets TERM."""
         self.control.close()
+        if not self.is_ready:  # it looks at its socket only after its imports
+            self.process.kill()
         try:
             self.process.wait(supervised.KILLED_SECONDS)
         except subprocess.TimeoutExpired:
@@ -163,7 +165,7 @@ _lock = threading.RLock()
 
 
 def supported() -> bool:
-    """Whether this platform can: a fork there copies threads' locks, or there is no /proc."""
+    """Whether this platform can: it needs /proc, and a fork that its libraries survive."""
     return sys.platform == "linux"
 
 
@@ -211,8 +213,11 @@ def _acquire(env: dict[str, str]) -> _Server:
     key = _key(env)
     with _lock:
         for other, server in list(_servers.items()):
-            if not server.usable() or (other != key and not server.running):
-                _servers.pop(other).end()
+            if server.usable() and (other == key or server.running):
+                continue
+            del _servers[other]
+            if not server.running:  # else a thread still reads from it
+                server.end()
         server = _servers.get(key) or _Server(env)
         _servers[key] = server
         server.running += 1
