@@ -1,4 +1,7 @@
-"""Steps forked from a server: as in a fresh interpreter, and no server outlives its use."""
+"""Steps forked from a server: as in a fresh interpreter, and no server outlives its use.
+
+Over 250 lines: what the children run stands beside the tests.
+"""
 
 from __future__ import annotations
 
