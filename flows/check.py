@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tasks.contracts.errors import PrecisError
 from tasks.contracts.recipe import Recipe
@@ -13,11 +15,16 @@ from tasks.costs.forecast import forecast_steps
 from tasks.costs.preflight import estimate
 from tasks.evaluate import task as evaluating
 from tasks.gate.task import advice
-from tasks.ingest.task import preflight, seen_lines
+from tasks.ingest.task import forms_of, preflight, seen_lines
 from tasks.models import architecture, compatibility, find_base
 from tasks.models.prepared_base import PreparedBase
 from tasks.processes import workspace
-from tasks.register.task import find_champion, require_comparable, require_same_inputs
+from tasks.register.task import (
+    find_champion,
+    require_comparable,
+    require_readable_rows,
+    require_same_inputs,
+)
 from tasks.tracking import connection
 from tasks.train import task as training
 
@@ -54,7 +61,7 @@ def check(recipe: Recipe, shown: int = 0) -> Checked:
         result.problems += evaluating.preflight(recipe)
         if report:
             result.facts.append(advice(report["evaluation"]["documents"], recipe.gate))
-        champion = _registry(recipe, base, result)
+        champion = _registry(recipe, base, report, result)
         if base and report and not result.problems:
             result.facts += step_costs.lines(forecast_steps(recipe, base, report), champion)
     return result
@@ -82,12 +89,15 @@ def _base(recipe: Recipe, result: Checked, scratch: Path) -> PreparedBase | None
         return None
 
 
-def _registry(recipe: Recipe, base: PreparedBase | None, result: Checked) -> bool:
+def _registry(
+    recipe: Recipe, base: PreparedBase | None, report: Mapping[str, Any], result: Checked
+) -> bool:
     """Whether there is a champion."""
     try:
         client = connection.connect()
         champion = find_champion(client, recipe.name)
         require_same_inputs(champion, recipe)
+        require_readable_rows(champion, forms_of(report))
         if base:
             require_comparable(champion, base.path, recipe)
     except PrecisError as error:

@@ -20,7 +20,7 @@ from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import DatasetRef, Decision, ModelRef, VersionRef
 from tasks.evaluate.task import evaluate, lead3, untuned
 from tasks.gate.task import gate
-from tasks.ingest.task import find_base, ingest
+from tasks.ingest.task import document_forms, find_base, ingest
 from tasks.merge.task import merge
 from tasks.models.prepared_base import PreparedBase
 from tasks.orchestration.concurrency import Busy
@@ -30,6 +30,7 @@ from tasks.register.task import (
     promoted_before,
     register,
     require_comparable,
+    require_readable_rows,
     require_same_inputs,
 )
 from tasks.report.task import report
@@ -63,6 +64,7 @@ def run_retrain(recipe: Recipe) -> Outcome:
         base = find_base(recipe)
         require_comparable(champion, base.path, recipe)
         dataset = ingest(recipe, base)
+        require_readable_rows(champion, document_forms(dataset))
         adapter = train(dataset, base, recipe)
         model = merge(adapter, base, dataset, recipe)
         decision, version = contest(model, base, dataset, recipe)

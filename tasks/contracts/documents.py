@@ -10,6 +10,14 @@ from typing import Any
 # A text; several texts by name, for a prompt with a place for each; or a conversation up to its last
 # question, as messages ({"role": ..., "content": ...}).
 Document = str | dict[str, str] | list[dict[str, Any]]
+TEXT, SEVERAL_TEXTS, CONVERSATION = "text", "several texts", "conversation"
+
+
+def form_of(document: Document) -> str:
+    """Which of these a document is."""
+    if isinstance(document, str):
+        return TEXT
+    return SEVERAL_TEXTS if isinstance(document, dict) else CONVERSATION
 
 
 def plain_text(document: Document) -> str:

@@ -151,13 +151,15 @@ def build(
                 f"every training row ({train.rows}) is, or nearly is, an evaluation document; "
                 "name other data.train or data.evaluation"
             )
+        if not problems and (problem := evaluation.facts.problem("evaluation rows")):
+            problems.append(problem)
         counts = _counts(tallies, train, evaluation, overlap)
         if problems:
             (folder / TRAIN).unlink()
             return Built(problems, counts)
         evaluation.path.replace(folder / EVALUATION)
     settings = meter.settings if meter else None
-    report = full_report(data, inputs, tallies, train, evaluation, overlap, settings)
+    report = full_report(data, prompt, inputs, tallies, train, evaluation, overlap, settings)
     if meter:
         report["remarks"] += meter.notes()
         report["seen_rows"] = seen_rows(folder / TRAIN, meter, shown)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.contracts.recipe import Data
+from tasks.contracts.recipe import Data, Prompt
 from tasks.ingest.columns import Columns
 from tasks.ingest.drop_overlap import Overlap
 from tasks.ingest.gathering import missing_shards
@@ -21,13 +21,16 @@ from tasks.ingest.split_writer import SplitWriter, Tally
 if TYPE_CHECKING:
     from tasks.serving.summarizer import SummarizerSettings
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = (
+    2  # 1 had first_rejects in place of reject_reasons, and neither remarks nor seen_rows
+)
 HELD_OUT = re.compile(r"(test|valid|validation|dev|eval|evaluation)\b", re.IGNORECASE)
 USUAL_FORMS = ("JSONL", "CSV", "Parquet", "a JSON array")
 
 
 def full_report(
     data: Data,
+    prompt: Prompt,
     inputs: dict[str, Input],
     tallies: dict[str, Tally],
     train: SplitWriter,
@@ -46,6 +49,7 @@ def full_report(
         # Evaluation summarizes too long documents in parts; only training rows are cut.
         too_long = judged.pop("truncated_prompts")
         judged["prompts_in_parts"] = {name: too_long[name] for name in ("count", "share", "limit")}
+    judged["document_forms"] = dict(sorted(evaluation.facts.forms.items()))
     return {
         "schema_version": SCHEMA_VERSION,
         "split": "named files"
@@ -64,7 +68,11 @@ def full_report(
         },
         "rejected": sum(tally.rejected for tally in tallies.values()),
         "reject_reasons": [row for tally in tallies.values() for row in tally.rejects.table()],
-        "remarks": remarks(inputs, tallies),
+        "remarks": [
+            *remarks(inputs, tallies),
+            *train.facts.remarks("training rows", prompt),
+            *evaluation.facts.remarks("evaluation rows", prompt),
+        ],
         "inputs": {key: _input(inputs[key], tallies[key]) for key in inputs},
     }
 

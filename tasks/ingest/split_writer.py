@@ -21,6 +21,7 @@ from tasks.ingest.lengths import Lengths, Meter
 from tasks.ingest.placeholder_texts import placeholders
 from tasks.ingest.reading import read
 from tasks.ingest.row_types import Example, Reject, SourceFile, source_of
+from tasks.ingest.split_facts import SplitFacts
 
 BATCH_ROWS = 256  # tokenized at a time
 UNMEASURED = Lengths(0, 0, ())
@@ -49,6 +50,7 @@ class SplitWriter:
         self.path, self.max_rows = path, max_rows
         self.used_rows = 0  # good rows, duplicates included: what `max_rows` limits
         self.duplicates = 0
+        self.facts = SplitFacts()
         # In tokens; summaries of all rows one after the other, `references` of which are a row's.
         self.prompts, self.cuts = array("L"), array("L")
         self.summaries, self.references = array("L"), array("L")
@@ -87,6 +89,7 @@ class SplitWriter:
         self._written.add(key)
         id_ = self._unique(example.id or f"{Path(example.file).stem}:{example.line}")
         self._file.write(row_json(Row(id_, source, example.document, example.references)))
+        self.facts.add(example)
         self.prompts.append(lengths.prompt)
         self.cuts.append(lengths.cut)
         self.summaries.extend(lengths.summaries)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,17 @@ def ingest(recipe: Recipe, base: PreparedBase) -> DatasetRef:
     for warning in [*report["remarks"], *_truncation_warnings(report)]:
         get_run_logger().warning(warning)
     return dataset
+
+
+def document_forms(dataset: DatasetRef) -> dict[str, int]:
+    """How many evaluation rows of a dataset are texts, several texts or conversations."""
+    return forms_of(json.loads((artifacts.fetch(dataset.uri) / REPORT).read_text()))
+
+
+def forms_of(report: Mapping[str, Any]) -> dict[str, int]:
+    """The same from its data report; empty for one of schema 1, which did not count them."""
+    forms: dict[str, int] = report.get("evaluation", {}).get("document_forms", {})
+    return forms
 
 
 @task(name="ingest fresh", **STEP)

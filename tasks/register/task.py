@@ -19,7 +19,7 @@ from tasks.orchestration.task_options import STEP
 from tasks.processes import workspace
 from tasks.register import claims, log_model, lookup, rollback
 from tasks.register.claims import find_champion
-from tasks.register.same_inputs import require_same_inputs
+from tasks.register.same_inputs import require_readable_rows, require_same_inputs
 from tasks.tracking import artifacts, connection, history, mlflow_run
 from tasks.tracking.predictions_table import read_table
 
@@ -34,6 +34,7 @@ __all__ = [
     "register",
     "require_comparable",
     "require_model",
+    "require_readable_rows",
     "require_same_inputs",
     "restore",
     "trained_by",

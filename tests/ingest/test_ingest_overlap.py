@@ -196,7 +196,9 @@ def test_overlap_after_a_split(tmp_path: Path, ingest: Ingest) -> None:
     values = []
     for seed in range(40):
         text = words(seed, 60)
-        values += [{"document": " ".join([*text, end]), "summary": "s"} for end in ("yes", "no")]
+        values += [
+            {"document": " ".join([*text, end]), "summary": f"s{seed}"} for end in ("yes", "no")
+        ]
     made = ingest(train=jsonl(tmp_path / "t.jsonl", values), evaluation_share=0.5)
     near = ingest.report()["overlap"]["near_dropped"]
     assert near > 5

@@ -79,7 +79,7 @@ def added(folder: Path, *tokens: tuple[str, int, bool]) -> list[dict[str, Any]]:
 def rows(document: str = "Ann met Bob.", summary: str = "They met.") -> list[dict[str, str]]:
     """Sixty rows; the first has these texts added."""
     values = [
-        {"document": f"Talk {n}: Ann asked Bob about lamp {n}.", "summary": f"Lamp {n}."}
+        {"document": f"Talk {n}: Ann asked Bob about lamp {n}.", "summary": f"He says lamp {n}."}
         for n in range(60)
     ]
     values[0]["document"] += " " + document
@@ -185,7 +185,8 @@ def test_characters_that_the_tokenizer_does_not_know(unknown: bool, tmp_path: Pa
     assert ("3 places become <unk>" in remarks) == unknown
     problems, _ = found(made, tmp_path, rows(summary="Größe"))
     assert (
-        "t.jsonl:1 has a reference that the tokenizer cannot write: 'Lamp 0. Größe'" in problems[1]
+        "t.jsonl:1 has a reference that the tokenizer cannot write: 'He says lamp 0. Größe'"
+        in problems[1]
     )
     spelled, _ = found(made, tmp_path, rows(document="an <unk> here"))
     assert "t.jsonl:1 holds <unk>" in " ".join(spelled)
