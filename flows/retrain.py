@@ -20,7 +20,7 @@ from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import DatasetRef, Decision, ModelRef, VersionRef
 from tasks.evaluate.task import evaluate, lead3, untuned
 from tasks.gate.task import gate
-from tasks.ingest.task import document_forms, find_base, ingest
+from tasks.ingest.task import document_forms, find_base, ingest, seen_by_champion
 from tasks.merge.task import merge
 from tasks.models.prepared_base import PreparedBase
 from tasks.orchestration.concurrency import Busy
@@ -32,8 +32,10 @@ from tasks.register.task import (
     require_comparable,
     require_readable_rows,
     require_same_inputs,
+    trained_by,
 )
 from tasks.report.task import report
+from tasks.tracking import mlflow_run
 from tasks.train.task import train
 
 MOST_CONTESTS = 10
@@ -86,12 +88,16 @@ def contest(
         champion = current_champion(recipe.name)
         if before := promoted_before(recipe.name):
             return before
-        opponent = base_scores
+        opponent, remarks = base_scores, tuple[str, ...]()
         if champion:
             opponent = evaluate(as_model(champion), dataset, base, recipe, "champion")
+            trained = trained_by(mlflow_run.current().client, recipe.name, champion)
+            remarks = seen_by_champion(dataset, champion.number, trained, recipe)
         version = champion.number if champion else None
         rows = dataset.evaluation_digest
-        decision = gate(challenger, opponent, base_scores, lead3_scores, version, rows, recipe)
+        decision = gate(
+            challenger, opponent, base_scores, lead3_scores, version, rows, recipe, remarks
+        )
         if decision.verdict != "PROMOTE":
             return decision, None
         if registered := register(model, challenger, decision, recipe):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,12 @@ def gate(
     champion_version: int | None,
     rows_digest: str,
     recipe: Recipe,
+    remarks: tuple[str, ...] = (),
 ) -> Decision:
-    """Promote, reject or inconclusive: the challenger against the champion, or else the base."""
+    """Promote, reject or inconclusive: the challenger against the champion, or else the base.
+
+    `remarks`: on the evaluation rows; they stand in the decision's notes.
+    """
     run, watch = mlflow_run.current(), resource_usage.Watch()
     # Counted before the verdict is known: a run that is killed on a bad verdict has looked too.
     rows, metric = _table(challenger), recipe.gate.metric
@@ -66,6 +71,7 @@ def gate(
         looks=looks,
         earlier=earlier,
     )
+    decision = replace(decision, notes=(*decision.notes, *remarks))
     scores = {"challenger": challenger, "opponent": opponent, "base": base, "lead3": lead3}
     own = look_of(decision, metric, rows, opponent_rows)
     _store(run, decision, recipe.gate, scores, earlier, own)

@@ -1,4 +1,7 @@
-"""Prefect tasks: find the base, make the run's dataset."""
+"""Prefect tasks: find the base, make the run's dataset.
+
+Over 250 lines: the tasks of one step share their helpers.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,12 @@ from tasks.contracts import digest
 from tasks.contracts.errors import RecipeError, RegistryError
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import DatasetRef
+from tasks.contracts.similar_documents import DocumentIndex
+from tasks.ingest.champion_rows import seen_rows_of
 from tasks.ingest.column_facts import column_facts
 from tasks.ingest.fresh import KEY
 from tasks.ingest.gathering import contents_of
-from tasks.ingest.prepare import REPORT, look
+from tasks.ingest.prepare import EVALUATION, REPORT, TRAIN, look
 from tasks.ingest.seen_rows import lines
 from tasks.ingest.sources import source_digest
 from tasks.ingest.unseen_rows import count_new
@@ -158,6 +163,33 @@ def new_rows(recipe: Recipe, seen: tuple[DatasetRef, ...]) -> tuple[int, str]:
     # another digest.
     contents = source_digest(recipe.data)
     return count_new(recipe.data, recipe.prompt, rows_of(seen)), contents
+
+
+@task(name="champion's training rows", **STEP)
+def seen_by_champion(
+    dataset: DatasetRef, champion_version: int, trained_by_run: str, recipe: Recipe
+) -> tuple[str, ...]:
+    """What to know of evaluation rows that the champion was trained on: none, or a sentence.
+
+    A sentence too where it cannot be told, since the champion's training rows are gone.
+    """
+    run, champion = mlflow_run.current(), f"champion v{champion_version}"
+    try:
+        training_rows = artifacts.fetch(dataset_of(run.client, trained_by_run).uri) / TRAIN
+    except RegistryError as error:
+        remark = f"not known: whether {champion} was trained on evaluation rows: {error}"
+        get_run_logger().warning(remark)
+        return (remark,)
+    data = recipe.data
+    index = DocumentIndex(data.near_duplicate_jaccard, data.near_duplicate_containment)
+    evaluation_rows = artifacts.fetch(dataset.uri) / EVALUATION
+    found = seen_rows_of(evaluation_rows, training_rows, index)
+    run.write(metrics={"evaluation/rows_seen_by_champion": float(found.seen)})
+    if remark := found.remark(champion):
+        get_run_logger().warning(remark)
+        return (remark,)
+    get_run_logger().info(f"no evaluation row is about a document that {champion} was trained on")
+    return ()
 
 
 def rows_of(datasets: tuple[DatasetRef, ...]) -> list[Path]:
