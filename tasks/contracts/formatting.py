@@ -24,6 +24,7 @@ GUARDRAIL_TITLES = {
     "repeating_rise": "rise in outputs that repeat themselves (share of rows)",
     "copied_rise": "rise in outputs that copy their document (share of rows)",
     "invented_rise": "rise in outputs with invented numbers or names (share of rows)",
+    "slices_lost": "slices that are lost by more than noise",
     "length_ratio": "output words over reference words",
 }
 MAX_VALUE_CHARACTERS = 300

@@ -859,6 +859,19 @@ class Gate(Settings):
         description="Bounds of the outputs' words over the references' words. Outside half to twice their "
         "length a model trades precision for recall, or recall for precision.",
     )
+    slices: tuple[Literal["length", "language"], ...] = Field(
+        (),
+        title="Slices",
+        description="Parts of the evaluation set on which the gain is shown too. length: documents in "
+        "thirds by their words. language: by the script of their letters. Bounds hold for all slices at "
+        "once, so that many slices do not make false alarms. None by default: a mean decides.",
+    )
+    slice_loss: Literal["report", "veto"] = Field(
+        "report",
+        title="Loss on a slice",
+        description="report: a slice on which the challenger is worse by more than noise stands in the "
+        "decision's notes. veto: it refuses the challenger.",
+    )
     bootstrap_samples: int = Field(
         10_000,
         ge=1_000,

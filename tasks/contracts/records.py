@@ -150,6 +150,19 @@ class Guardrail:
 
 
 @dataclass(frozen=True)
+class SliceResult:
+    """The gain in the deciding metric on a part of the evaluation rows. None: too few documents."""
+
+    by: str  # of gate.slices
+    value: str
+    rows: int
+    documents: int
+    gain: float
+    low: float | None  # one-sided bounds that hold for all slices at once
+    high: float | None
+
+
+@dataclass(frozen=True)
 class Decision:
     """The gate's answer: a pure function of stored scores and the gate's settings."""
 
@@ -170,6 +183,7 @@ class Decision:
     rows_needed: int | None = None  # to show the observed gain (80% power)
     notes: tuple[str, ...] = ()  # shown, do not affect the verdict: below lead-3, many looks
     schema_version: int = 1
+    slices: tuple[SliceResult, ...] = ()
 
 
 @dataclass(frozen=True)

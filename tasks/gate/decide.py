@@ -34,6 +34,7 @@ from tasks.gate.guardrails import Finding, guardrails
 from tasks.gate.measure import Measured, Table, measure
 from tasks.gate.notes import notes
 from tasks.gate.pairs import RESOLUTION, check_same_rows, check_seal, check_table, check_tokenizer
+from tasks.gate.slices import slice_findings, slice_notes, slice_results
 
 # The version of these rules. 1: guardrails on other ROUGE types asked for proof of no loss, outputs were not
 # read, and only documents equal but for white space were one cluster. 2: every look was held to alpha/k^2 by
@@ -93,7 +94,11 @@ def decide(
     measured = measure(
         challenger, opponent, baselines, gate, looks, near_copies=schema > 1, spent=Spent.of(used)
     )
-    findings = _findings(schema, challenger, opponent, challenger_scores, measured, gate)
+    slices = slice_results(challenger, opponent, measured.cluster, gate)
+    findings = [
+        *_findings(schema, challenger, opponent, challenger_scores, measured, gate),
+        *slice_findings(slices, gate),
+    ]
     same_model = challenger_scores.model_digest == opponent_scores.model_digest
     verdict, reasons = judge(measured, findings, gate, looks, same_model)
     return Decision(
@@ -112,8 +117,12 @@ def decide(
         alpha=measured.alpha,
         smallest_gain=measured.smallest_gain,
         rows_needed=measured.rows_needed,
-        notes=notes(verdict, measured, challenger, opponent, opponent_kind, gate, looks, len(used)),
+        notes=(
+            *notes(verdict, measured, challenger, opponent, opponent_kind, gate, looks, len(used)),
+            *slice_notes(slices, gate),
+        ),
         schema_version=schema,
+        slices=slices,
     )
 
 

@@ -33,6 +33,7 @@ def render_markdown(data: ReportData, plots: Sequence[Plot]) -> str:
             *([f"To know:\n\n{_bullets(data.decision.notes)}"] if data.decision.notes else []),
             *_scores(data),
             *_guardrails(data),
+            *_slices(data),
             *(_image(plot) for plot in plots if len(plot.uri) <= MAX_IMAGE_CHARACTERS),
             *_examples("Biggest wins", wins(ordered), data),
             *_examples("Biggest losses", losses(ordered), data),
@@ -81,6 +82,23 @@ def _guardrails(data: ReportData) -> list[str]:
         for guardrail in data.decision.guardrails
     ]
     return ["## Guardrails", _table(["Condition", "found", "bound", "held"], rows)]
+
+
+def _slices(data: ReportData) -> list[str]:
+    if not data.decision.slices:
+        return []
+    rows = [
+        [
+            f"{one.by}: {one.value}",
+            str(one.documents),
+            formatting.gain(one.gain),
+            "too few documents"
+            if one.low is None or one.high is None
+            else f"[{formatting.gain(one.low)}, {formatting.gain(one.high)}]",
+        ]
+        for one in data.decision.slices
+    ]
+    return ["## Slices", _table(["Slice", "documents", "gain", "[low, high]"], rows, right=3)]
 
 
 def _cuts(data: ReportData) -> list[str]:
