@@ -853,6 +853,12 @@ class Gate(Settings):
         "nor a reference holds may exceed the champion's. Two equal models that both invent in one of ten "
         "of 200 outputs differ by more in less than 1 of 1,000 cases.",
     )
+    max_lost_share: Share = Field(
+        0.02,
+        title="Largest share of documents that lose much",
+        description="How many more of the documents may lose over 0.3 ROUGE than gain as much: a mean hides "
+        "a few bad failures. It stops 4% of equal models at 50 rows, and under 1% from 200.",
+    )
     length_ratio: tuple[float, float] = Field(
         (0.5, 2.0),
         title="Length ratio",

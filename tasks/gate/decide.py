@@ -38,8 +38,8 @@ from tasks.gate.slices import slice_findings, slice_notes, slice_results
 
 # The version of these rules. 1: guardrails on other ROUGE types asked for proof of no loss, outputs were not
 # read, and only documents equal but for white space were one cluster. 2: every look was held to alpha/k^2 by
-# itself, and the share of documents that lose much was not asked. Stored decisions are recomputed
-# by the rules that made them.
+# itself, bounds were not corrected for skew, and the share of documents that lose much was not
+# asked. Stored decisions are recomputed by the rules that made them.
 SCHEMA = 3
 
 
@@ -92,7 +92,14 @@ def decide(
         looks,
     )
     measured = measure(
-        challenger, opponent, baselines, gate, looks, near_copies=schema > 1, spent=Spent.of(used)
+        challenger,
+        opponent,
+        baselines,
+        gate,
+        looks,
+        near_copies=schema > 1,
+        spent=Spent.of(used),
+        skew=schema > 2,
     )
     slices = slice_results(challenger, opponent, measured.cluster, gate)
     findings = [

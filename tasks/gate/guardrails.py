@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.contracts.formatting import short_gain, short_score
+from tasks.contracts.metrics import LOSS
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import Guardrail, MetricResult, Prediction
 from tasks.contracts.words import words
@@ -28,6 +29,8 @@ from tasks.gate.invented import invented
 from tasks.gate.measure import Measured, Table
 from tasks.gate.output_faults import copies, empty, repeats, same
 from tasks.gate.pairs import RESOLUTION, Pairs
+
+MUCH = 0.3  # ROUGE that a document loses: about three standard deviations between equal models
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ def guardrails(
 ) -> list[Finding]:
     """All guardrails, those that hold too, in a fixed order. `measured`: of these two tables.
 
-    `schema`: of the rules (decide.SCHEMA); those of 2 knew no invented numbers and names.
+    `schema`: of the rules (decide.SCHEMA); those of 2 knew no invented numbers and names, nor
+    documents that lose much.
     """
     metrics, cluster = measured.metrics, measured.cluster
     ours, theirs = (sorted(rows, key=lambda row: row.id) for rows in (challenger, opponent))
@@ -70,6 +74,7 @@ def guardrails(
               gate.max_copied_rise, "copy their document, where no reference does"),
         *(_invented(ours, theirs, gate) if schema > 2 else ()),
         _length(ours, gate),
+        *([_lost(ours, theirs, gate)] if schema > 2 else []),
     ]  # fmt: skip
     return [
         *(_other_metric(name, metrics[name], gate) for name in metrics if name != gate.metric),
@@ -148,6 +153,26 @@ def _invented(ours: Table, theirs: Table, gate: Gate) -> list[_Condition]:
     ours_invent, theirs_invent = map(np.array, invented(ours, theirs))
     fault = "hold a number or name that neither document nor reference has"
     return [_rise("invented_rise", ours_invent, theirs_invent, gate.max_invented_rise, fault)]
+
+
+def _lost(ours: Table, theirs: Table, gate: Gate) -> _Condition:
+    """Documents that lose much, less those that gain as much: a mean hides a few, and rows show few.
+
+    One alone is no share.
+    """
+    metric = "rougeL" if gate.metric == LOSS else gate.metric
+    pairs = zip(ours, theirs, strict=True)
+    gains = np.array([own.scores[metric] - other.scores[metric] for own, other in pairs])
+    lost, won = gains < -MUCH, gains > MUCH
+    net = int(lost.sum()) - int(won.sum())
+    share, bound = net / len(gains), gate.max_lost_share
+    why = (
+        f"{lost.sum()} of {len(gains)} outputs lose more than {MUCH:g} in {metric} and {won.sum()} gain as "
+        f"much: {share:.3f} more, over {bound:g}"
+    )
+    held = share <= bound or net <= 1
+    slack = bound - (lost.astype(np.float64) - won.astype(np.float64))
+    return _Condition(Guardrail("lost_share", share, f"<= {bound:g}", held), why, slack)
 
 
 def _length(ours: Table, gate: Gate) -> _Condition:

@@ -17,6 +17,7 @@ from tasks.gate.earlier_looks import Spent
 from tasks.gate.level import level
 from tasks.gate.pairs import Pairs, mean, pair
 from tasks.gate.power import rows_needed, smallest_gain, standard_error
+from tasks.gate.skew import skewed_low
 
 Table = Sequence[Prediction]
 
@@ -45,10 +46,12 @@ def measure(
     looks: int,
     near_copies: bool = True,
     spent: Spent | None = None,
+    skew: bool = True,
 ) -> Measured:
     """Measure checked tables. `baselines`: tables or None for base, lead3 and champion.
 
     `near_copies`: whether documents that are like one another are one cluster. `spent`: by earlier looks.
+    `skew`: whether the deciding lower bound is corrected for a tail of losses.
     """
     names, own_alpha = measured(gate.metric), level(gate, looks)
     pairs = pair(challenger, opponent, names, near_copies)
@@ -61,10 +64,12 @@ def measure(
     evidence = resampled.evidence[primary]
     smallest = smallest_gain(error, evidence, alpha, gate.min_delta)
     levels = [alpha if name == gate.metric else gate.alpha for name in names]
+    bounds = [resampled.bounds(index, levels[index]) for index in range(len(names))]
+    if skew:
+        low, high = bounds[primary]
+        bounds[primary] = skewed_low(pairs, primary, error, alpha, low), high
     metrics = {
-        name: _metric(
-            name, index, challenger, baselines, pairs, resampled.bounds(index, levels[index])
-        )
+        name: _metric(name, index, challenger, baselines, pairs, bounds[index])
         for index, name in enumerate(names)
     }
     return Measured(

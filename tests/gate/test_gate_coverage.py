@@ -15,6 +15,8 @@ from tasks.gate.bootstrap import resample
 from tasks.gate.clusters import clusters
 from tasks.gate.level import level
 from tasks.gate.pairs import RESOLUTION, Pairs
+from tasks.gate.power import standard_error
+from tasks.gate.skew import skewed_low
 
 Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]
 # How many sets are simulated: the larger number, and so the sharper bound, in `make test-all`.
@@ -121,3 +123,35 @@ def test_likeness_of_documents_chains() -> None:
         for row, text in zip(table(np.zeros(4)), [*parts, other], strict=True)
     ]
     assert clusters(rows) == [0, 0, 0, 1]
+
+
+def _corrected_low(gains: NDArray[np.float64]) -> float:
+    pairs = Pairs(np.round(gains[:, None] / RESOLUTION) * RESOLUTION, np.arange(len(gains)))
+    low = resample(pairs, 1000, 0.05, seed=0).bounds(0, 0.05)[0]
+    return skewed_low(pairs, 0, standard_error(pairs, 0), 0.05, low)
+
+
+@pytest.mark.parametrize("sets", [150, pytest.param(1000, marks=pytest.mark.full)])
+@pytest.mark.parametrize(("rows", "share", "loss"), [(100, 0.05, 0.4), (300, 0.01, 0.6)])
+def test_rare_large_losses_keep_alpha(rows: int, share: float, loss: float, sets: int) -> None:
+    """From so many rows on; resamples alone promote 10% and 13%."""
+    draw = np.random.default_rng(6)
+    lucky = 0
+    for _ in range(sets):
+        little = share * loss / (1 - share) + 0.01 * draw.standard_normal(rows)
+        lucky += _corrected_low(np.where(draw.random(rows) < share, -loss, little)) > 0
+    assert lucky / sets <= _most(0.055, sets)
+
+
+def test_a_tail_of_gains_does_not_widen_the_bound() -> None:
+    """The correction only lowers it, and only for a tail of losses; ties and single clusters are left."""
+    draw = np.random.default_rng(7)
+    gains = np.round(draw.exponential(0.1, 200) / RESOLUTION) * RESOLUTION
+    for sign, corrected in ((1, False), (-1, True)):
+        pairs = Pairs(sign * gains[:, None], np.arange(200))
+        low = resample(pairs, 1000, 0.05, seed=0).bounds(0, 0.05)[0]
+        assert (skewed_low(pairs, 0, standard_error(pairs, 0), 0.05, low) < low) == corrected
+    same = Pairs(np.full((20, 1), 0.25), np.arange(20))
+    assert skewed_low(same, 0, standard_error(same, 0), 0.05, 0.25) == 0.25
+    one = Pairs(np.array([[0.25], [-0.5]]), np.zeros(2, dtype=np.int64))
+    assert skewed_low(one, 0, standard_error(one, 0), 0.05, -0.1) == -0.1

@@ -1,3 +1,8 @@
+"""The conditions besides the primary metric, one by one.
+
+Over 250 lines: they share their tables.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -224,3 +229,31 @@ def test_most_outputs_cut_off_are_noted_at_promotion() -> None:
     decision = judged(mostly, cut, kind="base")
     assert decision.verdict == "PROMOTE"
     assert "151 of the promoted model's 200 outputs were cut off" in decision.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "verdict"),
+    [(4, 0, "PROMOTE"), (5, 0, "INCONCLUSIVE"), (30, 0, "REJECT"), (30, 27, "PROMOTE")],
+)
+def test_documents_that_lose_much_are_counted(lost: int, won: int, verdict: str) -> None:
+    """More than 2% of 200 outputs lose over 0.3, beyond those that gain as much; the mean hides them."""
+    draw = np.random.default_rng(1)
+    theirs = draw.uniform(0.45, 0.55, 200)
+    ours = theirs + 0.1 + 0.01 * draw.standard_normal(200)
+    ours[:lost] = theirs[:lost] - 0.31
+    ours[lost : lost + won] = theirs[lost : lost + won] + 0.35
+    decision = judged(table(ours), table(theirs))
+    assert decision.verdict == verdict
+    assert _guardrail(decision, "lost_share").value == (lost - won) / 200
+    if verdict == "REJECT":
+        assert "30 of 200 outputs lose more than 0.3 in rougeL and 0 gain as much" in " ".join(
+            decision.reasons
+        )
+
+
+def test_one_document_that_loses_much_is_no_share() -> None:
+    """Of 20 documents one is 5%, and proves nothing."""
+    theirs = np.full(20, 0.5)
+    ours = theirs + np.linspace(0.1, 0.2, 20)
+    ours[0] = 0.1
+    assert _guardrail(judged(table(ours), table(theirs)), "lost_share").held

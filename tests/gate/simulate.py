@@ -1,0 +1,204 @@
+"""A benchmark, not a test: how often the real gate promotes what it should, and what it should not.
+
+    python tests/gate/simulate.py [--processes 2] [--scale 1.0]
+
+Prints the table of docs/gate.md with 95% intervals (Wilson). Every verdict is made by `decide`, with the
+resamples and the earlier looks that a run would use; a learner's looks that are far from a promotion are not
+taken through it, and the bound that a later look needs of them is Student's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+from gate.gate_tables import judged, table  # noqa: E402  # needs the path
+
+from tasks.contracts.recipe import Gate  # noqa: E402
+from tasks.contracts.records import Prediction  # noqa: E402
+from tasks.gate.bootstrap import student_t_quantile  # noqa: E402
+from tasks.gate.earlier_looks import EarlierLook, look_of, rows_digest  # noqa: E402
+
+Floats = NDArray[np.float64]
+GATE = Gate()
+# Spreads and correlations of gains in rouge1, rouge2, rougeL and rougeLsum between models on DialogSum.
+SPREAD = np.array([0.107, 0.080, 0.097, 0.098])
+CORRELATION = np.array(
+    [[1, 0.76, 0.87, 0.93], [0.76, 1, 0.81, 0.79], [0.87, 0.81, 1, 0.89], [0.93, 0.79, 0.89, 1]]
+)
+ROOT = np.linalg.cholesky(np.outer(SPREAD, SPREAD) * CORRELATION)
+CHAMPION = 0.5  # its score on every row, where only gains matter
+LOOKS, WEEKS, BETTER_A_YEAR = 48, 52, 15.6
+
+
+def rows_of(gains: Floats) -> tuple[list[Prediction], list[Prediction]]:
+    """A challenger with these gains (rows, or rows by four ROUGE), and its opponent."""
+    return table(np.clip(CHAMPION + gains, 0, 1)), table(np.full(len(gains), CHAMPION))
+
+
+def gains_of(seed: int, rows: int, gain: tuple[float, ...]) -> bool:
+    """Whether a challenger is promoted whose true gains in the four ROUGE are these."""
+    draw = np.random.default_rng([seed, rows])
+    return (
+        judged(*rows_of(gain + draw.standard_normal((rows, 4)) @ ROOT.T), GATE).verdict == "PROMOTE"
+    )
+
+
+def rare(seed: int, rows: int, share: float, loss: float) -> bool:
+    """Whether a challenger is promoted of which a share of documents loses much, the rest gains a little."""
+    draw = np.random.default_rng([seed, rows])
+    little = share * loss / (1 - share) + 0.01 * draw.standard_normal(rows)
+    gains = np.where(draw.random(rows) < share, -loss, little)
+    return judged(*rows_of(gains), GATE).verdict == "PROMOTE"
+
+
+def copies(seed: int, documents: int, each: int) -> bool:
+    """Whether an equal model is promoted on documents that stand there several times with a word changed."""
+    draw = np.random.default_rng([seed, documents])
+    gains = np.repeat(draw.normal(0, 0.1, documents), each) + draw.normal(0, 0.03, documents * each)
+    texts = []
+    for _ in range(documents):
+        words = [f"w{number}" for number in draw.integers(0, 3000, 60)]
+        texts += [" ".join([*words[:30], f"name{copy}", *words[30:]]) for copy in range(each)]
+    ours, theirs = (
+        [replace(row, document=text) for row, text in zip(rows, texts, strict=True)]
+        for rows in rows_of(gains)
+    )
+    return judged(ours, theirs, GATE).verdict == "PROMOTE"
+
+
+def learner(seed: int, rows: int, shown: bool) -> bool:
+    """Whether someone promotes one of 48 challengers without any gain.
+
+    `shown`: the mean is shown to them, and they keep whatever measured better; else only the verdict.
+    """
+    draw = np.random.default_rng([1000 + seed, rows])
+    champion = np.clip(draw.beta(4, 8, rows) * 0.6 + 0.15, 0, 1)
+    theirs, asked = table(champion), rows_digest(table(champion))
+    kept, best, earlier = np.zeros(rows), 0.0, list[EarlierLook]()
+    for look in range(1, LOOKS + 1):
+        ours = np.clip(champion + kept + 0.03 * draw.standard_normal(rows), 0, 1)
+        gains = ours - champion
+        mean, error = float(gains.mean()), float(gains.std(ddof=1)) / math.sqrt(rows)
+        alone = GATE.alpha / look**2
+        if mean > 0.95 * error * student_t_quantile(1 - min(4 * alone, GATE.alpha), rows - 1):
+            decision = judged(
+                table(ours), theirs, GATE, looks=look, earlier=earlier, digests=(f"{look}", "old")
+            )
+            if decision.verdict == "PROMOTE":
+                return True
+        low = mean - error * student_t_quantile(1 - alone, rows - 1)
+        rounded = tuple((np.round(gains * 2**32) / 2**32).tolist())
+        earlier.append(EarlierLook(f"{look}", "old", "rougeL", look, low, asked, rounded))
+        if shown and mean > best:
+            kept, best = gains, mean
+    return False
+
+
+def year(seed: int, rows: int, own_luck: bool) -> tuple[int, int, int]:
+    """Better models, better ones promoted, and others promoted, of a challenger a week.
+
+    60% equal to the champion of the day, 20% better by 0.010, 10% by 0.020, 10% worse by 0.010. A gain's
+    spread is that of DialogSum. `own_luck`: each model's scores have their own part of it, so a champion that
+    was promoted partly by luck keeps it; else each week's gains are drawn by themselves.
+    """
+    draw = np.random.default_rng([seed, rows])
+    half = ROOT / math.sqrt(2)
+    champion = CHAMPION + (
+        draw.standard_normal((rows, 4)) @ half.T if own_luck else np.zeros((rows, 4))
+    )
+    truth, looks, earlier, counts = 0.0, 0, list[EarlierLook](), [0, 0, 0]
+    for week in range(WEEKS):
+        gain = float(draw.choice([0.0, 0.01, 0.02, -0.01], p=[0.6, 0.2, 0.1, 0.1]))
+        noise = draw.standard_normal((rows, 4))
+        scores = (
+            CHAMPION + truth + gain + noise @ half.T
+            if own_luck
+            else champion + gain + noise @ ROOT.T
+        )
+        # Scores may leave 0 to 1 as truth rises; all are moved together, which changes no gain.
+        ours, theirs = (table(np.clip(rows_ - truth, 0, 1)) for rows_ in (scores, champion))
+        looks += 1
+        decision = judged(
+            ours, theirs, GATE, looks=looks, earlier=earlier, digests=(f"week {week}", "champion")
+        )
+        counts[0] += gain > 0
+        if decision.verdict == "PROMOTE":
+            counts[1 if gain > 0 else 2] += 1
+            looks, earlier = 0, []
+            if own_luck:
+                champion, truth = scores, truth + gain
+        else:
+            earlier.append(look_of(decision, GATE.metric, ours, theirs))
+    return counts[0], counts[1], counts[2]
+
+
+def wilson(hits: int, count: int) -> str:
+    """The share and its 95% interval."""
+    z, share = 1.96, hits / count
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count**2)) / (1 + z * z / count)
+    return (
+        f"{share:.3f} [{max(centre - half, 0):.3f}, {min(centre + half, 1):.3f}], {hits} of {count}"
+    )
+
+
+RL, ALL_WORSE = (0.0, 0.0, 0.01, 0.0), (0.0, -0.02, 0.015, 0.0)
+Case = tuple[str, Callable[..., bool], tuple[object, ...], int]
+CASES: list[Case] = [
+    *((f"+0.010 in rougeL alone, {n} rows", gains_of, (n, RL), 600) for n in (200, 500)),
+    ("-0.02 in rouge2, +0.015 in rougeL, 500 rows", gains_of, (500, ALL_WORSE), 600),
+    *((f"twins, {n} rows", gains_of, (n, (0.0,) * 4), 800) for n in (50, 200, 500, 1500)),
+    *((f"5% lose 0.4, {n} rows", rare, (n, 0.05, 0.4), 600) for n in (50, 100, 200, 500)),
+    *((f"1% lose 0.6, {n} rows", rare, (n, 0.01, 0.6), 600) for n in (200, 300, 500, 1500)),
+    ("50 documents, 4 near-copies each", copies, (50, 4), 600),
+    *(
+        (f"learner, {LOOKS} looks, {'numbers shown' if shown else 'verdict only'}, 200 rows",
+         learner, (200, shown), count)
+        for shown, count in ((False, 500), (True, 100))
+    ),
+]  # fmt: skip
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--scale", type=float, default=1.0, help="times as many trials")
+    options = parser.parse_args()
+    begun = time.time()
+    years = max(2, round(48 * options.scale))
+    with ProcessPoolExecutor(options.processes) as pool:
+        running = {
+            own: [pool.submit(year, seed, 500, own) for seed in range(years)]
+            for own in (True, False)
+        }
+        for title, trial, arguments, sets in CASES:
+            count = max(20, round(sets * options.scale))
+            chunks = [pool.submit(trial, seed, *arguments) for seed in range(count)]
+            print(f"{title:52s}", wilson(sum(one.result() for one in chunks), count), flush=True)
+        for own, futures in running.items():
+            better, promoted, false = np.array([one.result() for one in futures]).sum(axis=0)
+            title = f"a year, 500 rows, {'own luck' if own else 'drawn again'}: better promoted"
+            a_year = BETTER_A_YEAR * promoted / better
+            print(
+                f"{title:52s}",
+                wilson(promoted, better),
+                f"= {a_year:.1f} of {BETTER_A_YEAR} a year",
+            )
+            print(f"{'  of promotions false':52s}", wilson(false, promoted + false), flush=True)
+    print(f"{time.time() - begun:.0f} s, {options.processes} processes")
+
+
+if __name__ == "__main__":
+    main()
