@@ -7,6 +7,7 @@ import graphlib
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,14 @@ CONTRACTS_NEED = {
     "records": {"pydantic"},
     "errors": set(),
     "documents": set(),
+}
+# Modules that are called otherwise than what is installed, or that belong to a declared package.
+DISTRIBUTED_AS = {
+    "yaml": "PyYAML",
+    "triton": "torch",
+    "dask": "prefect-dask",
+    "distributed": "prefect-dask",
+    "ray": "prefect-ray",
 }
 KNOWS_PREFECT = {"orchestration", "flows", "deployments"}
 
@@ -152,6 +161,30 @@ def test_contracts_need_only_pydantic(name: str) -> None:
         top = module.split(".")[0]
         ours = module.removeprefix("tasks.contracts.").split(".")[0] in CONTRACTS_NEED
         assert ours or top in sys.stdlib_module_names or top in CONTRACTS_NEED[name], module
+
+
+@pytest.mark.parametrize("folder", ["flows", "tasks"])
+def test_what_is_imported_is_declared(folder: str) -> None:
+    """Every package that a module imports is in pyproject.toml, or comes with the one it is a part of."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = project["optional-dependencies"]
+    written = [*project["dependencies"], *optional["servers"], *optional["cluster"]]
+    declared = {_plain_name(re.split(r"[<>=!~\[; ]", line)[0]) for line in written}
+    own = set(sys.stdlib_module_names) | {"flows", "tasks", "deployments"}
+    missing = set()
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            for name in {name.split(".")[0] for name in names} - own:
+                if _plain_name(DISTRIBUTED_AS.get(name, name)) not in declared:
+                    missing.add(f"{path.relative_to(ROOT)} imports {name}")
+    assert not missing, "add to pyproject.toml and constraints.txt:\n" + "\n".join(sorted(missing))
+
+
+def _plain_name(name: str) -> str:
+    return name.lower().replace("-", "_")
 
 
 def test_nothing_else_stands_at_the_top() -> None:
