@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tasks.contracts.records import Row
 from tasks.evaluate.predict import predict
 from tasks.evaluate.scores import batch_plan
+from tasks.evaluate.sentences import sentences
 from tasks.register import log_model
 from tasks.serving.summarizer import (
     MAX_SHRINK,
@@ -26,6 +27,7 @@ from tasks.serving.summarizer import (
     full_length,
     split,
 )
+from tasks.serving.summarizer.map_reduce import UNSPACED_MARKS
 from tasks.tracking.predictions_table import read_table
 
 SETTINGS = SummarizerSettings("Sum:\n{document}\nUp: ", 60, "tail", 8, 3, summarize="map_reduce")
@@ -82,6 +84,20 @@ def test_parts_are_about_equal_and_end_where_a_paragraph_or_sentence_does(tokeni
     assert max(map(len, found)) - min(map(len, found)) <= 5
     assert [len(part) for part in split(tokenizer, "z" * 90, wanted)] == [30, 30, 30]
     assert [len(part) for part in split(tokenizer, "z" * 31, wanted)] == [16, 15]
+
+
+@pytest.mark.parametrize("mark", [*UNSPACED_MARKS, "\u3002\u300d", "\uff01\uff1f"])
+def test_parts_end_at_sentences_of_every_script(tokenizer: Any, mark: str) -> None:
+    """Also where no space follows the mark, and behind a closing quote; evaluation splits there too."""
+    sentence = "zzzzzzz" + mark
+    wanted = replace(
+        SETTINGS,
+        max_source_tokens=len(encode(tokenizer, "", SETTINGS))
+        + 2 * len(tokenizer(sentence, add_special_tokens=False)["input_ids"])
+        + 2,
+    )
+    assert split(tokenizer, sentence * 8, wanted) == [sentence * 2] * 4
+    assert sentences(sentence * 3) == [sentence] * 3
 
 
 def test_a_template_that_leaves_no_room_is_an_error(tokenizer: Any) -> None:
