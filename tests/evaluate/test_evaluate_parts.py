@@ -1,4 +1,7 @@
-"""map_reduce: documents longer than the prompt, read in parts, the same in evaluation and serving."""
+"""map_reduce: documents longer than the prompt, read in parts, the same in evaluation and serving.
+
+Over 250 lines: its tests share a tokenizer and a model.
+"""
 
 from __future__ import annotations
 
