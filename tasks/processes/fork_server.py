@@ -54,10 +54,15 @@ def import_libraries() -> None:
     # Asking for a name of transformers imports the modules behind it. Those of training import peft, which
     # imports bitsandbytes, which may ask the driver: only where there is no GPU.
     names = ["AutoConfig", "AutoModelForCausalLM", "AutoTokenizer", "GenerationConfig"]
-    if not any(os.path.exists(path) for path in GPU_FILES):
+    if not has_gpu():
         names.append("Trainer")
     for name in names:
         getattr(transformers, name)
+
+
+def has_gpu() -> bool:
+    """Whether this machine has the device files of a GPU's driver."""
+    return any(os.path.exists(path) for path in GPU_FILES)
 
 
 def unsafe() -> str | None:

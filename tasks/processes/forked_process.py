@@ -165,8 +165,11 @@ _lock = threading.RLock()
 
 
 def supported() -> bool:
-    """Whether this platform can: it needs /proc, and a fork that its libraries survive."""
-    return sys.platform == "linux"
+    """Whether this machine can: it needs /proc, and a fork that its libraries survive.
+
+    Not yet where there is a GPU: a fork there was not tried.
+    """
+    return sys.platform == "linux" and not fork_server.has_gpu()
 
 
 def start(

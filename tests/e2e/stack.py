@@ -28,8 +28,11 @@ SMALL = {
     "training.max_length": 512,  # a row or two a step: more steps, so that it surely gets better
     "training.save_steps": 10,
     "merge.drift_rows": 4,
-    # Of models that learned this little, some outputs loop: how many depends on the machine.
+    # Of models that learned this little, some outputs loop, invent, or lose much: how many depends on
+    # the machine.
     "gate.max_repeating_rise": 0.5,
+    "gate.max_invented_rise": 1.0,
+    "gate.max_lost_share": 1.0,
 }
 WEAKER = {"data.train_rows": 24}
 # A gate that no challenger passes: what was trained and judged for it is there for the next run.

@@ -186,6 +186,11 @@ def test_chat_of_several_turns_is_judged_by_loss_and_then_answers(
         gate__length_ratio=[0.0, 2.0],  # answers of 16 tokens are short of any reference
         gate__guardrail_margin=1.0,
         gate__max_empty_share=1.0,
+        gate__max_invented_rise=1.0,
+        gate__max_lost_share=1.0,
+        gate__max_repeating_rise=1.0,
+        gate__max_copied_rise=1.0,
+        gate__max_same_share=1.0,
     )
     loss = decision["metrics"]["loss"]
     fall = loss["base"] - loss["challenger"]

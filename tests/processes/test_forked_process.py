@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from tasks.contracts.errors import ChildFailed
-from tasks.processes import step_process
+from tasks.processes import fork_server, step_process
 
 HERE = "test_forked_process"
 
@@ -267,6 +267,15 @@ def test_where_a_fork_would_be_unsafe_a_fresh_interpreter_does_it(
         assert call("wait", tmp_path / "step", seconds=0) == os.getpid()
         assert reason in (tmp_path / "step/log.txt").read_text()
     wait_for(lambda: not servers())
+
+
+def test_where_there_is_a_gpu_a_fresh_interpreter_does_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No server is started: forks were not tried there."""
+    monkeypatch.setattr(fork_server, "GPU_FILES", (os.devnull,))
+    assert call("wait", tmp_path / "step", seconds=0) == os.getpid()
+    assert not servers()
 
 
 @pytest.mark.usefixtures("real")
