@@ -183,16 +183,34 @@ def start(
 
     Its environment is `env`, its working folder this process's, its output goes to `log`; it holds `lock`.
     None where only a fresh interpreter will do; the reason is then written to `log`. `check` is called
-    while the server imports, and may raise. Raises ChildFailed when the server ends meanwhile.
+    while the server imports, and may raise. A server that ends meanwhile is replaced, once; then
+    raises ChildFailed.
     """
     if not supported():
         return None
-    server, process = _acquire(env), None
+    request = {"arguments": arguments, "env": env}
+    try:
+        return _start(request, log, lock, check)
+    except _ServerEnded:  # killed before it could fork, so that nothing has begun
+        try:
+            return _start(request, log, lock, check)
+        except _ServerEnded as error:
+            raise ChildFailed(str(error)) from None
+
+
+class _ServerEnded(Exception):
+    """A server ended before the process that it was asked for had started."""
+
+
+def _start(
+    request: dict[str, Any], log: IO[bytes], lock: int, check: Callable[[], None]
+) -> ForkedProcess | None:
+    server, process = _acquire(request["env"]), None
     try:
         server.wait(check)
         refusal = server.refusal
         if not refusal:
-            process = _fork(server, {"arguments": arguments, "env": env}, log, lock)
+            process = _fork(server, request, log, lock)
             if refusal := process.refusal:
                 process.close()
                 process = None
@@ -258,7 +276,9 @@ def _fork(server: _Server, call: dict[str, Any], log: IO[bytes], lock: int) -> F
         os.close(folder)
     if process.lost and not process.pid:
         process.close()
-        raise ChildFailed(
+        with contextlib.suppress(subprocess.TimeoutExpired):  # its socket closes a moment before
+            server.process.wait(supervised.KILLED_SECONDS)
+        raise _ServerEnded(
             f"the fork server (process {server.process.pid}) ended before the step had started: killed, "
             "or out of memory; run again"
         )
