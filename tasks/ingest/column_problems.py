@@ -30,6 +30,7 @@ WHY: dict[Role, str] = {
     "quality": "may say which rows are good",
     "reasoning": "may hold reasoning",
     "not text": "is not text, and precis reads text only",
+    "split": "says which rows are for training and which for evaluation: write them as files of their own",
 }
 CHOSEN = re.compile("chosen|^preferred", re.IGNORECASE)
 

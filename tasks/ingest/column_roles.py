@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-Role = Literal["part of the prompt", "reference", "preference", "quality", "reasoning", "not text"]
+Role = Literal[
+    "part of the prompt", "reference", "preference", "quality", "reasoning", "not text", "split"
+]
 # In order: "prompt_score" is a score, "input_image" an image.
 WORDS: dict[Role, frozenset[str]] = {
     "preference": frozenset({"chosen", "rejected", "preferred", "dispreferred"}),
@@ -82,6 +84,17 @@ LAST_WORDS = frozenset(
 )
 FIRST_WORDS = frozenset({"num", "n", "no", "has", "len", "length", "count"})
 TRUTH = frozenset({"true", "false"})
+SPLITS = frozenset(
+    {"train", "training", "val", "valid", "validation", "dev", "development", "test", "testing"}
+    | {"eval", "evaluation", "holdout"}
+)
+QUESTION_MARKS = (
+    "?",
+    "\uff1f",
+    "\u061f",
+    "\u037e",
+    "\u055e",
+)  # also full width, Arabic, Greek, Armenian
 LONG_WORDS, LONG_CHARACTERS = 5, 15  # a text, not a name; characters for scripts without blanks
 PLACES = frozenset({"url", "uri", "link"})
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
@@ -107,21 +120,39 @@ def role_of(name: str) -> Role | None:
 def role_in(name: str, rows: list[dict[str, Any]]) -> Role | None:
     """What a column would be by its name, or else by its values in the first rows.
 
-    Truth values choose rows. Texts that differ from row to row may be the task, in whatever language the
-    column is named, unless the name is of what only names something (`title`).
+    Truth values choose rows, and so do names of splits. Questions, and texts that differ from row to row,
+    may be the task, in whatever language the column is named, unless the name is of what only names
+    something (`title`). An object matters if one of its keys does.
     """
     if role := role_of(name):
         return role
-    words = [word.lower() for word in _WORD.findall(name)]
-    if words and (words[-1] in LAST_WORDS or words[0] in FIRST_WORDS):
-        return None
     values = [value for row in rows if not is_nothing(value := row.get(name))]
     if not values:
         return None
+    texts = [value for value in values if isinstance(value, str)]
+    if len(texts) == len(values) and _are_splits(texts):
+        return "split"
+    words = [word.lower() for word in _WORD.findall(name)]
+    if words and (words[-1] in LAST_WORDS or words[0] in FIRST_WORDS):
+        return None
+    return _role_of_values(values, texts)
+
+
+def _role_of_values(values: list[Any], texts: list[str]) -> Role | None:
     if all(isinstance(v, bool) or (isinstance(v, str) and v.lower() in TRUTH) for v in values):
         return "quality"
-    texts = [value for value in values if isinstance(value, str) and _is_long(value)]
-    return "part of the prompt" if 2 * len(set(texts)) > max(len(values), 2) else None
+    if all(isinstance(value, dict) for value in values):
+        return next(filter(None, (role_of(key) for value in values for key in value)), None)
+    asked = {text for text in texts if text.rstrip().endswith(QUESTION_MARKS)}
+    long = {text for text in texts if _is_long(text)}
+    least = max(len(values), 2) / 2
+    return "part of the prompt" if max(len(asked), len(long)) > least else None
+
+
+def _are_splits(texts: list[str]) -> bool:
+    """Whether each text names a split of a data set, and not all the same."""
+    found = {text.strip().lower() for text in texts}
+    return len(found) > 1 and found <= SPLITS
 
 
 def _is_long(text: str) -> bool:

@@ -6,6 +6,7 @@ that a wrong column was read, or that the prompt asks for something else.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -19,6 +20,37 @@ LEAST_ROWS = 10  # of fewer, equal references may be chance
 OFTEN = 0.3  # one text in so many references is worth a remark
 SHORT_WORDS, SHORT_CHARACTERS = 2, 40
 EXCERPT = 60
+QUOTED_CHARACTERS = 30  # a shorter reference may stand in its document by chance
+# What a wrong reading of a file leaves in its texts, and from which share of rows on it is worth a remark.
+# ftfy was considered: it repairs texts, and what is trained on should be what stands in the file.
+MARKS: dict[str, tuple[re.Pattern[str], float, str]] = {
+    "U+FFFD, which stands for a character that was lost": (
+        re.compile("\ufffd"),
+        0.0,
+        "write the file again from its source, in UTF-8",
+    ),
+    "characters of UTF-8 that was read as Latin-1 (such as \u00c3\u00a9 for \u00e9)": (
+        re.compile(
+            "\u00c3[\u0080-\u00bf]|\u00c2[\u00a0-\u00bf]|\u00e2\u20ac[\u0080-\u00bf\u2018-\u2122]"
+        ),
+        0.0,
+        "write the file again from its source, in UTF-8",
+    ),
+    "HTML": (
+        re.compile(
+            r"</?(?:p|br|div|span|a|ul|ol|li|b|i|em|strong|table|tr|td|h[1-6])(?: [^<>]*)?/?>"
+            r"|&(?:nbsp|amp|lt|gt|quot|#\d+);",
+            re.IGNORECASE,
+        ),
+        0.1,
+        "remove it, unless the model shall read and write it",
+    ),
+    r"the two characters \n in place of a line break": (
+        re.compile(r"\\n"),
+        0.1,
+        "they were escaped once too often; write line breaks, unless the texts are code",
+    ),
+}
 
 
 @dataclass
@@ -29,6 +61,8 @@ class SplitFacts:
     forms: Counter[str] = field(default_factory=Counter)
     references: int = 0
     copies: int = 0  # references that are their document
+    quoted: int = 0  # that stand in their document, word for word
+    marks: Counter[str] = field(default_factory=Counter)  # rows with each of MARKS
     short: int = 0  # of one or two words
     longer: int = 0  # than their document
     one_text: str | None = None  # the reference, while all are the same
@@ -40,11 +74,15 @@ class SplitFacts:
         self.forms[form_of(example.document)] += 1
         document = normalized(plain_text(example.document))
         wholes = {document, *map(normalized, _texts(example.document))}
+        whole = "\n".join([plain_text(example.document), *example.references])
+        self.marks.update(name for name, (mark, _, _) in MARKS.items() if mark.search(whole))
         for reference in map(normalized, example.references):
             self.one_text = reference if not self.references else self.one_text
             self.one_text = self.one_text if self.one_text == reference else None
             self.references += 1
             self.copies += reference in wholes
+            is_quoted = len(reference) >= QUOTED_CHARACTERS and reference in document
+            self.quoted += is_quoted and reference not in wholes
             self.longer += len(reference) > len(document)
             if len(reference) <= SHORT_CHARACTERS:
                 self.short += len(comparable_words(reference)) <= SHORT_WORDS
@@ -62,6 +100,12 @@ class SplitFacts:
                 f"({self.copies / self.references:.1%}): if they are no summaries, name another "
                 "data.fields.summary, or remove these rows"
             )
+        if self.quoted >= max(OFTEN * self.references, 2):
+            lines.append(
+                f"{name}: {self.quoted} of {self.references} references stand in their documents word for "
+                "word: if documents were saved with their summaries, take these out"
+            )
+        lines += self._marks(name)
         lines += self._frequent(name)
         asks_for_summary = prompt.format == "template" and not prompt.has_own_template
         if asks_for_summary and self.rows >= LEAST_ROWS:
@@ -77,6 +121,13 @@ class SplitFacts:
             "that always writes it is right, so nothing can be judged; name another data.fields.summary, or "
             "other rows"
         )
+
+    def _marks(self, name: str) -> list[str]:
+        return [
+            f"{name}: {self.marks[what]} of {self.rows} rows hold {what}: {advice}"
+            for what, (_, share, advice) in MARKS.items()
+            if self.marks[what] > share * self.rows
+        ]
 
     def _frequent(self, name: str) -> list[str]:
         [(text, count)] = self.frequent.most_common(1)

@@ -204,6 +204,9 @@ BY_VALUE: dict[str, tuple[dict[str, Any], str]] = {
     "a truth value as text": ({"usable": "False"}, "usable"),
     "a name of a choice": (LETTERS, "A, B, C, D"),
     "a mask": ({"loss_mask": 0}, "loss_mask"),
+    "a short question": ({"pregunta": "\u00bfQui\u00e9n, {n}?"}, "pregunta"),
+    "a question in Chinese": ({"\u95ee": "{n}\u662f\u8c01\uff1f"}, "\u95ee"),
+    "an object with an instruction": ({"meta": {"instruction": "Be short.", "n": 1}}, "meta"),
     "a task": ({"task": "tldr"}, "task"),
 }
 
@@ -220,6 +223,19 @@ def test_a_column_that_may_matter_by_its_values(
     train = jsonl(tmp_path / "t.jsonl", values)
     assert f"data.fields.ignore: [{ignored}]" in refused(ingest, train=train, evaluation=evaluation)
     ingest(train=train, evaluation=evaluation, fields=Fields(ignore=tuple(ignored.split(", "))))
+
+
+@pytest.mark.parametrize("name", ["split", "Subset", "teil"])
+def test_one_file_with_several_splits(
+    name: str, tmp_path: Path, ingest: Ingest, evaluation: str
+) -> None:
+    """Rows for testing are not trained on silently; of one split alone nothing is asked."""
+    several = [row | {name: ("train", "Test")[n % 2]} for n, row in enumerate(rows(9))]
+    message = refused(ingest, train=jsonl(tmp_path / "t.jsonl", several), evaluation=evaluation)
+    assert "which rows are for training" in message
+    assert f"data.fields.ignore: [{name}]" in message
+    one = [row | {name: "train"} for row in rows(9)]
+    ingest(train=jsonl(tmp_path / "one.jsonl", one), evaluation=evaluation)
 
 
 @pytest.mark.parametrize(

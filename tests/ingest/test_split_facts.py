@@ -44,6 +44,31 @@ def test_references_that_are_their_documents(remarks: Any) -> None:
     assert "data.fields.summary" in line
 
 
+def test_references_that_stand_in_their_documents(remarks: Any) -> None:
+    """A document saved with its summary: counted, when a third of the rows are so."""
+    inside = [document(n).split(": ", 1)[-1][:60] for n in range(6)]
+    [line] = remarks([*inside, *(f"Summary {n}, of my own words." for n in range(6))])
+    assert "6 of 12 references stand in their documents word for word" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "of_twelve", "said"),
+    [
+        ("A caf\ufffd.", 1, "1 of 12 rows hold U+FFFD"),
+        ("A caf\u00c3\u00a9.", 1, "1 of 12 rows hold characters of UTF-8 that was read as Latin-1"),
+        ("It\u00e2\u20ac\u2122s late.", 1, "read as Latin-1"),
+        ("<p>Late.</p>", 2, "2 of 12 rows hold HTML"),
+        ("Ann &amp; Bob.", 2, "2 of 12 rows hold HTML"),
+        (r"Ann.\nBob.", 2, r"2 of 12 rows hold the two characters \n"),
+    ],
+)
+def test_what_a_wrong_reading_leaves(text: str, of_twelve: int, said: str, remarks: Any) -> None:
+    """Lost characters are named from the first row on, HTML and escapes from a tenth of the rows."""
+    others = [f"Summary {n} of it, \u00e9t\u00e9 \u00e0 3 < 4." for n in range(12 - of_twelve)]
+    [line] = remarks([*(f"{text} {n}" for n in range(of_twelve)), *others])
+    assert said in line
+
+
 def test_one_text_as_many_references(remarks: Any) -> None:
     """A text that is a third of the references is named with its count; a fifth is not."""
     [line] = remarks(["I do not know."] * 8 + [f"It is {n} of them." for n in range(12)])
