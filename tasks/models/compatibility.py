@@ -69,6 +69,11 @@ def problems(recipe: Recipe, base: BaseFolder) -> list[str]:
         problems.append(f"training.base_weights: sharded: {why}; or set base_weights to replicated")
     if config.get("model_type") not in SUPPORTED_MODEL_TYPES:
         problems += _unknown_problems(config, folder, recipe)
+    elif why := _reads_otherwise(config, may_fill_gaps=False):
+        problems.append(
+            f"base.model: {folder}'s config.json says that it is a {config['model_type']}, {why}; correct "
+            "it, or choose another base"
+        )
     problems += _target_problems(recipe, base)
     # A quantized base has other types, and the fix stands there already.
     return problems if any(key in config for key in QUANTIZED) else problems + _types(recipe, base)

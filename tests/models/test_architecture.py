@@ -227,6 +227,8 @@ def test_types_that_no_merge_keeps_are_refused_before_training(
     [
         ({"model_type": "bert"}, "is a bert, an encoder: it sees words before they are written"),
         ({"model_type": "bart", "is_encoder_decoder": True}, "of which a language model would be"),
+        ({"is_encoder_decoder": True}, "says that it is a llama, an encoder and decoder"),
+        ({"vision_config": {"depth": 2}}, "says that it is a llama, which reads images"),
         ({"model_type": "gemma3", "vision_config": {}}, "reads images or sound beside text"),
         (
             {"model_type": "acme", "auto_map": {"AutoModel": "a.B"}},
