@@ -13,7 +13,10 @@ import tiny
 from flows.check import Checked, check
 
 ROWS = [
-    {"document": f"Ann: shall we meet at {i}?\nBob: no, at {i + 1}.", "summary": f"They meet at {i + 1}."}
+    {
+        "document": f"Ann: shall we meet at {i}?\nBob: no, at {i + 1}.",
+        "summary": f"They meet at {i + 1}.",
+    }
     for i in range(40)
 ]
 
