@@ -8,6 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tasks.contracts.errors import DataError
 from tasks.contracts.recipe import Data, Prompt
 from tasks.contracts.records import DatasetRef, Row, read_rows
 from tasks.ingest.prepare import prepare
@@ -76,3 +79,10 @@ class Ingest:
 
     def bytes(self) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in sorted(self.folder.iterdir())}
+
+
+def refused(ingest: Ingest, prompt: Prompt | None = None, **data: Any) -> str:
+    """The message with which ingest refuses these data."""
+    with pytest.raises(DataError) as caught:
+        ingest(prompt, **data)
+    return str(caught.value)

@@ -52,7 +52,7 @@ def test_references_that_stand_in_their_documents(remarks: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "of_twelve", "said"),
+    ("text", "of_twelve", "remark"),
     [
         ("A caf\ufffd.", 1, "1 of 12 rows hold U+FFFD"),
         ("A caf\u00c3\u00a9.", 1, "1 of 12 rows hold characters of UTF-8 that was read as Latin-1"),
@@ -62,11 +62,11 @@ def test_references_that_stand_in_their_documents(remarks: Any) -> None:
         (r"Ann.\nBob.", 2, r"2 of 12 rows hold the two characters \n"),
     ],
 )
-def test_what_a_wrong_reading_leaves(text: str, of_twelve: int, said: str, remarks: Any) -> None:
+def test_what_a_wrong_reading_leaves(text: str, of_twelve: int, remark: str, remarks: Any) -> None:
     """Lost characters are named from the first row on, HTML and escapes from a tenth of the rows."""
     others = [f"Summary {n} of it, \u00e9t\u00e9 \u00e0 3 < 4." for n in range(12 - of_twelve)]
     [line] = remarks([*(f"{text} {n}" for n in range(of_twelve)), *others])
-    assert said in line
+    assert remark in line
 
 
 def test_one_text_as_many_references(remarks: Any) -> None:
