@@ -60,7 +60,7 @@ class Machine:
         """What a power cut does to the trainer."""
         (found,) = (
             process.pid
-            for process in psutil.Process().children()
+            for process in psutil.Process().children(recursive=True)  # through the fork server
             if str(self.folder) in " ".join(process.cmdline())
         )
         os.kill(found, signal.SIGKILL)
