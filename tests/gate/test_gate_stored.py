@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from tasks.contracts.digest import of_file
 from tasks.contracts.errors import EvaluationError
 from tasks.contracts.recipe import Gate
-from tasks.contracts.records import Decision, from_json, to_json
+from tasks.contracts.records import Decision, Prediction, from_json, to_json
 from tasks.gate.decide import decide
 from tasks.gate.earlier_looks import EarlierLook, look_of
 from tasks.gate.recompute import GateInputs, main, recompute
@@ -37,18 +37,7 @@ def _stored(folder: Path, seed: int, kind: str = "champion") -> Decision:
         scores={"challenger": record(ours, "a"), "opponent": record(theirs, "b")},
     )
     shown = None if kind == "base" else theirs
-    decision = decide(
-        ours,
-        theirs,
-        inputs.gate,
-        opponent_kind=inputs.opponent_kind,
-        opponent_version=inputs.opponent_version,
-        challenger_scores=inputs.scores["challenger"],
-        opponent_scores=inputs.scores["opponent"],
-        base=shown,
-        lead3=shown,
-        looks=inputs.looks,
-    )
+    decision = _decided(inputs, ours, theirs, shown)
     tables = {"challenger": ours, "opponent": theirs, "base": shown, "lead3": shown}
     for name, rows in tables.items():
         if rows is not None:
@@ -59,6 +48,28 @@ def _stored(folder: Path, seed: int, kind: str = "champion") -> Decision:
     (folder / "gate_inputs.json").write_text(to_json(inputs))
     (folder / "decision.json").write_text(to_json(decision))
     return decision
+
+
+def _decided(
+    inputs: GateInputs,
+    ours: list[Prediction],
+    theirs: list[Prediction],
+    shown: list[Prediction] | None,
+    earlier: Sequence[EarlierLook] = (),
+) -> Decision:
+    return decide(
+        ours,
+        theirs,
+        inputs.gate,
+        opponent_kind=inputs.opponent_kind,
+        opponent_version=inputs.opponent_version,
+        challenger_scores=inputs.scores["challenger"],
+        opponent_scores=inputs.scores["opponent"],
+        base=shown,
+        lead3=shown,
+        looks=inputs.looks,
+        earlier=earlier,
+    )
 
 
 @pytest.mark.parametrize("kind", ["champion", "base"])
@@ -80,19 +91,7 @@ def _stored_with_earlier(folder: Path) -> Decision:
     earlier = [look_of(first, "rougeL", other, theirs)]
     (folder / "earlier_looks.json").write_bytes(TypeAdapter(list[EarlierLook]).dump_json(earlier))
     stored = replace(inputs, earlier_digest=of_file(folder / "earlier_looks.json"))
-    decision = decide(
-        ours,
-        theirs,
-        inputs.gate,
-        opponent_kind=inputs.opponent_kind,
-        opponent_version=inputs.opponent_version,
-        challenger_scores=inputs.scores["challenger"],
-        opponent_scores=inputs.scores["opponent"],
-        base=theirs,
-        lead3=theirs,
-        looks=inputs.looks,
-        earlier=earlier,
-    )
+    decision = _decided(inputs, ours, theirs, theirs, earlier)
     (folder / "gate_inputs.json").write_text(to_json(stored))
     (folder / "decision.json").write_text(to_json(decision))
     return decision
