@@ -142,7 +142,10 @@ def _role_of_values(values: list[Any], texts: list[str]) -> Role | None:
     if all(isinstance(v, bool) or (isinstance(v, str) and v.lower() in TRUTH) for v in values):
         return "quality"
     if all(isinstance(value, dict) for value in values):
-        return next(filter(None, (role_of(key) for value in values for key in value)), None)
+        keys = [
+            key for value in values for key in value if len(key) > 1
+        ]  # a letter names no choice here
+        return next(filter(None, map(role_of, keys)), None)
     asked = {text for text in texts if text.rstrip().endswith(QUESTION_MARKS)}
     long = {text for text in texts if _is_long(text)}
     least = max(len(values), 2) / 2

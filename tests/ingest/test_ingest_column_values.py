@@ -60,6 +60,7 @@ def test_one_file_with_several_splits(
         {"note": "the same for every row of it"},
         {"tools": "[]"},
         {"has_lamp": True},
+        {"meta": {"a": 1}},
         {"speaker_name": "Ann"},
     ],
     ids=str,
