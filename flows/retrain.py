@@ -100,7 +100,7 @@ def contest(
         )
         if decision.verdict != "PROMOTE":
             return decision, None
-        if registered := register(model, challenger, decision, recipe):
+        if registered := register(model, challenger, decision, recipe, champion):
             return decision, registered
     raise RegistryError(
         f"the champion of {recipe.name!r} changed {MOST_CONTESTS} times during this run; run again"

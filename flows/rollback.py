@@ -38,16 +38,19 @@ def rollback(name: ModelName, to: FormerVersion = None, approval: WithApproval =
     try:
         require_model(name)  # a mistyped name must not make an experiment of that name
         with bare_run(name):
-            target, current = former_champion(name, to)
+            plan = former_champion(name, to)
             reason = ""
-            if approval:
+            if approval and not plan.in_effect:
+                target, current = plan.target, plan.expected
+                now = f"v{current.number} ({current.description})" if current else "none"
                 answer = _ask(
-                    f"Make v{target.number} of {name} champion again? {target.description}"
+                    f"Make v{target.number} of {name} champion again? {target.description}\n\n"
+                    f"The champion now: {now}"
                 )
                 if not answer.approve:
                     return Cancelled(message=f"not approved: the champion of {name} stays")
                 reason = answer.reason
-            version, message = restore(name, target, current, reason)
+            version, message = restore(name, plan, reason)
     except FlowPauseTimeout:
         return Cancelled(message=f"nobody answered within a day: the champion of {name} stays")
     except PrecisError as error:

@@ -1,19 +1,24 @@
 """Who is champion: succession by claims, safe against crashes and against two at once.
 
 In MLflow the last writer of an alias wins, so the alias only shows the champion; the versions decide.
-A challenger that beat version C is created as a version with the tag `precis.succeeds: C`. MLflow
-hands out version numbers atomically, so of all versions that claim to succeed C the lowest number is
-the successor; a later one is withdrawn, and its run is gated again, against the new champion. A claim
-is finished when the alias points at it and it has the tag `precis.finished`; any process that finds an
+A challenger that beat version C is created as a version with the tag `precis.succeeds: C`, and with C's
+digest and run, since a registered model that is deleted and made again counts from 1. MLflow hands out
+version numbers atomically, so of all versions that claim to succeed C the lowest number is the
+successor; a later one is withdrawn, and its run is gated again, against the new champion. A claim is
+finished when the alias points at it and it has the tag `precis.finished`; any process that finds an
 unfinished claim finishes it. A claim is made after C was finished, so numbers rise along the
 succession: the champion is the highest finished version.
+
+MLflow has no compare-and-set. So before a version is written to or deleted by its number, it is read
+again: it must still be the claim that was meant.
+
+Over 250 lines: the succession is read in one place.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,31 +26,44 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from tasks.contracts.errors import ChampionMoved, RegistryError
+from tasks.register import version_tags
+from tasks.register.version_tags import (
+    COMPLETED_BY,
+    DIGEST,
+    FINISHED,
+    NOBODY,
+    RECORD,
+    ROLLBACK_TO,
+    RUN_ID,
+    SUCCEEDS,
+    TOKENIZER,
+    Version,
+)
+
+__all__ = [
+    "ALIAS",
+    "COMPLETED_BY",
+    "DIGEST",
+    "FINISHED",
+    "NOBODY",
+    "RECORD",
+    "ROLLBACK_TO",
+    "RUN_ID",
+    "SUCCEEDS",
+    "TOKENIZER",
+    "Version",
+    "does_not_exist",
+    "find_champion",
+    "points_at",
+    "reset_alias",
+    "settle",
+    "succeed",
+    "versions",
+]
 
 ALIAS = "champion"
-SUCCEEDS, FINISHED = "precis.succeeds", "precis.finished"
-DIGEST, RUN_ID = "precis.model_digest", "precis.run_id"
-ROLLBACK_TO = "precis.rollback_to"
-TOKENIZER = "precis.tokenizer_digest"
-NOBODY = 0  # what the first champion succeeds
 WRITE_TRIES, WRITE_PAUSE_SECONDS = 4, 0.2
 ALIAS_READS, ALIAS_PAUSE_SECONDS = 5, 0.5
-
-
-@dataclass(frozen=True)
-class Version:
-    """A model version that precis made."""
-
-    number: int
-    succeeds: int
-    finished: bool
-    digest: str
-    run_id: str
-    source: str
-    created: datetime
-    rollback_to: int | None
-    description: str
-    tokenizer: str = ""  # its digest; versions before gate.metric: loss have none on record
 
 
 def find_champion(client: Any, name: str) -> Version | None:
@@ -61,69 +79,89 @@ def find_champion(client: Any, name: str) -> Version | None:
 
 
 def succeed(
-    client: Any, name: str, expected: int, *, source: str, tags: dict[str, str], description: str
+    client: Any,
+    name: str,
+    expected: Version | None,
+    *,
+    source: str,
+    tags: dict[str, str],
+    description: str,
 ) -> Version | None:
-    """Claim the succession of version `expected` (NOBODY: none yet) and finish the claim.
+    """Claim the succession of the champion `expected` (None: there was none) and finish the claim.
 
     `source` is the logged model's URI; `tags` hold at least DIGEST and RUN_ID. Returns the new
-    champion, or None when someone else succeeded `expected` first: gate again, against them.
-    Calling it again after a crash finds the run's own claim instead of making a second one.
+    champion, or None when someone else succeeded `expected` first, or when another model has its number
+    by now: gate again, against them. Calling it again after a crash finds the run's own claim instead of
+    making a second one.
     """
     try:
         champion = _finish_claims(client, name)
         if champion is not None and champion.run_id == tags[RUN_ID]:
             return champion
-        if (champion.number if champion else NOBODY) != expected:
+        if not _same(champion, expected):
             return None
         _ensure_model(client, name)
         created = client.create_model_version(
             name,
             source,
             run_id=tags[RUN_ID],
-            tags=tags | {SUCCEEDS: str(expected)},
+            tags=tags | version_tags.claim_tags(expected),
             description=description,
             model_id=source.removeprefix("models:/"),
         )
         _finish_claims(client, name)
-        own = [v for v in versions(client, name) if v.number == int(created.version)]
-        return own[0] if own and own[0].finished else None
+        own = _find(versions(client, name), int(created.version))
+        return own if own and own.finished and own.run_id == tags[RUN_ID] else None
+    except MlflowException as error:
+        raise RegistryError(f"MLflow registry, model {name!r}: {error}") from error
+
+
+def settle(client: Any, name: str) -> Version | None:
+    """The last promotion or rollback, open claims finished first, wherever the alias points.
+
+    Raises RegistryError when MLflow fails.
+    """
+    try:
+        return _settle(client, name)
+    except MlflowException as error:
+        raise RegistryError(f"MLflow registry, model {name!r}: {error}") from error
+
+
+def points_at(client: Any, name: str) -> int | None:
+    """The version that the alias names now; None without one. Raises RegistryError."""
+    try:
+        return _alias(client, name)
     except MlflowException as error:
         raise RegistryError(f"MLflow registry, model {name!r}: {error}") from error
 
 
 def versions(client: Any, name: str) -> list[Version]:
-    """All versions of a model that precis made, in number order."""
-    listed: list[Version] = []
+    """All versions of a model that precis made, in number order.
+
+    Raises RegistryError that names every tag of theirs which cannot be read.
+    """
+    listed: list[Any] = []
     token = None
     while True:
         page = client.search_model_versions(f"name = '{name}'", page_token=token)
-        listed += [_version(entry) for entry in page if SUCCEEDS in entry.tags]
+        listed += page
         token = page.token
         if not token:
-            return sorted(listed, key=lambda version: version.number)
+            return version_tags.read(name, listed)
 
 
 def reset_alias(client: Any, name: str) -> Version | None:
-    """Put the alias back on the last finished version, after someone else moved it."""
-    last = _last_finished(versions(client, name))
-    if last:
-        client.set_registered_model_alias(name, ALIAS, str(last.number))
-    return last
+    """Put the alias back on the last finished version, after someone else moved it. Raises RegistryError."""
+    try:
+        return _align_alias(client, name)
+    except MlflowException as error:
+        raise RegistryError(f"MLflow registry, model {name!r}: {error}") from error
 
 
 def _finish_claims(client: Any, name: str) -> Version | None:
     """Finish the open claim if there is one, withdraw those that lost; the champion then."""
     for attempt in range(ALIAS_READS):
-        while True:
-            existing = versions(client, name)
-            last = _last_finished(existing)
-            position = last.number if last else NOBODY
-            open_claims = [v for v in existing if not v.finished and v.succeeds == position]
-            if not open_claims:
-                break
-            _finish(client, name, open_claims[0].number)
-        for lost in (v for v in existing if not v.finished and v.succeeds != position):
-            _withdraw(client, name, lost.number)
+        last = _settle(client, name)
         alias = _alias(client, name)
         if alias == (last.number if last else None):
             return last
@@ -133,15 +171,42 @@ def _finish_claims(client: Any, name: str) -> Version | None:
     raise _moved(name, last, alias)
 
 
-def _finish(client: Any, name: str, number: int) -> None:
+def _settle(client: Any, name: str) -> Version | None:
+    """Finish the open claim, withdraw those that lost; the last finished version then."""
+    while True:
+        existing = versions(client, name)
+        last = _last_finished(existing)
+        open_claims = [v for v in existing if not v.finished and v.follows(last)]
+        if not open_claims:
+            break
+        _finish(client, name, open_claims[0])
+    for lost in (v for v in existing if not v.finished and not v.follows(last)):
+        _withdraw(client, name, lost)
+    return last
+
+
+def _finish(client: Any, name: str, claim: Version) -> None:
     """Move the alias to a claim, then mark it finished; crash-safe in that order."""
+    if not claim.same_claim(_find(versions(client, name), claim.number)):
+        return  # the registered model was deleted meanwhile, or the version was: read again
+    number = claim.number
     now = datetime.now(UTC).isoformat(timespec="seconds")
     _retry(lambda: client.set_registered_model_alias(name, ALIAS, str(number)))
     _retry(lambda: client.set_model_version_tag(name, str(number), FINISHED, now))
-    # If this process slept between reading and writing, others may have promoted since: theirs counts.
-    while (last := _last_finished(versions(client, name))) and last.number > number:
-        number = last.number
-        client.set_registered_model_alias(name, ALIAS, str(number))
+    _align_alias(client, name)
+
+
+def _align_alias(client: Any, name: str) -> Version | None:
+    """Point the alias at the last finished version; that version.
+
+    Each writer of the alias calls this afterwards: if it slept between reading and writing, others may
+    have promoted since, and theirs counts. So of any number of writers the last one leaves it right.
+    """
+    while last := _last_finished(versions(client, name)):
+        if _alias(client, name) == last.number:
+            return last
+        client.set_registered_model_alias(name, ALIAS, str(last.number))
+    return None
 
 
 def _retry(write: Callable[[], Any]) -> None:
@@ -156,12 +221,24 @@ def _retry(write: Callable[[], Any]) -> None:
             time.sleep(WRITE_PAUSE_SECONDS * (attempt + 1))
 
 
-def _withdraw(client: Any, name: str, number: int) -> None:
+def _withdraw(client: Any, name: str, lost: Version) -> None:
+    now = _find(versions(client, name), lost.number)
+    if not lost.same_claim(now) or (now and now.finished):
+        return
     try:
-        client.delete_model_version(name, str(number))
+        client.delete_model_version(name, str(lost.number))
     except MlflowException as error:
         if not does_not_exist(error):  # else another process withdrew it
             raise
+
+
+def _find(existing: list[Version], number: int) -> Version | None:
+    return next((v for v in existing if v.number == number), None)
+
+
+def _same(champion: Version | None, expected: Version | None) -> bool:
+    """Whether it is still the champion that was judged: number, model and run."""
+    return expected.same_claim(champion) if expected else champion is None
 
 
 def _last_finished(existing: list[Version]) -> Version | None:
@@ -202,20 +279,4 @@ def _moved(name: str, last: Version | None, alias: int | None) -> ChampionMoved:
         f"model {name!r}: alias {ALIAS!r} {state}, but the last promotion is version {last.number}. "
         f"If someone moved it by hand, make that official with `precis rollback {name} --to "
         f"{alias or last.number}`; to undo it, `precis rollback {name} --to {last.number}`"
-    )
-
-
-def _version(entry: Any) -> Version:
-    rollback_to = entry.tags.get(ROLLBACK_TO)
-    return Version(
-        number=int(entry.version),
-        succeeds=int(entry.tags[SUCCEEDS]),
-        finished=FINISHED in entry.tags,
-        digest=entry.tags.get(DIGEST, ""),
-        run_id=entry.tags.get(RUN_ID, ""),
-        source=entry.source,
-        created=datetime.fromtimestamp(entry.creation_timestamp / 1000, UTC),
-        rollback_to=int(rollback_to) if rollback_to else None,
-        description=entry.description or "",
-        tokenizer=entry.tags.get(TOKENIZER, ""),
     )

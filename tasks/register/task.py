@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tasks.orchestration.task_options import STEP
 from tasks.processes import workspace
 from tasks.register import claims, log_model, lookup, rollback
 from tasks.register.claims import find_champion
+from tasks.register.history_entries import history_of
 from tasks.register.same_inputs import require_readable_rows, require_same_inputs
 from tasks.tracking import artifacts, connection, history, mlflow_run
 from tasks.tracking.predictions_table import read_table
@@ -49,12 +51,17 @@ def current_champion(name: str) -> claims.Version | None:
 
 @task(name="register", **STEP)
 def register(
-    model: ModelRef, challenger: Scores, decision: Decision, recipe: Recipe
+    model: ModelRef,
+    challenger: Scores,
+    decision: Decision,
+    recipe: Recipe,
+    champion: claims.Version | None,
 ) -> VersionRef | None:
     """Make the challenger champion; None when another succeeded the same champion first.
 
-    Log the model, have a clean process reproduce stored summaries, claim the succession, move the
-    alias: a crash anywhere leaves the alias where it was, or fully moved.
+    `champion`: the one it was judged against, None if it was the untuned base. Log the model, have a
+    clean process reproduce stored summaries, claim the succession, move the alias: a crash anywhere leaves
+    the alias where it was, or fully moved.
     """
     run = mlflow_run.current()
     work = workspace.work_folder() / "register" / run.id
@@ -70,6 +77,7 @@ def register(
     tags = {
         claims.DIGEST: model.digest,
         claims.RUN_ID: run.id,
+        claims.RECORD: history.decision_tags(run, recipe, decision)[history.RECORD],
         "precis.evaluation_digest": decision.evaluation_digest,
         f"precis.{recipe.gate.metric}": f"{decision.metrics[recipe.gate.metric].challenger:.4f}",
     }
@@ -78,7 +86,7 @@ def register(
     version = claims.succeed(
         run.client,
         recipe.name,
-        decision.opponent_version or claims.NOBODY,
+        champion,
         source=uri,
         tags=tags,
         description=headline(decision, recipe.name, None, recipe.gate.metric),
@@ -141,13 +149,16 @@ def require_model(name: str) -> None:
 
 
 @task(name="former champion", **STEP)
-def former_champion(name: str, to: int | None) -> tuple[claims.Version, int | None]:
-    """The version to go back to, loaded and checked, and the champion's number now; changes nothing."""
+def former_champion(name: str, to: int | None) -> rollback.Plan:
+    """What a rollback is to do: the version to go back to, loaded and checked. Changes no champion.
+
+    It is decided once a run: a retry finds it in the run's tags.
+    """
     run = mlflow_run.current()
-    versions = claims.versions(run.client, name)
-    of_this_run = [v for v in versions if v.run_id == run.id]  # from an earlier try
-    target_number = of_this_run[0].rollback_to if of_this_run else to
-    target = rollback.choose_target(run.client, name, target_number)
+    plan = rollback.plan(run.client, name, to, run.id, run.resumed)
+    if plan.in_effect:
+        return plan
+    target = plan.target
     folder = artifacts.fetch(target.source) / "artifacts" / "package"
     if digest.of_folder(folder) != target.digest:
         raise RegistryError(
@@ -155,22 +166,43 @@ def former_champion(name: str, to: int | None) -> tuple[claims.Version, int | No
             f"{target.digest[:16]}...); restore {folder} from a backup, or name another version"
         )
     rollback.check_loads(target, workspace.work_folder() / "register" / run.id)
-    return target, max((v.number for v in versions if v.finished), default=None)
+    return plan
 
 
 @task(name="restore", **STEP)
-def restore(
-    name: str, target: claims.Version, expected: int | None, reason: str = ""
-) -> tuple[VersionRef, str]:
-    """Make an earlier version champion again, if the champion is still `expected`; once a run."""
-    run = mlflow_run.current()
+def restore(name: str, plan: rollback.Plan, reason: str = "") -> tuple[VersionRef, str]:
+    """Make an earlier version champion again, if the champion is still the expected one; once a run."""
+    run, target = mlflow_run.current(), plan.target
+    now = plan.in_effect or rollback.in_effect(run.client, name, target)
+    if now and now.run_id != run.id:
+        message = f"{name}: v{now.number} is champion, with the model of v{now.rollback_to or now.number}: "
+        message += (
+            "a rollback that did not end well had come that far"
+            if plan.in_effect
+            else (f"that is v{target.number}'s already")
+        )
+        message += "; nothing else was changed"
+        if plan.in_effect:
+            message += f". `precis rollback {name}` again goes back to the champion before"
+        return VersionRef(name, now.number, now.digest), message
     # Before the claim, as for promotions: the registry then says whether it took effect.
-    history.write(run, rollback.history_record(name, target, None, run.id, reason))
-    version = rollback.restore(run.client, name, target, run.id, reason, expected)
+    reasons = "; ".join(filter(None, (reason, plan.note)))
+    record = rollback.history_record(name, target, None, run.id, reasons)
+    history.write(run, record)
+    version = rollback.restore(
+        run.client,
+        name,
+        target,
+        run.id,
+        reason,
+        expected=plan.expected,
+        record=history.as_json(record),
+    )
     message = (
         f"ROLLED BACK {name} v{version.number}: the model of v{target.number} is champion again"
     )
-    history.write(run, rollback.history_record(name, target, version, run.id, reason))
+    message += f" ({plan.note})" if plan.note else ""
+    history.write(run, replace(record, version=version.number))
     return VersionRef(name, version.number, version.digest), message
 
 
@@ -188,9 +220,3 @@ def package_of(client: Any, reference: str) -> tuple[Path, str]:
     """
     model = lookup.resolve(client, reference)
     return artifacts.package(model.uri, model.digest), model.title
-
-
-def history_of(client: Any, name: str) -> list[history.HistoryRecord]:
-    """The history, with the versions that the registry says took effect."""
-    took_effect = {v.run_id: v.number for v in claims.versions(client, name) if v.finished}
-    return history.read(client, name, took_effect)

@@ -7,11 +7,12 @@ whether a promotion took effect is read from the registry, which alone decides i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from tasks.contracts.errors import RegistryError
 from tasks.contracts.metrics import change, direction
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import Decision, Verdict, from_json
@@ -131,22 +132,79 @@ def write(run: Any, record: HistoryRecord) -> None:
     run.write(tags=_as_tags(record))
 
 
+def as_json(record: HistoryRecord) -> str:
+    """A record as tags hold it."""
+    return json.dumps(asdict(record))
+
+
 def _as_tags(record: HistoryRecord) -> dict[str, str]:
-    return {RECORD: json.dumps(asdict(record))}
+    return {RECORD: as_json(record)}
 
 
-def read(client: Any, name: str, versions: dict[str, int]) -> list[HistoryRecord]:
-    """All records of a model, oldest first; `versions` maps run ids to what they registered."""
+@dataclass(frozen=True)
+class TookEffect:
+    """A promotion or rollback that the registry holds: its version, its run, and its entry as JSON.
+
+    `fallback`: what the version itself tells, for versions of before they held their entries.
+    """
+
+    version: int
+    run_id: str
+    record: str
+    fallback: HistoryRecord
+
+
+def read(client: Any, name: str, took_effect: Sequence[TookEffect]) -> list[HistoryRecord]:
+    """All records of a model, oldest first, each with the version that took effect.
+
+    An entry whose run was deleted is read from the version. Raises RegistryError that names every tag
+    which holds no record.
+    """
+    problems: list[str] = []
+    versions = {each.run_id: each for each in took_effect}
+    records = []
+    for run in _recorded(client, name):
+        own = versions.get(run.info.run_id)
+        where = f"MLflow run {run.info.run_id} of experiment {name!r}: its tag {RECORD}"
+        fix = f"mlflow.MlflowClient().delete_tag({run.info.run_id!r}, {RECORD!r}) removes it"
+        if own:
+            fix += f"; the entry of v{own.version} is then read from that version"
+        record = _parse(run.data.tags[RECORD], where, fix, problems)
+        if record:
+            effect = versions.get(record.mlflow_run_id)
+            version = effect.version if effect else _own_version(record)
+            records.append(replace(record, version=version))
+    found = {record.mlflow_run_id for record in records}
+    for each in took_effect:
+        if each.run_id not in found:
+            where = f"model {name!r}, version {each.version}: its tag {RECORD}"
+            fix = (
+                f"mlflow.MlflowClient().delete_model_version_tag({name!r}, '{each.version}', {RECORD!r}) "
+                "removes it; the entry is then made of the version's description"
+            )
+            record = _parse(each.record, where, fix, problems) if each.record else each.fallback
+            if record:
+                records.append(replace(record, version=each.version))
+    if problems:
+        raise RegistryError.of(problems)
+    return sorted(records, key=lambda record: record.time)
+
+
+def _recorded(client: Any, name: str) -> Iterator[Any]:
     experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        return []
-    recorded = runs(client, experiment.experiment_id, f"tags.`{RECORD}` != ''")
-    records = [from_json(HistoryRecord, run.data.tags[RECORD]) for run in recorded]
-    with_versions = [
-        replace(record, version=versions.get(record.mlflow_run_id, _own_version(record)))
-        for record in records
-    ]
-    return sorted(with_versions, key=lambda record: record.time)
+    if experiment is not None:
+        yield from runs(client, experiment.experiment_id, f"tags.`{RECORD}` != ''")
+
+
+def _parse(text: str, where: str, fix: str, problems: list[str]) -> HistoryRecord | None:
+    try:
+        return from_json(HistoryRecord, text)
+    except ValueError as error:  # pydantic's
+        reason = next(iter(str(error).strip().splitlines()[1:]), str(error)).strip()
+        problems.append(
+            f"{where} holds {text[:40]!r} instead of a history entry ({reason}); restore it, or: {fix}"
+        )
+        return None
 
 
 def _own_version(record: HistoryRecord) -> int | None:

@@ -50,7 +50,7 @@ class Store:
         self.server = psutil.Process(server) if server else None
         location = None if server else (self.stored / NAME).as_uri()
         self.experiment = self.client.create_experiment(NAME, artifact_location=location)
-        self.champion = claims.NOBODY
+        self.champion: claims.Version | None = None
 
     def copy(self) -> None:
         """One copy, by MLflow's own hands."""
@@ -77,7 +77,7 @@ class Store:
             self.client, NAME, self.champion, source=uri, tags=tags, description="a model"
         )
         assert won is not None
-        self.champion = won.number
+        self.champion = won
 
     def pyfunc(self) -> None:
         """MLflow's own way to a registered version."""

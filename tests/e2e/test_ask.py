@@ -41,7 +41,7 @@ def packaged(settings: SummarizerSettings, folder: Path) -> Any:
     return package.package_base(tiny.prepared(DEMO), settings, folder)
 
 
-def register(client: Any, model: Any, name: str, folder: Path, succeeds: int) -> None:
+def register(client: Any, model: Any, name: str, folder: Path) -> None:
     """As the pipeline registers a winner, without the training."""
     found = client.get_experiment_by_name(name)
     experiment = found.experiment_id if found else client.create_experiment(name)
@@ -50,7 +50,8 @@ def register(client: Any, model: Any, name: str, folder: Path, succeeds: int) ->
         client, model, experiment_id=experiment, run_id=run, name=name, scratch=folder / "scratch"
     )
     tags = {claims.DIGEST: model.digest, claims.RUN_ID: run}
-    claims.succeed(client, name, succeeds, source=uri, tags=tags, description="a model")
+    expected = claims.find_champion(client, name)
+    claims.succeed(client, name, expected, source=uri, tags=tags, description="a model")
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +65,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         first = packaged(
             SummarizerSettings(**{**vars(CHAT), "max_new_tokens": 7}), folder / "made/first"
         )
-        register(client, first, "talk", folder, claims.NOBODY)
-        register(client, packaged(CHAT, folder / "made/chat"), "talk", folder, 1)
-        register(client, packaged(SUMMARIZER, folder / "made/sums"), "sums", folder, claims.NOBODY)
+        register(client, first, "talk", folder)
+        register(client, packaged(CHAT, folder / "made/chat"), "talk", folder)
+        register(client, packaged(SUMMARIZER, folder / "made/sums"), "sums", folder)
         client.set_registered_model_alias("talk", "old", "1")
         yield folder
 

@@ -61,7 +61,7 @@ class Bench:
         model = client.create_logged_model(run.info.experiment_id, source_run_id=run.info.run_id)
         tags = {claims.DIGEST: "d", claims.RUN_ID: run.info.run_id}
         source = f"models:/{model.model_id}"
-        claims.succeed(client, NAME, claims.NOBODY, source=source, tags=tags, description="first")
+        claims.succeed(client, NAME, None, source=source, tags=tags, description="first")
 
     def write(self, name: str, rows: list[dict[str, Any]]) -> Path:
         path = self.home / name

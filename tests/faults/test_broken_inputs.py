@@ -36,7 +36,7 @@ def registry(home_with_store: Path) -> Iterator[Path]:
     model = client.create_logged_model(run.info.experiment_id, source_run_id=run.info.run_id)
     tags = {claims.DIGEST: "d", claims.RUN_ID: run.info.run_id}
     source = f"models:/{model.model_id}"
-    claims.succeed(client, "broken", claims.NOBODY, source=source, tags=tags, description="first")
+    claims.succeed(client, "broken", None, source=source, tags=tags, description="first")
     before = _content(home_with_store)
     yield home_with_store
     assert [v.number for v in claims.versions(client, "broken")] == [1]

@@ -13,42 +13,11 @@ from typing import Any
 
 import mlflow
 import pytest
+from registry import NAME, DyingClient, Killed, alias, back, claim, logged, promote
 
-from tasks.contracts.errors import ChampionMoved, Overtaken, RegistryError
-from tasks.register import claims, rollback
+from tasks.contracts.errors import ChampionMoved
+from tasks.register import claims
 from tasks.tracking import connection
-
-NAME = "summ"
-
-
-class Killed(BaseException):
-    """Stands for kill -9: nothing catches it."""
-
-
-class DyingClient:
-    """A real client whose process dies just before or just after its n-th write."""
-
-    WRITES = ("create_registered_model", "create_model_version", "set_registered_model_alias",
-              "set_model_version_tag", "delete_model_version")  # fmt: skip
-
-    def __init__(self, client: Any, write: int, *, after: bool) -> None:
-        self.client, self.left, self.after = client, write, after
-
-    def __getattr__(self, name: str) -> Any:
-        real = getattr(self.client, name)
-        if name not in self.WRITES:
-            return real
-
-        def dying(*args: Any, **kwargs: Any) -> Any:
-            self.left -= 1
-            if self.left == 0 and not self.after:
-                raise Killed
-            result = real(*args, **kwargs)
-            if self.left == 0:
-                raise Killed
-            return result
-
-        return dying
 
 
 class PausingClient(DyingClient):
@@ -67,29 +36,6 @@ class PausingClient(DyingClient):
 @pytest.fixture
 def store(home_with_store: Path) -> Any:
     return connection.connect()
-
-
-def logged(client: Any) -> tuple[str, str]:
-    """A run with a logged model; returns (run id, model URI)."""
-    experiment = client.get_experiment_by_name("e")
-    identity = experiment.experiment_id if experiment else client.create_experiment("e")
-    run = client.create_run(identity)
-    model = client.create_logged_model(identity, source_run_id=run.info.run_id)
-    return run.info.run_id, f"models:/{model.model_id}"
-
-
-def claim(client: Any, expected: int, run: str, source: str) -> claims.Version | None:
-    tags = {claims.DIGEST: f"digest-{run}", claims.RUN_ID: run}
-    return claims.succeed(client, NAME, expected, source=source, tags=tags, description="d")
-
-
-def promote(client: Any, expected: int) -> claims.Version | None:
-    return claim(client, expected, *logged(client))
-
-
-def alias(client: Any) -> int | None:
-    found = client.get_registered_model(NAME).aliases.get(claims.ALIAS)
-    return int(found) if found else None
 
 
 def test_the_first_claim_becomes_champion_and_the_next_succeeds_it(store: Any) -> None:
@@ -200,58 +146,9 @@ def test_an_alias_moved_by_other_hands_is_not_taken_for_a_champion(store: Any) -
     store.set_registered_model_alias(NAME, claims.ALIAS, "1")
     with pytest.raises(ChampionMoved, match=r"points at version 1.*rollback summ --to 1"):
         claims.find_champion(store, NAME)
-    target = rollback.choose_target(store, NAME, 1)
-    now = rollback.restore(store, NAME, target, logged(store)[0])
+    now = back(store, 1)
     assert (now.number, now.rollback_to, alias(store)) == (3, 1, 3)
     assert claims.find_champion(store, NAME) == now
-
-
-def test_rollback_goes_back_one_champion_at_a_time(store: Any) -> None:
-    """Twice in a row reaches the champion before, not the one just left."""
-    for expected in range(3):
-        promote(store, expected)
-    runs = [logged(store)[0] for _ in range(3)]
-    assert (
-        rollback.restore(
-            store, NAME, rollback.choose_target(store, NAME, None), runs[0]
-        ).rollback_to
-        == 2
-    )
-    assert (
-        rollback.restore(
-            store, NAME, rollback.choose_target(store, NAME, None), runs[1]
-        ).rollback_to
-        == 1
-    )
-    with pytest.raises(RegistryError, match="no earlier champion"):
-        rollback.choose_target(store, NAME, None)
-    with pytest.raises(RegistryError, match="never champion; those were: 1, 2, 3"):
-        rollback.choose_target(store, NAME, 77)
-
-
-def test_a_rollback_is_only_over_the_champion_that_was_asked_about(store: Any) -> None:
-    """Someone promoted between the question and the approval: nothing is replaced unasked."""
-    promote(store, claims.NOBODY)
-    promote(store, 1)
-    target = rollback.choose_target(store, NAME, 1)
-    promote(store, 2)
-    with pytest.raises(Overtaken, match="new champion during the rollback"):
-        rollback.restore(store, NAME, target, logged(store)[0], expected=2)
-    assert alias(store) == 3
-
-
-def test_a_rollback_tried_again_is_not_carried_out_twice(store: Any) -> None:
-    """The run that did it finds that it did."""
-    promote(store, claims.NOBODY)
-    promote(store, 1)
-    run_id = logged(store)[0]
-    target = rollback.choose_target(store, NAME, 1)
-    first = rollback.restore(store, NAME, target, run_id, expected=2)
-    assert rollback.restore(store, NAME, target, run_id, expected=2) == first
-    assert alias(store) == first.number == 3
-    promote(store, 3)
-    assert rollback.restore(store, NAME, target, run_id, expected=2) == first
-    assert alias(store) == 4
 
 
 def test_versions_of_other_tools_are_left_alone(store: Any) -> None:

@@ -83,7 +83,7 @@ def promoted(client: Any, name: str, tokenizer: str) -> claims.Version:
     model = client.create_logged_model(identity, source_run_id=run.info.run_id)
     tags = {claims.DIGEST: "d", claims.RUN_ID: run.info.run_id, claims.TOKENIZER: tokenizer}
     source = f"models:/{model.model_id}"
-    won = claims.succeed(client, name, claims.NOBODY, source=source, tags=tags, description="d")
+    won = claims.succeed(client, name, None, source=source, tags=tags, description="d")
     assert won is not None
     return won
 
@@ -93,8 +93,8 @@ def test_the_registry_keeps_it_through_a_rollback(store: Any) -> None:
     first = promoted(store, "qa", "tokens")
     assert first.tokenizer == "tokens"
     tags = {claims.DIGEST: "e", claims.RUN_ID: "another"}
-    claims.succeed(store, "qa", 1, source=first.source, tags=tags, description="d")
-    back = rollback.restore(store, "qa", first, "third")
+    second = claims.succeed(store, "qa", first, source=first.source, tags=tags, description="d")
+    back = rollback.restore(store, "qa", first, "third", expected=second)
     assert (back.number, back.tokenizer) == (3, "tokens")
 
 

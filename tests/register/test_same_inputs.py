@@ -51,9 +51,7 @@ def registered(base: Path, home: Path, of: dict[str, SummarizerSettings]) -> dic
             scratch=home / "scratch",
         )
         tags = {claims.DIGEST: model.digest, claims.RUN_ID: run}
-        champions[name] = claims.succeed(
-            client, name, claims.NOBODY, source=uri, tags=tags, description="d"
-        )
+        champions[name] = claims.succeed(client, name, None, source=uri, tags=tags, description="d")
     return champions
 
 
