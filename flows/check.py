@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,8 +50,8 @@ def check(recipe: Recipe, shown: int = 0) -> Checked:
     `shown`: how many training rows are shown as the model sees them.
     """
     result = Checked()
-    with tempfile.TemporaryDirectory(prefix="precis-check-") as scratch:
-        base = _base(recipe, result, Path(scratch))
+    with workspace.temporary_folder("check") as scratch:
+        base = _base(recipe, result, scratch)
         *data, report = preflight(recipe, base, shown)
         result.seen = seen_lines(report)
         for facts, problems in (data, training.preflight(recipe)):

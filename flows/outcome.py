@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from mlflow.exceptions import MlflowException
 from prefect.context import FlowRunContext
 
+from tasks.contracts.errors import PrecisError, RegistryError
 from tasks.contracts.formatting import headline
 from tasks.contracts.metrics import LOSS, change, direction
 from tasks.contracts.recipe import Recipe
@@ -108,6 +112,19 @@ class Outcome:
             "report": self.report,
         }
         return json.dumps(values, indent=2)
+
+
+@contextlib.contextmanager
+def promotion_stands(outcome: Outcome) -> Iterator[None]:
+    """What fails in this block, after a promotion, says that the promotion stands. Raises RegistryError."""
+    try:
+        yield
+    except (PrecisError, MlflowException) as error:
+        if outcome.version is None:
+            raise
+        raise RegistryError(
+            f"{outcome.headline}: that stands; what came after it failed: {error}"
+        ) from error
 
 
 def _cost_as_json(cost: StepCost) -> dict[str, Any]:

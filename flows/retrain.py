@@ -12,7 +12,7 @@ from prefect.states import Completed, Failed
 
 from flows import home_folder
 from flows.announce import announce
-from flows.outcome import Outcome
+from flows.outcome import Outcome, promotion_stands
 from flows.parameters import IfBusy, OneRecipe
 from flows.run_context import one_retrain_at_a_time, tracked_run
 from tasks.contracts.errors import PrecisError, RegistryError
@@ -71,9 +71,10 @@ def run_retrain(recipe: Recipe) -> Outcome:
         model = merge(adapter, base, dataset, recipe)
         decision, version = contest(model, base, dataset, recipe)
         outcome = Outcome.of(run, recipe, decision, version)
-        page = report(recipe, decision, version, outcome.headline, dataset, adapter, model)
-        outcome = outcome.with_report(page)
-        announce(outcome, dataset)
+        with promotion_stands(outcome):
+            page = report(recipe, decision, version, outcome.headline, dataset, adapter, model)
+            outcome = outcome.with_report(page)
+            announce(outcome, dataset)
         return outcome
 
 

@@ -17,6 +17,7 @@ from flows.stack import embedded
 from tasks.contracts.recipe import Recipe
 from tasks.orchestration import concurrency
 from tasks.processes import workspace
+from tasks.register.task import remove_leftovers
 from tasks.tracking import mlflow_run
 
 OURS = "precis"  # the tag by which automations recognize our flow runs
@@ -62,6 +63,7 @@ def bare_run(name: str) -> Iterator[mlflow_run.Run]:
     first_try = flow_run.run_count == 1 and not flow_run.total_run_time
     with _untagged_tasks(), mlflow_run.run_for(name, str(flow_run.id), tags, first_try) as run:
         stale_runs.close(run.client, run.experiment_id, run.id)
+        remove_leftovers(run.client, run.experiment_id)
         if run_page := mlflow_run.run_url(run):
             text = "Parameters, metrics, plots and files of this run."
             create_link_artifact(run_page, "MLflow run", key="mlflow-run", description=text)

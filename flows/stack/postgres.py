@@ -13,12 +13,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 
 from tasks.contracts import digest
 from tasks.contracts.errors import PrecisError
+from tasks.processes import workspace
 
 DATABASES = {"prefect": "asyncpg", "mlflow": "psycopg2"}  # name and SQLAlchemy driver
 URIS = "uris.json"
@@ -52,9 +52,17 @@ def main(folder: Path) -> int:
     ending = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ending.set())
     data, user = data_folder(folder)
-    sockets = Path(tempfile.mkdtemp(prefix="precis-pg-"))  # a socket's path may have 107 bytes
-    if user:
-        shutil.chown(sockets, user)  # mode 0700: only that user and root
+    with workspace.temporary_folder(
+        workspace.SOCKETS
+    ) as sockets:  # a socket's path may have 107 bytes
+        if user:
+            shutil.chown(sockets, user)  # mode 0700: only that user and root
+        return _serve(folder, data, user, sockets, ending)
+
+
+def _serve(
+    folder: Path, data: Path, user: str | None, sockets: Path, ending: threading.Event
+) -> int:
     try:
         if not (data / "PG_VERSION").exists():
             _call(["initdb", "--auth=trust", "--encoding=utf8", "-U", USER, "-D", str(data)], user)
@@ -74,7 +82,6 @@ def main(folder: Path) -> int:
         return server.wait()
     finally:
         (folder / URIS).unlink(missing_ok=True)
-        shutil.rmtree(sockets, ignore_errors=True)
 
 
 def _set_when_ended(server: subprocess.Popen[bytes], ending: threading.Event) -> None:

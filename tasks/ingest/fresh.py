@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from tasks.ingest.prepare import EVALUATION, REJECTS, REPORT, too_many_rejects
 from tasks.ingest.sources import open_input
 from tasks.ingest.split_writer import SplitWriter, Tally, measured, write_splits
 from tasks.ingest.token_lengths import meter_for
+from tasks.processes import workspace
 
 if TYPE_CHECKING:
     from tasks.serving.summarizer import SummarizerSettings
@@ -47,8 +47,8 @@ def prepare_fresh(
     folder.mkdir(parents=True, exist_ok=True)
     meter = meter_for(tokenizer_folder, settings, prompt)
     split = SplitWriter(folder / "fresh.partial", None)
-    with tempfile.TemporaryDirectory(prefix="precis-fresh-") as scratch, split:
-        source = open_input(KEY, fresh, data.evaluation_split, data, prompt, Path(scratch))
+    with workspace.temporary_folder("fresh") as scratch, split:
+        source = open_input(KEY, fresh, data.evaluation_split, data, prompt, scratch)
         with (folder / REJECTS).open("wb") as rejects:
             tally = write_splits(
                 measured(source, prompt, meter), lambda _: split, (split,), rejects.write

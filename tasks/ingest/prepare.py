@@ -7,7 +7,6 @@ report.
 from __future__ import annotations
 
 import json
-import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +25,7 @@ from tasks.ingest.seen_rows import ROWS, seen_rows
 from tasks.ingest.sources import Input, open_inputs
 from tasks.ingest.split_writer import SplitWriter, Tally, in_evaluation, measured, write_splits
 from tasks.ingest.token_lengths import meter_for
+from tasks.processes import workspace
 
 if TYPE_CHECKING:
     from tasks.serving.summarizer import SummarizerSettings
@@ -62,8 +62,8 @@ def prepare(
     for name in (TRAIN, EVALUATION, REJECTS, REPORT):
         (folder / name).unlink(missing_ok=True)
     meter = meter_for(tokenizer_folder, settings, prompt)
-    with tempfile.TemporaryDirectory(prefix="precis-ingest-") as scratch:
-        built = build(data, prompt, meter, folder, Path(scratch))
+    with workspace.temporary_folder("ingest") as scratch:
+        built = build(data, prompt, meter, folder, scratch)
     if built.problems:
         if built.counts.get("rejected"):
             built.problems.append(f"every row set aside is in {folder / REJECTS}")
@@ -86,12 +86,12 @@ def look(
     Without settings and tokenizer (a base that was not found) nothing is measured in tokens, and
     rows too long for `prompt.truncate: error` are not noticed.
     """
-    with tempfile.TemporaryDirectory(prefix="precis-check-") as scratch:
+    with workspace.temporary_folder("check") as scratch:
         try:
             meter = None
             if settings is not None and tokenizer_folder is not None:
                 meter = meter_for(tokenizer_folder, settings, prompt)
-            return build(data, prompt, meter, Path(scratch), Path(scratch), shown)
+            return build(data, prompt, meter, scratch, scratch, shown)
         except PrecisError as error:
             return Built(str(error).splitlines())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from tasks.contracts.errors import DataError
 from tasks.contracts.recipe import Data, Prompt
 from tasks.ingest.canonical_rows import identity, read_lines
 from tasks.ingest.prepare import TRAIN, build
+from tasks.processes import workspace
 
 
 def count_new(data: Data, prompt: Prompt, seen: Sequence[Path]) -> int:
@@ -29,8 +29,7 @@ def count_new(data: Data, prompt: Prompt, seen: Sequence[Path]) -> int:
         for path in seen
         for _, row in read_lines(path)
     }
-    with tempfile.TemporaryDirectory(prefix="precis-newer-") as name:
-        folder = Path(name)
+    with workspace.temporary_folder("newer") as folder:
         built = build(data, prompt, None, folder, folder)
         if built.problems:
             raise DataError.of(built.problems)

@@ -21,6 +21,7 @@ from tasks.processes import workspace
 from tasks.register import claims, log_model, lookup, rollback
 from tasks.register.claims import find_champion
 from tasks.register.history_entries import history_of
+from tasks.register.leftovers import remove as remove_leftovers
 from tasks.register.same_inputs import require_readable_rows, require_same_inputs
 from tasks.tracking import artifacts, connection, history, mlflow_run
 from tasks.tracking.predictions_table import read_table
@@ -34,6 +35,7 @@ __all__ = [
     "package_of",
     "promoted_before",
     "register",
+    "remove_leftovers",
     "require_comparable",
     "require_model",
     "require_readable_rows",

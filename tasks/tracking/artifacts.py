@@ -18,6 +18,7 @@ from tasks.processes import workspace
 
 T = TypeVar("T")
 COPY_DAYS = 30  # an unused copy is removed after: longer than between two scheduled retrainings
+PARTIAL = "tmp"  # of a folder that a download is written to
 _roots: dict[tuple[str, str], str] = {}  # artifact URI of runs, by store and run id
 _copies: dict[str, Path] = {}  # copies of a remote store's artifacts, by URI
 
@@ -112,7 +113,7 @@ def _download(location: str, target: Path) -> None:
     import mlflow
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as partial:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=PARTIAL) as partial:
         folder = Path(partial) / "new"
         folder.mkdir()
         downloaded = Path(
@@ -175,11 +176,11 @@ def _remove_copy(uri: str) -> bool:
 
 
 def forget_old() -> None:
-    """Remove copies that no run has used for COPY_DAYS."""
-    oldest = time.time() - COPY_DAYS * 86400
+    """Remove copies that no run has used for COPY_DAYS, and after a day what a killed download left."""
     for path in (workspace.work_folder() / "fetched").glob("*"):
+        days = 1 if path.name.startswith(PARTIAL) else COPY_DAYS
         with contextlib.suppress(FileNotFoundError):  # another process removed it
-            if path.stat().st_mtime < oldest:
+            if path.stat().st_mtime < time.time() - days * 86400:
                 _remove(path)
 
 

@@ -23,6 +23,7 @@ from mlflow.exceptions import MlflowException
 from tasks.contracts.errors import RegistryError
 from tasks.processes import workspace
 from tasks.tracking import artifacts, connection
+from tasks.tracking.deleted import with_way_back
 
 ERROR = "precis.error"  # why a run failed
 MAX_TAG_CHARACTERS = 5000
@@ -151,12 +152,25 @@ def run_for(
         status = "FINISHED"
     except Exception as error:
         status = "FAILED"
-        _tag_error(client, run_id, error)
-        raise
+        told = with_way_back(run, name, error)
+        _tag_error(client, run_id, told)
+        if told is error:
+            raise
+        raise told from error
     finally:
         artifacts.forget_old()
-        client.set_terminated(run_id, status=status)
         _current.reset(token)
+        _terminate(run, name, status)
+
+
+def _terminate(run: Run, name: str, status: str) -> None:
+    """Close the run. Raises RegistryError if that fails and nothing failed before."""
+    try:
+        run.client.set_terminated(run.id, status=status)
+    except MlflowException as error:
+        if status == "FINISHED":
+            raise with_way_back(run, name, error) from error
+        logging.getLogger(__name__).warning("the MLflow run could not be closed: %s", error)
 
 
 def _resume(client: Any, experiment_id: str, flow_run_id: str, tags: dict[str, str]) -> str | None:
