@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows import s3_event
 from tasks.contracts.errors import DataError, ServerError
+from tasks.contracts.formatting import nearest
 
 if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
@@ -68,6 +69,17 @@ def data(name: str | None, source: str | None, s3_event_file: str | None) -> lis
 def arrived(name: str, source: str | None) -> str:
     """Send `precis.data.arrived` for a model; returns a sentence that says so."""
     require_server()
+    deployed = {
+        str(deployment.parameters["recipe"].get("name"))
+        for deployment in _deployments(
+            f"event {ARRIVED} of model {name!r} was not sent", "retrain", "check-data"
+        )
+    }
+    if name not in deployed:
+        raise ServerError(
+            f"no deployment is of a model {name!r}, so nothing would take the event; nothing was "
+            f"sent{nearest(name, deployed)}"
+        )
     send(ARRIVED, name, {"source": source})
     return f"{name}: sent {ARRIVED}" + (f" ({source})" if source else "")
 
@@ -82,7 +94,7 @@ def arrived_by_s3(text: str) -> list[str]:
     objects = s3_event.created(text)
     require_server()
     messages = []
-    deployments = _retrain_deployments()
+    deployments = _deployments("deployments cannot be read", "retrain")
     for deployment in deployments:
         recipe: dict[str, Any] = deployment.parameters["recipe"]
         train = str(recipe.get("data", {}).get("train", ""))
@@ -134,16 +146,18 @@ def answering(problem: str) -> Iterator[None]:
         ) from caught
 
 
-def _retrain_deployments() -> list[DeploymentResponse]:
-    """All deployments of the retrain flow that have a recipe."""
+def _deployments(problem: str, *flows: str) -> list[DeploymentResponse]:
+    """All deployments of these flows that have a recipe; `problem` begins an error."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 
-    retrain = FlowFilter(name=FlowFilterName(any_=["retrain"]))
+    of_flows = FlowFilter(name=FlowFilterName(any_=list(flows)))
     deployments: list[DeploymentResponse] = []
-    with answering("deployments cannot be read"), get_client(sync_client=True) as client:
+    with answering(problem), get_client(sync_client=True) as client:
         while True:
-            page = client.read_deployments(flow_filter=retrain, limit=PAGE, offset=len(deployments))
+            page = client.read_deployments(
+                flow_filter=of_flows, limit=PAGE, offset=len(deployments)
+            )
             deployments += page
             if len(page) < PAGE:
                 return [d for d in deployments if isinstance(d.parameters.get("recipe"), dict)]

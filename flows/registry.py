@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tasks.register.task import find_champion, history_of
+from tasks.register.task import find_champion, history_of, require_known
 from tasks.tracking import connection
 from tasks.tracking.history import HistoryRecord
 
@@ -62,5 +62,9 @@ def describe_champion(name: str) -> Champion | None:
 
 
 def history(name: str) -> list[HistoryRecord]:
-    """Every promotion, refusal and rollback of a registered model, oldest first."""
-    return [] if connection.nothing_yet() else history_of(connection.connect(), name)
+    """Every promotion, refusal and rollback of a registered model, oldest first.
+
+    Raises NoSuchChampion for a name that has neither runs nor versions, with the nearest that has.
+    """
+    require_known(name)
+    return history_of(connection.connect(), name)

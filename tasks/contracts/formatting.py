@@ -6,7 +6,8 @@ table has four (`score`, `gain`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 from tasks.contracts.metrics import DIRECTION, LOSS, UNIT, change, direction, sign
 from tasks.contracts.records import Decision, MetricResult, Verdict
@@ -28,6 +29,7 @@ GUARDRAIL_TITLES = {
     "length_ratio": "output words over reference words",
 }
 MAX_VALUE_CHARACTERS = 300
+MAX_NAMES = 10  # listed in a message
 
 
 def listed(names: Sequence[str], most: int) -> str:
@@ -198,3 +200,11 @@ def fact(value: object) -> str:
 def shortened(text: str, max_characters: int) -> str:
     """Text of at most so many characters, and a mark where the rest was left out."""
     return text if len(text) <= max_characters else f"{text[:max_characters].rstrip()} …"
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """What follows "there is no NAME": the nearest of the names that exist, and all of them."""
+    known = sorted(names)
+    similar = difflib.get_close_matches(name, known, n=1)
+    listed = ", ".join(known[:MAX_NAMES]) + (", ..." if len(known) > MAX_NAMES else "")
+    return f"{f'; nearest: {similar[0]!r}' if similar else ''}; it has: {listed or 'none'}"

@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 
 from tasks.contracts import digest
 from tasks.contracts.errors import EvaluationError, NoSuchChampion, RegistryError, SealBroken
-from tasks.contracts.formatting import headline
+from tasks.contracts.formatting import headline, nearest
 from tasks.contracts.metrics import LOSS, NO_LOSS, other_tokenizer
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import Decision, ModelRef, Scores, VersionRef, from_json
@@ -37,6 +37,7 @@ __all__ = [
     "register",
     "remove_leftovers",
     "require_comparable",
+    "require_known",
     "require_model",
     "require_readable_rows",
     "require_same_inputs",
@@ -141,12 +142,25 @@ def require_model(name: str) -> None:
         client = connection.connect()
         if claims.versions(client, name):
             return
-        names = sorted(model.name for model in client.search_registered_models())
+        names = [model.name for model in client.search_registered_models()]
     else:
         names = []
     raise NoSuchChampion(
-        f"no model {name!r} is registered in MLflow at {connection.shown_uri()}; "
-        f"it has: {', '.join(names) or 'none'}"
+        f"no model {name!r} is registered in MLflow at {connection.shown_uri()}{nearest(name, names)}"
+    )
+
+
+def require_known(name: str) -> None:
+    """Raises NoSuchChampion, with the nearest name, for one that has neither runs nor versions."""
+    names: list[str] = []
+    if not connection.nothing_yet():
+        client = connection.connect()
+        if client.get_experiment_by_name(name) or claims.versions(client, name):
+            return
+        # Every MLflow store has an experiment of the name Default.
+        names = [each.name for each in client.search_experiments() if each.name != "Default"]
+    raise NoSuchChampion(
+        f"MLflow at {connection.shown_uri()} knows no model {name!r}{nearest(name, names)}"
     )
 
 

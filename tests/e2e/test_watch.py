@@ -238,7 +238,12 @@ def test_without_a_champion_every_row_is_new(watched: Watched) -> None:
 
 
 def test_notify_data_is_on_the_server(watched: Watched) -> None:
-    """One event for a model by name; without a server it fails and says so."""
+    """One event for a model by name; without a server it fails and says so, as for an unknown name."""
+    watched.deploy("demo", "deployments/demo/data/train.jsonl")
+    unknown = watched.precis("notify-data", "dem")
+    assert unknown.returncode == 1
+    assert "no deployment is of a model 'dem'" in unknown.stderr
+    assert "nearest: 'demo'" in unknown.stderr
     done = watched.precis("notify-data", "demo", "--source", "s3://b/new.jsonl")
     assert (done.returncode, done.stderr) == (0, "")
     arrivals = [one for one in watched.events("precis.data.arrived") if one["payload"]["source"]]

@@ -69,13 +69,14 @@ def test_a_failure_is_status_1_and_a_line(home: Path, capsys: pytest.CaptureFixt
 
 
 def test_json_is_all_that_is_printed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One object; null where there is no champion, an empty list where there is no history."""
+    """One object; null where there is no champion. A name that nobody knows has no history: status 1."""
     assert main(["champion", "demo", "--json"]) == 0
     assert capsys.readouterr() == ("null\n", "")
-    assert main(["history", "--json", "demo"]) == 0
-    assert capsys.readouterr() == ("[]\n", "")
-    assert main(["history", "demo"]) == 0
-    assert capsys.readouterr() == ("demo: no history yet\n", "")
+    for words in (["history", "--json", "demo"], ["history", "demo"]):
+        assert main(words) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "knows no model 'demo'; it has: none" in err
 
 
 def test_the_command_is_a_process_of_that_status() -> None:

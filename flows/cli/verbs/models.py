@@ -35,7 +35,7 @@ def history(name: ModelName, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps([asdict(record) for record in records], indent=2))
     else:
-        print("\n".join(record.line() for record in records) or f"{name}: no history yet")
+        print("\n".join(record.line() for record in records) or f"{name}: no verdict yet")
 
 
 def ask(
