@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from flows import log_filter
+
 OTHERS = 0o007  # the rights of all others
 ENTER = "PRECIS_ENTER_HOME"  # set for a deployed flow run by its pull step, deployments/steps.py
 
@@ -20,4 +22,5 @@ def enter() -> None:
     """Go to the folder that the pull step named; stay where it named none, as in `precis run`."""
     keep_private()
     if folder := os.environ.get(ENTER):
+        log_filter.hide_known_errors()
         os.chdir(folder)

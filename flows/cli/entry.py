@@ -5,13 +5,12 @@ Nothing heavy is imported here or in `flows.cli.app`: `precis --help` answers in
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
 
-from flows import home_folder
+from flows import home_folder, log_filter
 from tasks.contracts.errors import PrecisError
 
 DEBUG = "--debug"
@@ -35,8 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # By default TERM ends Python on the spot: the step's process and Prefect's server would stay.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if not debug:
-        for name in ("prefect.task_runs", "prefect.flow_runs"):
-            logging.getLogger(name).addFilter(_has_no_precis_error)
+        log_filter.hide_known_errors()
     from flows.cli.app import app
 
     try:
@@ -58,11 +56,6 @@ def _take_debug(argv: Sequence[str]) -> tuple[list[str], bool]:
     end = argv.index("--") if "--" in argv else len(argv)
     options = [word for word in argv[:end] if word != DEBUG]
     return [*options, *argv[end:]], DEBUG in argv[:end]
-
-
-def _has_no_precis_error(record: logging.LogRecord) -> bool:
-    """A PrecisError's message is printed at the end; Prefect would log it with a traceback as well."""
-    return not (record.exc_info and isinstance(record.exc_info[1], PrecisError))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from uuid import UUID
 
 import httpx
@@ -25,9 +26,11 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPS
 from prefect.logging import get_run_logger
 
 from tasks.contracts.errors import PrecisError
+from tasks.orchestration import waiting_runs
 
 LEASE_SECONDS = 60.0  # the shortest that Prefect allows
 RENEW_SECONDS = 20.0
+LOOK_SECONDS = 10.0  # between two looks at runs that do not want to wait
 POLL_SECONDS = 2.0
 LOCKED = 423
 
@@ -40,12 +43,20 @@ class Busy(Exception):
 def sole_retrain(name: str, wait: bool) -> Iterator[None]:
     """Hold the one retrain slot of a registered model; raises Busy if it is taken and not `wait`.
 
-    The limit is on the server, so it covers all of its deployments and machines.
+    The limit is on the server, so it covers all of its deployments and machines. A run that a worker
+    started does not wait here: it ends its process, and is started again (waiting_runs.py).
     """
     limit = f"precis-retrain-{name}"
     _create(limit)
     is_retry = _run_count() > 1  # its own killed predecessor may still hold the slot
-    with _slots(limit, 1, wait or is_retry):
+    with _slots(
+        limit,
+        1,
+        wait or is_retry,
+        on_busy=lambda: waiting_runs.requeue(name),
+        while_held=lambda: waiting_runs.end_those_that_do_not_wait(name),
+        when_released=lambda: waiting_runs.start_first(name),
+    ):
         yield
 
 
@@ -72,11 +83,20 @@ def _limit_of(limit: str) -> int:
 
 
 @contextlib.contextmanager
-def _slots(limit: str, count: int, wait: bool) -> Iterator[None]:
-    """Hold `count` slots while the block runs."""
-    lease = _Lease(limit, count, _acquire(limit, count, wait))
+def _slots(
+    limit: str,
+    count: int,
+    wait: bool,
+    on_busy: Callable[[], None] = lambda: None,
+    while_held: Callable[[], None] = lambda: None,
+    when_released: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
+    """Hold `count` slots while the block runs; `while_held` is called from a thread, now and then."""
+    lease = _Lease(limit, count, _acquire(limit, count, wait, on_busy))
     done = threading.Event()
-    renewal = threading.Thread(target=lease.renew_until, args=(done,), daemon=True)
+    renewal = threading.Thread(
+        target=copy_context().run, args=(lease.renew_until, done, while_held), daemon=True
+    )
     renewal.start()
     try:
         yield
@@ -84,13 +104,15 @@ def _slots(limit: str, count: int, wait: bool) -> Iterator[None]:
         done.set()
         renewal.join(RENEW_SECONDS)
         lease.release()
+        when_released()
 
 
-def _acquire(limit: str, count: int, wait: bool) -> UUID:
+def _acquire(limit: str, count: int, wait: bool, on_busy: Callable[[], None]) -> UUID:
     logged = False
     while (lease_id := _take(limit, count)) is None:
         if not wait:
             raise Busy(limit)
+        on_busy()
         if not logged:
             get_run_logger().info(f"no free slot of {limit!r}; waiting for one")
             logged = True
@@ -130,9 +152,14 @@ class _Lease:
     def __init__(self, limit: str, count: int, lease_id: UUID) -> None:
         self.limit, self.count, self.id = limit, count, lease_id
 
-    def renew_until(self, done: threading.Event) -> None:
+    def renew_until(self, done: threading.Event, while_held: Callable[[], None]) -> None:
         """Renew it until done, even if the server is away for a while."""
-        while not done.wait(RENEW_SECONDS):
+        renewed = time.monotonic()
+        while not done.wait(min(RENEW_SECONDS, LOOK_SECONDS)):
+            while_held()
+            if time.monotonic() - renewed < RENEW_SECONDS:
+                continue
+            renewed = time.monotonic()
             # Whatever the server says now, it is asked again next time.
             with contextlib.suppress(httpx.HTTPError, RuntimeError, PrecisError):
                 self._renew()

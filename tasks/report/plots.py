@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREY, INK = "#1f5fa8", "#c2571a", "#9aa3ad", "#1c2530"
 FIFTHS = 5
+MARGINS = {"left": 0.13, "right": 0.87, "bottom": 0.16, "top": 0.97}  # of the figure
+LABEL_PIXELS = 6  # between a label and the picture's edge
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -123,13 +125,34 @@ class _Drawing:
         self._style.__enter__()
         self._figure: Any = Figure(figsize=(5.0, 3.1), dpi=150)
         self.axes: Any = self._figure.add_subplot()
-        # Fixed margins: matplotlib's constrained layout draws everything twice to find them.
-        self._figure.subplots_adjust(left=0.13, right=0.87, bottom=0.16, top=0.97)
+        # Own margins: matplotlib's constrained layout draws everything twice to find them.
+        self._figure.subplots_adjust(**MARGINS)
         return self
 
     def __exit__(self, *error: object) -> None:
         stream = io.BytesIO()
         if error[0] is None:
+            self._fit_labels()
             self._figure.savefig(stream, format="png", metadata={"Software": None})
         self._style.__exit__(*error)
         self.uri = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+    def _fit_labels(self) -> None:
+        """Widen the margins where the labels of an axis need more: "-0.05" is wider than "10"."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        renderer: Any = FigureCanvasAgg(self._figure).get_renderer()
+        width, height = self._figure.bbox.width, self._figure.bbox.height
+        left = right = bottom = 0.0
+        for axes in self._figure.axes:
+            for axis in (axes.xaxis, axes.yaxis):
+                labels = axis.get_tightbbox(renderer)
+                if labels is not None:
+                    left = max(left, (axes.bbox.x0 - labels.x0 + LABEL_PIXELS) / width)
+                    right = max(right, (labels.x1 - axes.bbox.x1 + LABEL_PIXELS) / width)
+                    bottom = max(bottom, (axes.bbox.y0 - labels.y0 + LABEL_PIXELS) / height)
+        self._figure.subplots_adjust(
+            left=max(MARGINS["left"], left),
+            right=min(MARGINS["right"], 1 - right),
+            bottom=max(MARGINS["bottom"], bottom),
+        )
