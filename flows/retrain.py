@@ -5,6 +5,8 @@ ingest -> train -> merge -> evaluate -> gate -> register, in that order, below.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from prefect import flow
@@ -17,7 +19,7 @@ from flows.parameters import IfBusy, OneRecipe
 from flows.run_context import one_retrain_at_a_time, tracked_run
 from tasks.contracts.errors import PrecisError, RegistryError
 from tasks.contracts.recipe import Recipe
-from tasks.contracts.records import DatasetRef, Decision, ModelRef, VersionRef
+from tasks.contracts.records import AdapterRef, DatasetRef, Decision, ModelRef, VersionRef
 from tasks.evaluate.task import evaluate, lead3, untuned
 from tasks.gate.task import gate
 from tasks.ingest.task import document_forms, find_base, ingest, seen_by_champion
@@ -68,14 +70,27 @@ def run_retrain(recipe: Recipe) -> Outcome:
         dataset = ingest(recipe, base)
         require_readable_rows(champion, document_forms(dataset))
         adapter = train(dataset, base, recipe)
-        model = merge(adapter, base, dataset, recipe)
-        decision, version = contest(model, base, dataset, recipe)
+        with trained(adapter):
+            model = merge(adapter, base, dataset, recipe)
+            decision, version = contest(model, base, dataset, recipe)
         outcome = Outcome.of(run, recipe, decision, version)
         with promotion_stands(outcome):
             page = report(recipe, decision, version, outcome.headline, dataset, adapter, model)
             outcome = outcome.with_report(page)
             announce(outcome, dataset)
         return outcome
+
+
+@contextlib.contextmanager
+def trained(adapter: AdapterRef) -> Iterator[None]:
+    """Let the message of an error in what follows training say that training need not be done again."""
+    try:
+        yield
+    except PrecisError as error:
+        raise type(error)(
+            f"{error}\nTraining is done, and its adapter is kept ({adapter.uri}): the same recipe, also "
+            "with other settings of merge, evaluation or gate (--set), goes on from there"
+        ) from error
 
 
 def contest(

@@ -56,8 +56,9 @@ class Drift:
     """Merged model against adapter on sample rows, over completion tokens."""
 
     kl: float  # mean KL(adapter || merged), nats a token
-    top1_agreement: float  # share of tokens with the same most likely next token
+    top1_agreement: float  # share of tokens with the same most likely next token, or a near tie
     tokens: int
+    near_ties: float = 0.0  # share of tokens with another one, which rounding to 16 bits explains
 
 
 @dataclass(frozen=True)

@@ -186,9 +186,15 @@ class RunForecast:
 
     def _drift_seconds(self, model: ModelSizes) -> float:
         rows, device = self.train_rows, self.speed.device
-        count = min(self.recipe.merge.drift_rows, rows.rows)
+        merge, of_row = self.recipe.merge, rows.completion_tokens / max(rows.sequences, 1)
+        count = min(
+            rows.rows, max(merge.drift_rows, math.ceil(merge.drift_tokens / max(of_row, 1)))
+        )
         tokens = count * rows.tokens / max(rows.sequences, 1)
-        launched = 2 * count * model.layers * calibration.LAYER_STEP_SECONDS[device] / 2
+        passes = count  # on a GPU rows are packed
+        if device == "cuda":
+            passes = min(count, math.ceil(tokens / self.recipe.training.max_length))
+        launched = 2 * passes * model.layers * calibration.LAYER_STEP_SECONDS[device] / 2
         loaded = 2 * 2 * model.parameters / calibration.LOAD_RATE[device]
         forward = 2 * self._forward_seconds(model, tokens)
         return calibration.START_SECONDS["drift"] + loaded + forward + launched

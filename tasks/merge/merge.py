@@ -37,7 +37,7 @@ def merge_and_check(
     """`merge`, then `drift.measure` on canonical `rows`; `out` is removed when that is refused.
 
     A child-process target: JSON-able arguments (`base`: PreparedBase.as_json) and result. Returns
-    merge's result with {"drift": {"kl", "top1_agreement", "tokens"}}.
+    merge's result with {"drift": {"kl", "top1_agreement", "tokens", "near_ties"}}.
     """
     prepared, parsed = PreparedBase.from_json(base), Recipe.model_validate(recipe)
     result = merge(prepared, Path(adapter), parsed, Path(out))

@@ -42,6 +42,7 @@ def merge(adapter: AdapterRef, base: PreparedBase, dataset: DatasetRef, recipe: 
     drift = Drift(**answer["drift"])
     model = ModelRef(answer["path"], answer["digest"], base.digest, adapter.digest, drift)
     metrics = {"merge/kl": drift.kl, "merge/top1_agreement": drift.top1_agreement}
+    metrics["merge/near_ties"] = drift.near_ties
     # One process does both; its start counts for the drift check.
     both = resource_usage.by_child(work)
     drift_seconds = None if both.seconds is None else both.seconds - answer["seconds"]
@@ -49,7 +50,8 @@ def merge(adapter: AdapterRef, base: PreparedBase, dataset: DatasetRef, recipe: 
     metrics |= resource_usage.as_metrics("drift", Cost(drift_seconds))
     step_cache.record(run, "merge", key, model, metrics)
     get_run_logger().info(
-        f"merged: KL to the adapter {drift.kl:.1e} nats, top-1 agreement {drift.top1_agreement:.3f}"
+        f"merged: KL to the adapter {drift.kl:.1e} nats, top-1 agreement {drift.top1_agreement:.4f} "
+        f"over {drift.tokens} tokens, {drift.near_ties:.1%} near ties among them"
     )
     return model
 

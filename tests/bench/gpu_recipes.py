@@ -215,6 +215,7 @@ def chosen(name: str, base: Path, data: Path | None = None) -> Any:
         "merge.min_top1_agreement=0",
         "merge.max_kl=100",
         "merge.drift_rows=2",
+        "merge.drift_tokens=1",
     ]
     return recipes.load(ROOT / f"deployments/recipes/{name.partition('@')[0]}.yaml", sets)
 

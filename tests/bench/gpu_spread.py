@@ -37,7 +37,7 @@ def judge(out: Path, turn: str, size: str) -> dict[str, Any]:
         for at in range(torch.cuda.device_count()):
             total = torch.cuda.get_device_properties(at).total_memory
             torch.cuda.set_per_process_memory_fraction(LEFT_GIB * 2**30 / total, at)
-    recipe = bulk_models.recipe(out / "base", merge={"drift_rows": 4})
+    recipe = bulk_models.recipe(out / "base", merge={"drift_rows": 4, "drift_tokens": 1})
     begun = time.monotonic()
     found = drift.measure(
         find_base.find_base(recipe),

@@ -28,6 +28,7 @@ SMALL = {
     "training.max_length": 512,  # a row or two a step: more steps, so that it surely gets better
     "training.save_steps": 10,
     "merge.drift_rows": 4,
+    "merge.drift_tokens": 100,
     # Of models that learned this little, some outputs loop, invent, or lose much: how many depends on
     # the machine.
     "gate.max_repeating_rise": 0.5,

@@ -40,7 +40,8 @@ CHANGES = [
     ("Data", "Training rows", "int", 300),
     ("Data", "Evaluation rows", "int", 50),
     ("Training", "Sequence length (tokens)", None, 512),
-    ("Merge", "Rows in the drift check", None, 4),
+    ("Merge", "Least rows in the drift check", None, 4),
+    ("Merge", "Least tokens in the drift check", None, 100),
 ]
 
 
@@ -177,7 +178,7 @@ def submit(page: Page) -> None:
     deployed = page.request.get(answer.url.replace("/create_flow_run", "")).json()["parameters"]
     deployed["recipe"]["data"] |= {"train_rows": 300, "evaluation_rows": 50}
     deployed["recipe"]["training"]["max_length"] = 512
-    deployed["recipe"]["merge"]["drift_rows"] = 4
+    deployed["recipe"]["merge"] |= {"drift_rows": 4, "drift_tokens": 100}
     assert sent == deployed  # tuples, lists and Nones among them
 
 

@@ -31,7 +31,7 @@ def recipe(shared: Path, name: str, **prompt: Any) -> dict[str, Any]:
         "prompt": {"format": "chat", **prompt},
         "training": {"max_steps": 2, "max_length": 512, "per_device_train_batch_size": 1},
         "evaluation": {"max_new_tokens": 24},
-        "merge": {"drift_rows": 4},
+        "merge": {"drift_rows": 4, "drift_tokens": 100},
     }
 
 

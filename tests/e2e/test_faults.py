@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -69,6 +70,21 @@ def _words(process: psutil.Process) -> list[str]:
 def judged(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Stack:
     """A stack where all but gate and registration of SMALL is done."""
     return stack_with_judged(tmp_path / "judged", tmp_path_factory)
+
+
+def test_a_refused_merge_costs_no_training(judged: Stack) -> None:
+    """The error names the settings that accept the drift; a run with them goes on from the adapter."""
+    process = judged.start({"merge.max_kl": 1e-12} | UNREACHABLE)
+    process.communicate()
+    assert process.returncode == 1
+    said = (judged.folder / "err.log").read_text()
+    assert "the merged model drifted from its adapter" in said
+    assert "Training is done, and its adapter is kept" in said
+    accepted = dict(re.findall(r"--set (merge\.\w+)=([0-9.e+-]+)", said))
+    assert set(accepted) == {"merge.max_kl"}
+    outcome = judged.finish(judged.start(accepted | UNREACHABLE))
+    assert "train" in outcome["skipped"]
+    assert "merge" not in outcome["skipped"]
 
 
 def test_two_runs_at_once_register_one_after_the_other_or_not_at_all(judged: Stack) -> None:

@@ -33,6 +33,7 @@ LITTLE: dict[str, Any] = {
     "evaluation.max_new_tokens": 16,
     "evaluation.batch_size": 24,
     "merge.drift_rows": 2,
+    "merge.drift_tokens": 50,
 }
 
 

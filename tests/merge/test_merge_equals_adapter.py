@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import weakref
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import numeric
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tasks.contracts import digest
-from tasks.contracts.recipe import Recipe
+from tasks.contracts.errors import MergeError
+from tasks.contracts.recipe import Merge, Recipe
 from tasks.merge import drift, merge
 from tasks.models import loading, quantization
 from tasks.models.weight_files import weight_files
@@ -92,6 +94,71 @@ def test_the_drift_check_sees_a_wrong_merge(nf4: Case, tmp_path: Path) -> None:
     assert original["drift"]["kl"] > 1e-3
     untuned = drift.measure(nf4.prepared, nf4.adapter, nf4.base, nf4.rows, nf4.recipe)
     assert untuned.kl > 0.1
+
+
+Tensors = dict[str, torch.Tensor]
+
+
+def _delta(case: Case, name: str) -> torch.Tensor:
+    lora = load_file(case.adapter / "adapter_model.safetensors")
+    a, b = (lora[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
+    return 16 / 8 * (b @ a)
+
+
+def _changed(case: Case, tensors: Tensors, wanted: str, change: Any) -> Tensors:
+    """`tensors` with `change(delta)` added to those whose name holds `wanted`."""
+    found = {}
+    for name, tensor in tensors.items():
+        module = name.removesuffix(".weight")
+        if wanted in name and module.endswith(("q_proj", "v_proj")):
+            tensor = (tensor.float() + change(_delta(case, module))).to(tensor.dtype)  # noqa: PLW2901
+        found[name] = tensor
+    return found
+
+
+def _other_base(case: Case, tensors: Tensors, folder: Path) -> Tensors:
+    """The same adapter on a base of other weights, as far from ours as two seeds are."""
+    other = weights(tiny.make_tiny_base(folder / "other", shards=SHARDS, tied=False, seed=1))
+    ours = weights(case.base)
+    return {
+        n: (t.float() - ours[n].float() + other[n].float()).to(t.dtype) for n, t in tensors.items()
+    }
+
+
+def _other_rounding(case: Case, tensors: Tensors, folder: Path) -> Tensors:
+    """Onto weights rounded as FP4, which training did not see."""
+    before = weights(case.base)
+    found = dict(tensors)
+    for name, tensor in before.items():
+        if "_proj" in name:
+            seen, other = (quantization.rounded(tensor, q, torch.float32) for q in ("nf4", "fp4"))
+            found[name] = (tensors[name].float() - seen + other).to(tensor.dtype)
+    return found
+
+
+WRONG = {
+    "another base": _other_base,
+    "another rounding": _other_rounding,
+    "a factor transposed": lambda case, t, _: _changed(case, t, "q_proj", lambda d: d.T - d),
+    "a layer missing": lambda case, t, _: _changed(case, t, ".0.", lambda d: -d),
+    "a projection missing": lambda case, t, _: _changed(case, t, "v_proj", lambda d: -d),
+    "half of alpha": lambda case, t, _: _changed(case, t, "", lambda d: -d / 2),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_wrong_merge_is_refused_by_default(
+    nf4: Case, result: dict[str, Any], tmp_path: Path, kind: str
+) -> None:
+    """What is wrong with it moves predictions by more than rounding does."""
+    wrong = tmp_path / "package"
+    shutil.copytree(result["path"], wrong)
+    changed = WRONG[kind](nf4, weights(wrong), tmp_path)
+    for file in weight_files(wrong):
+        save_file({name: changed[name] for name in load_file(file)}, file, {"format": "pt"})
+    measured = drift.measure(nf4.prepared, nf4.adapter, wrong, nf4.rows, nf4.recipe)
+    with pytest.raises(MergeError, match="drifted from its adapter"):
+        drift.refuse(measured, Merge())
 
 
 def test_memory_holds_one_model_at_a_time(
