@@ -70,7 +70,7 @@ def _how_to_accept(drift: Drift, settings: Merge) -> str:
 
 @dataclass(frozen=True)
 class _Pack:
-    """Rows in one sequence; positions begin anew with each, by which transformers keeps them apart."""
+    """Rows in one sequence; positions begin again with each, by which transformers keeps them apart."""
 
     ids: list[int]
     position_ids: list[int]

@@ -77,10 +77,10 @@ def test_a_refused_merge_costs_no_training(judged: Stack) -> None:
     process = judged.start({"merge.max_kl": 1e-12} | UNREACHABLE)
     process.communicate()
     assert process.returncode == 1
-    said = (judged.folder / "err.log").read_text()
-    assert "the merged model drifted from its adapter" in said
-    assert "Training is done, and its adapter is kept" in said
-    accepted = dict(re.findall(r"--set (merge\.\w+)=([0-9.e+-]+)", said))
+    log = (judged.folder / "err.log").read_text()
+    assert "the merged model drifted from its adapter" in log
+    assert "Training is done, and its adapter is kept" in log
+    accepted = dict(re.findall(r"--set (merge\.\w+)=([0-9.e+-]+)", log))
     assert set(accepted) == {"merge.max_kl"}
     outcome = judged.finish(judged.start(accepted | UNREACHABLE))
     assert "train" in outcome["skipped"]
