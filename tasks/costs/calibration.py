@@ -1,19 +1,24 @@
 """Constants of the forecast, fitted to measured runs: docs/benchmarks.md has the runs, and the errors.
 
-The raw figures are in tests/bench/results/2026-11-21-estimates.json. Those of a GPU are of one H200.
+The raw figures are in tests/bench/results, 2026-11-21-estimates.json, and for a GPU, one H200,
+2026-11-28-gpu-whole-flows.json.
 Keys: `cpu` and `cuda` are the device; `continuous` is continuous decoding on a GPU.
 """
 
 from __future__ import annotations
 
-# Seconds from the start of a step's process to the start of its work: imports, mostly (2 cores).
-START_SECONDS = {"train": 11.5, "merge": 5.8, "drift": 3.2, "evaluate": 7.2}
-COMPILE_SECONDS = 45.0  # of a GPU's layers, before the first step; not measured apart
+# Seconds from the start of a step's process to the start of its work: imports, mostly (2 cores); on a GPU
+# machine (16 cores) processes are forked.
+START_SECONDS = {
+    "cpu": {"train": 11.5, "merge": 5.8, "drift": 3.2, "evaluate": 7.2},
+    "cuda": {"train": 3.0, "merge": 2.0, "drift": 3.5, "evaluate": 2.7},
+}
+COMPILE_SECONDS = 12.0  # of a GPU's layers, before the first step
 # Bytes a second of reading a data file.
 DATA_FILE_RATE = 500e6
 # Bytes a second of a model: merged (read, computed, written, digested), and loaded.
-MERGE_RATE = {"cpu": 500e6, "cuda": 4.0e9}
-LOAD_RATE = {"cpu": 500e6, "cuda": 2.0e9}
+MERGE_RATE = {"cpu": 500e6, "cuda": 3.0e9}
+LOAD_RATE = {"cpu": 500e6, "cuda": 2.7e9}
 INGEST_START_SECONDS = 0.3
 INGEST_TOKENS_PER_SECOND = 0.35e6
 # Passes over what a layer keeps for its backward pass, each reading or writing all of it once at

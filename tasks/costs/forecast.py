@@ -77,7 +77,7 @@ class RunForecast:
             "ingest": self._ingest(),
             "train": Cost(self._training_seconds(model), self._training_gib()),
             "merge": Cost(
-                calibration.START_SECONDS["merge"] + merge_seconds,
+                self._start["merge"] + merge_seconds,
                 self._with_libraries("merge", merge_gib),
             ),
             "drift": Cost(self._drift_seconds(model)),
@@ -119,6 +119,10 @@ class RunForecast:
             return self.speed.device
         return "continuous"
 
+    @property
+    def _start(self) -> dict[str, float]:
+        return calibration.START_SECONDS[self.speed.device]
+
     def _with_libraries(self, step: str, gib: float) -> float:
         """On a CPU what is resident counts, on a GPU what is allocated."""
         return gib + (calibration.LIBRARIES_GIB[step] if self.speed.device == "cpu" else 0.0)
@@ -145,8 +149,9 @@ class RunForecast:
     def _training_seconds(self, model: ModelSizes) -> float:
         """Of the whole step, its process's start included."""
         batches, tokens = batches_of(self.recipe, self.train_rows)
-        seconds = calibration.START_SECONDS["train"]
+        seconds = self._start["train"]
         if self.speed.device == "cuda":
+            seconds += 2 * model.parameters / calibration.LOAD_RATE["cuda"]
             return seconds + calibration.COMPILE_SECONDS + batches * self._gpu_batch(tokens)
         return seconds + batches * self._cpu_batch(model, tokens)
 
@@ -197,7 +202,7 @@ class RunForecast:
         launched = 2 * passes * model.layers * calibration.LAYER_STEP_SECONDS[device] / 2
         loaded = 2 * 2 * model.parameters / calibration.LOAD_RATE[device]
         forward = 2 * self._forward_seconds(model, tokens)
-        return calibration.START_SECONDS["drift"] + loaded + forward + launched
+        return self._start["drift"] + loaded + forward + launched
 
     def _evaluation_seconds(self, model: ModelSizes, *, tuned: bool) -> float:
         """Of one model's evaluation: a tuned one ends by itself, an untuned one at the limit."""
@@ -209,7 +214,7 @@ class RunForecast:
         batches = math.ceil(rows_per_device / self.documents_at_once()[0])
         prompts = self._forward_seconds(model, rows_per_device * rows.median_prompt)
         loaded = 2 * model.parameters / calibration.LOAD_RATE[self.speed.device]
-        seconds = calibration.START_SECONDS["evaluate"] + loaded + prompts
+        seconds = self._start["evaluate"] + loaded + prompts
         seconds += batches * written * self._token_seconds(model, written)
         if self.recipe.gate.metric == "loss":
             seconds += self._forward_seconds(model, rows.tokens / evaluation.devices)

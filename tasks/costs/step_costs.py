@@ -65,7 +65,7 @@ def lines(forecast: Forecast, champion: bool) -> list[str]:
     ]
     total_seconds = sum(cost.seconds or 0.0 for cost in steps.values())
     return [
-        "estimate of each step, with this machine as busy as it is now:",
+        "estimate of each step (it takes half to twice that), with this machine as busy as it is now:",
         *(f"  {line}" for line in step_lines),
         f"  {'all steps:':22}{duration(total_seconds):>12}",
     ]

@@ -80,7 +80,8 @@ def test_continuous_writing_is_estimated_within_a_fifth(
     run = forecast.RunForecast(recipe, BaseFolder.read(base), expected, card, rows, rows, 0)
     model = model_sizes.ModelSizes.of(recipe, BaseFolder.read(base))
     loading = (
-        calibration.START_SECONDS["evaluate"] + 2 * model.parameters / calibration.LOAD_RATE["cuda"]
+        calibration.START_SECONDS["cuda"]["evaluate"]
+        + 2 * model.parameters / calibration.LOAD_RATE["cuda"]
     )
     steps = run.steps()
     challenger = steps["challenger"]
@@ -189,7 +190,7 @@ def test_every_step_is_estimated_and_more_work_takes_longer(tmp_path: Path, base
     for step in step_costs.STEPS:
         assert few[step].seconds
         assert (few[step].memory_gib is None) == (step == "drift")
-    start = calibration.START_SECONDS["train"]
+    start = calibration.START_SECONDS["cpu"]["train"]
     work = [steps["train"].seconds - start for steps in (few, many) if steps["train"].seconds]
     assert work[1] / work[0] == pytest.approx(4, rel=0.15)
     assert many["merge"] == few["merge"]

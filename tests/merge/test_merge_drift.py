@@ -80,7 +80,7 @@ def test_near_ties_that_rounding_turns_round_are_not_counted(
 ) -> None:
     """Tokens ranked otherwise: beyond what rounding moves log-odds by, and within it."""
     p, q = torch.tensor([ours]), torch.tensor([theirs])
-    allowed = torch.tensor([drift.ROUNDED_WEIGHTS_NATS])
+    allowed = torch.tensor([drift.ROUNDED_NATS])
     kl, *found = drift._differences(p, allowed, q)
     assert tuple(found) == counted
     assert kl == pytest.approx(

@@ -1,4 +1,7 @@
-"""The merged model is the adapter's model, in every kind of base that we merge into."""
+"""The merged model is the adapter's model, in every kind of base that we merge into.
+
+Over 250 lines: right and wrong merges share one trained adapter.
+"""
 
 from __future__ import annotations
 
