@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +22,10 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     root = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent  # each worker has a folder of its own in it
+    return _made(root, name, make)
+
+
+def _made(root: Path, name: str, make: Callable[[Path], None]) -> Path:
     folder, done = root / name, root / f"{name}.done"
     with FileLock(root / f"{name}.lock"):
         if not done.exists():
@@ -28,6 +34,13 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
             make(folder)
             done.touch()
     return folder
+
+
+def kept(name: str, make: Callable[[Path], None]) -> Path:
+    """The folder `name` of this machine, kept for later runs too: its name says all that it depends on."""
+    root = Path(tempfile.gettempdir()) / f"precis-tests-{getpass.getuser()}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    return _made(root, name, make)
 
 
 def copy_store(source: Path, target: Path) -> None:

@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from stack import prefect_server_in
+import warm
+from stack import prefect_server_in, put_prefect_database
 from warm import WarmPrecis
 
 
@@ -14,15 +15,13 @@ from warm import WarmPrecis
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One real server for all flow runs of this session; its API URL."""
     folder = tmp_path_factory.mktemp("prefect-server")
+    put_prefect_database(folder)
     own = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_API")}
     with prefect_server_in(folder, own | {"PREFECT_HOME": str(folder)}) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
-def warm_precis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmPrecis]:
+def warm_precis() -> WarmPrecis:
     """The `precis` command without the seconds of imports."""
-    home = str(tmp_path_factory.mktemp("warm-precis"))
-    precis = WarmPrecis(dict(os.environ) | {"PREFECT_HOME": home})
-    yield precis
-    precis.close()
+    return warm.warm_precis()

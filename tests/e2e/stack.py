@@ -1,9 +1,10 @@
-"""Running the `precis` command as a user does, in a folder of its own."""
+"""Running the `precis` command in a folder of its own: as a user starts it, or warm (warm.py)."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,11 +13,13 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import once
 import pytest
+import warm
 from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +45,10 @@ UNREACHABLE = {"gate.min_delta": 0.99}
 
 @dataclass
 class Stack:
-    """A folder with the demo's recipe in it; `run` is `precis run` there, decision parsed."""
+    """A folder with the demo's recipe in it; `run` is `precis run` there, decision parsed.
+
+    `start` and `finish` are the real command, which takes 20 s of CPU more than `run` does, to import.
+    """
 
     folder: Path
     env: dict[str, str] = field(default_factory=dict)
@@ -53,6 +59,7 @@ class Stack:
         link = self.folder / "deployments"
         if not link.exists():
             link.symlink_to(ROOT / "deployments")
+        put_prefect_database(self.folder / "prefect")
 
     def environment(self) -> dict[str, str]:
         """The tests' environment without stores of other tests."""
@@ -79,16 +86,24 @@ class Stack:
 
     def run(self, **changes: Any) -> dict[str, Any]:
         """A run to its end; `training__seed=1` for `training.seed`."""
-        return self.finish(self.start({k.replace("__", "."): v for k, v in changes.items()}))
+        words = self.words({k.replace("__", "."): v for k, v in changes.items()})[1:]
+        done = warm.warm_precis()(words, self.folder, self.environment())
+        assert done.returncode == 0, done.stderr[-4000:]
+        decision: dict[str, Any] = json.loads(done.stdout)
+        return decision
 
-    def run_once(self, name: str, **changes: Any) -> dict[str, Any]:
-        """The run called `name` in this folder: made by the first worker that asks for it."""
+    def run_once(self, name: str, real: bool = False, **changes: Any) -> dict[str, Any]:
+        """The run called `name` in this folder: made by the first worker that asks for it.
+
+        `real`: by the command as a user starts it.
+        """
         decision = self.folder / f"{name}.json"
         with FileLock(self.folder / "runs.lock"):
             if not decision.exists():
-                decision.write_text(json.dumps(self.run(**changes)))
-        made: dict[str, Any] = json.loads(decision.read_text())
-        return made
+                made = self.finish(self.start(changes)) if real else self.run(**changes)
+                decision.write_text(json.dumps(made))
+        found: dict[str, Any] = json.loads(decision.read_text())
+        return found
 
     def finish(self, process: subprocess.Popen[str]) -> dict[str, Any]:
         """The decision of a run that is going on; stdout must hold it and nothing else."""
@@ -99,14 +114,8 @@ class Stack:
 
     def ask(self, *words: str) -> Any:
         """`precis WORDS --json`, parsed."""
-        done = subprocess.run(
-            [str(PRECIS), *words, "--json"],
-            cwd=self.folder,
-            env=self.environment(),
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        done = warm.warm_precis()([*words, "--json"], self.folder, self.environment())
+        assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
 
@@ -135,6 +144,24 @@ def put_modules_of_the_same_names(folder: Path) -> None:
     """A user's own tasks.py, flows.py and deployments.py: no process of ours may import them."""
     for name in ("tasks", "flows", "deployments"):
         (folder / f"{name}.py").write_text(f"raise RuntimeError('{name}.py of the user')\n")
+
+
+def put_prefect_database(home: Path) -> None:
+    """An empty database for an embedded Prefect server in `home`; to make one takes 10 s of CPU."""
+
+    def make(folder: Path) -> None:
+        code = (
+            "import asyncio; from prefect.server.database import provide_database_interface as db; "
+        )
+        code += "asyncio.run(db().create_db())"
+        own = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+        words = [sys.executable, "-P", "-c", code]
+        subprocess.run(words, env=own | {"PREFECT_HOME": str(folder)}, check=True)
+
+    if not (home / "prefect.db").exists():
+        made = once.kept(f"prefect-{metadata.version('prefect')}", make)
+        home.mkdir(parents=True, exist_ok=True)
+        shutil.copy(made / "prefect.db", home)
 
 
 def free_port() -> int:

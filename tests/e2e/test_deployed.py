@@ -242,7 +242,7 @@ def _scrambled(path: Path) -> str:
 
 def test_two_retrains_of_one_model(servers: Servers, promoted: dict[str, Any]) -> None:
     """While one runs, `end` says so and ends, `wait` waits and runs after it."""
-    first = servers.run("retrain", {"training.seed": 7, "data.train_rows": 100})
+    first = servers.run("retrain", {"training.seed": 7, "data.train_rows": 60})
     wait_for(servers.trainers, 120, "the first run does not train")
     ends = servers.wait(servers.run("retrain", if_busy="end"))
     assert (ends["type"], ends["name"]) == ("COMPLETED", "BUSY")

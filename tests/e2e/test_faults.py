@@ -93,7 +93,7 @@ def test_two_runs_at_once_register_one_after_the_other_or_not_at_all(judged: Sta
     Both models are judged before, so that the two runs come to the registration together.
     """
     other = {"merge.onto": "original_base", "merge.max_kl": 0.1, "merge.min_top1_agreement": 0.5}
-    refused = judged.finish(judged.start(other | UNREACHABLE))
+    refused = judged.run(**{k.replace(".", "__"): v for k, v in (other | UNREACHABLE).items()})
     runs = [judged.start(changes) for changes in ({}, other)]
     outcomes = [judged.finish(run) for run in runs]
     assert len({o["model_digest"] for o in [refused, *outcomes]}) == 2  # of the two, not of more

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from stack import PRECIS, ROOT, Stack
+from warm import warm_precis
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 SHARED = ROOT.parent / "shared"
@@ -78,14 +79,8 @@ def ran(recipe: str, base: Path, folder: Path, **changes: Any) -> tuple[dict[str
     stack = Stack(folder)
     values = LITTLE | {"base.model": base} | {k.replace("__", "."): v for k, v in changes.items()}
     sets = [w for key, value in values.items() for w in ("--set", f"{key}={as_yaml(value)}")]
-    done = subprocess.run(
-        [PRECIS, "run", f"deployments/recipes/{recipe}.yaml", "--json", *sets],
-        cwd=folder,
-        env=stack.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = ["run", f"deployments/recipes/{recipe}.yaml", "--json", *sets]
+    done = warm_precis()(words, folder, stack.environment())
     assert done.returncode == 0, done.stderr[-4000:]
     decision: dict[str, Any] = json.loads(done.stdout)
     for found in decision["metrics"].values():
@@ -127,9 +122,9 @@ def test_whole_bills_fit(llama: Path, tmp_path: Path) -> None:
         llama,
         tmp_path / "run",
         data__train=rows,
-        data__train_rows=24,
+        data__train_rows=12,
         data__evaluation_rows=8,
-        training__max_steps=4,
+        training__max_steps=2,
         evaluation__batch_size=2,
         training__optim="adamw_torch",  # the recipe's paged one wants a GPU
     )
@@ -182,7 +177,7 @@ def test_chat_of_several_turns_is_judged_by_loss_and_then_answers(
         tmp_path / "run",
         data__train=shared_data("guanaco/train.jsonl"),
         data__train_rows=80,
-        training__max_steps=20,
+        training__max_steps=10,
         training__max_length=1024,
         gate__length_ratio=[0.0, 2.0],  # answers of 16 tokens are short of any reference
         gate__guardrail_margin=1.0,
@@ -199,15 +194,8 @@ def test_chat_of_several_turns_is_judged_by_loss_and_then_answers(
     assert loss["lead3"] is None
     assert decision["verdict"] in ({"PROMOTE", "INCONCLUSIVE"} if fall > 0 else {"REJECT"})
     package = next((stack.folder / "mlruns/work/merge").glob("*/package"))
-    asked = [PRECIS, "ask", f"./{package.relative_to(stack.folder)}", "What is a monopsony?"]
-    done = subprocess.run(
-        asked,
-        cwd=stack.folder,
-        env=stack.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    asked = ["ask", f"./{package.relative_to(stack.folder)}", "What is a monopsony?"]
+    done = warm_precis()(asked, stack.folder, stack.environment())
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip()
 

@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.full, pytest.mark.timeout(1500)]
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A folder whose runs use the servers of `precis up --postgres`."""
     own = Stack(tmp_path_factory.mktemp("postgres"))
+    (own.folder / "prefect/prefect.db").unlink()
     database = own.folder / "mlruns/stack/postgres"
     with up(own, "--postgres", "--s3-port", str(free_port())):
         yield own

@@ -10,10 +10,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from stack import PRECIS, ROOT, Stack
+import yaml
+from stack import PRECIS, ROOT, SMALL, Stack
 
 from flows.stack import services
 from tasks.processes import supervised
@@ -49,16 +51,27 @@ def test_its_recipe_passes_the_check(tmp_path: Path) -> None:
     run_in_shell(typed, folder_of_a_clone(tmp_path))
 
 
-@pytest.mark.full
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(SMALL, marks=pytest.mark.full, id="on few rows"),
+        pytest.param({}, marks=pytest.mark.long, id="as shown"),
+    ],
+)
 @pytest.mark.timeout(900)
-def test_its_own_recipe_runs_and_is_served(tmp_path: Path) -> None:
+def test_its_own_recipe_runs_and_is_served(settings: dict[str, Any], tmp_path: Path) -> None:
     """The block as typed promotes a model; README's Python, asked about it, prints what was judged."""
     folder = folder_of_a_clone(tmp_path)
+    recipe = yaml.safe_load(RECIPE)
+    for key, value in settings.items():
+        group, name = key.split(".")
+        recipe.setdefault(group, {})[name] = value
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     output = run_in_shell(OWN_RECIPE, folder)
     assert "PROMOTED meetings v1" in output
     serving = SERVING.replace("demo@champion", "meetings@champion")
     printed = run_in_shell([f"python -c '{serving}'"], folder).splitlines()[-1]
-    (table,) = (folder / "mlruns/artifacts").glob("*/*/artifacts/predictions/challenger.json")
+    (table,) = (folder / "mlruns/artifacts").glob("*/*/artifacts/**/predictions/challenger.json")
     (answer,) = ast.literal_eval(printed)
     assert json.dumps(answer) in table.read_text()
 

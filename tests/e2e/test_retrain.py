@@ -37,7 +37,7 @@ def first(stack: Stack) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def again(stack: Stack, first: dict[str, Any]) -> dict[str, Any]:
     """The same recipe once more, nothing changed."""
-    return stack.run_once("again")
+    return stack.run_once("again", real=True)
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import types
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from stack import ROOT, Stack, free_port, prefect_server_in, served
+from clean_environment import installed, linked
+from stack import Stack, free_port, prefect_server_in, served
 
 from tasks.contracts import digest
 from tasks.contracts.errors import RegistryError
@@ -140,8 +141,11 @@ def test_a_torn_copy_of_a_model_is_fetched_once_more(
         artifacts.package(uri, "0" * 64)
 
 
+@pytest.mark.parametrize(
+    "fill", [linked, pytest.param(installed, marks=pytest.mark.long)], ids=lambda how: how.__name__
+)
 def test_a_model_server_with_only_the_models_requirements_gives_the_stored_summaries(
-    stack: Stack, promoted: dict[str, Any], tmp_path: Path
+    stack: Stack, promoted: dict[str, Any], tmp_path: Path, fill: Callable[[Path, Path], None]
 ) -> None:
     """`mlflow models serve` in an environment of the model's requirements.txt and nothing else."""
     import mlflow.artifacts
@@ -151,9 +155,13 @@ def test_a_model_server_with_only_the_models_requirements_gives_the_stored_summa
     requirements = mlflow.artifacts.download_artifacts(
         "models:/demo/1/requirements.txt", dst_path=str(tmp_path), tracking_uri=tracking
     )
-    subprocess.run([sys._base_executable, "-m", "venv", tmp_path / "venv"], check=True)  # type: ignore[attr-defined]
-    pip = [tmp_path / "venv/bin/python", "-m", "pip", "install", "-q", "-r", requirements]
-    subprocess.run([*pip, "-c", ROOT / "constraints.txt"], check=True)
+    fill(tmp_path / "venv", Path(requirements))
+    found = (
+        "from importlib.util import find_spec as f; print(f('tasks'), f('peft'), bool(f('torch')))"
+    )
+    words = [tmp_path / "venv/bin/python", "-c", found]
+    there = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert there.stdout.split() == ["None", "None", "True"]
     table = mlflow.artifacts.load_text(
         f"runs:/{promoted['mlflow_run_id']}/predictions/challenger.json"
     )

@@ -76,7 +76,10 @@ def test_a_copy_of_an_earlier_challenger_pays_for_what_is_left() -> None:
     assert strict.alpha == pytest.approx(0.04 / 16, rel=0.1)  # nothing was spent by a bound of -1
 
 
-@pytest.mark.parametrize("families", [30, pytest.param(600, marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "families",
+    [30, pytest.param(200, marks=pytest.mark.full), pytest.param(600, marks=pytest.mark.long)],
+)
 def test_families_of_equal_models_err_at_most_as_often_as_promised(families: int) -> None:
     """The sum of alpha/k^2 over five looks, within three standard errors; late looks gain by it."""
     gate, rows, looks = Gate(bootstrap_samples=1000), 60, 5
