@@ -29,13 +29,17 @@ from typing import Any
 from tasks.processes import fork_server, forked_process
 
 
+# Torch sets these when it is imported, here in pytest's own process; no shell has them.
+SET_BY_TORCH = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "TORCHINDUCTOR_CACHE_DIR")
+
+
 class WarmPrecis:
     """Runs `precis ARGV` in forks of one process; close it in the end."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-P", __file__],
-            env=environment,
+            env=_without_torchs(environment),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -53,7 +57,7 @@ class WarmPrecis:
             call = {
                 "argv": argv,
                 "folder": str(folder),
-                "environment": environment,
+                "environment": _without_torchs(environment),
                 "files": [str(file) for file in files],
             }
             self.process.stdin.write(json.dumps(call) + "\n")
@@ -67,6 +71,10 @@ class WarmPrecis:
         assert self.process.stdin
         self.process.stdin.close()
         self.process.wait(60)
+
+
+def _without_torchs(environment: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name not in SET_BY_TORCH}
 
 
 @functools.cache
