@@ -28,7 +28,6 @@ from typing import Any
 
 from tasks.processes import fork_server, forked_process
 
-
 # Torch sets these when it is imported, here in pytest's own process; no shell has them.
 SET_BY_TORCH = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "TORCHINDUCTOR_CACHE_DIR")
 
