@@ -6,8 +6,11 @@ import getpass
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -41,6 +44,23 @@ def kept(name: str, make: Callable[[Path], None]) -> Path:
     root = Path(tempfile.gettempdir()) / f"precis-tests-{getpass.getuser()}"
     root.mkdir(mode=0o700, exist_ok=True)
     return _made(root, name, make)
+
+
+def put_prefect_database(home: Path) -> None:
+    """An empty database for an embedded Prefect server in `home`; to make one takes 10 s of CPU."""
+
+    def make(folder: Path) -> None:
+        name = "provide_database_interface"
+        code = f"import asyncio; from prefect.server.database import {name} as database\n"
+        code += "asyncio.run(database().create_db())"
+        own = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+        words = [sys.executable, "-P", "-c", code]
+        subprocess.run(words, env=own | {"PREFECT_HOME": str(folder)}, check=True)
+
+    if not (home / "prefect.db").exists():
+        made = kept(f"prefect-{metadata.version('prefect')}", make)
+        home.mkdir(parents=True, exist_ok=True)
+        shutil.copy(made / "prefect.db", home)
 
 
 def copy_store(source: Path, target: Path) -> None:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import once
 import pytest
 import warm
-from stack import prefect_server_in, put_prefect_database
+from stack import prefect_server_in
 from warm import WarmPrecis
 
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One real server for all flow runs of this session; its API URL."""
+    """One real server for all flow runs of this session, without schedules and events; its API URL."""
     folder = tmp_path_factory.mktemp("prefect-server")
-    put_prefect_database(folder)
+    once.put_prefect_database(folder)
     own = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_API")}
-    with prefect_server_in(folder, own | {"PREFECT_HOME": str(folder)}) as url:
+    own |= {"PREFECT_HOME": str(folder), "PREFECT_UI_ENABLED": "0"}
+    with prefect_server_in(folder, own, "--no-services") as url:
         yield url
 
 

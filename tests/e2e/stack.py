@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +57,7 @@ class Stack:
         link = self.folder / "deployments"
         if not link.exists():
             link.symlink_to(ROOT / "deployments")
-        put_prefect_database(self.folder / "prefect")
+        once.put_prefect_database(self.folder / "prefect")
 
     def environment(self) -> dict[str, str]:
         """The tests' environment without stores of other tests."""
@@ -146,24 +144,6 @@ def put_modules_of_the_same_names(folder: Path) -> None:
         (folder / f"{name}.py").write_text(f"raise RuntimeError('{name}.py of the user')\n")
 
 
-def put_prefect_database(home: Path) -> None:
-    """An empty database for an embedded Prefect server in `home`; to make one takes 10 s of CPU."""
-
-    def make(folder: Path) -> None:
-        code = (
-            "import asyncio; from prefect.server.database import provide_database_interface as db; "
-        )
-        code += "asyncio.run(db().create_db())"
-        own = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-        words = [sys.executable, "-P", "-c", code]
-        subprocess.run(words, env=own | {"PREFECT_HOME": str(folder)}, check=True)
-
-    if not (home / "prefect.db").exists():
-        made = once.kept(f"prefect-{metadata.version('prefect')}", make)
-        home.mkdir(parents=True, exist_ok=True)
-        shutil.copy(made / "prefect.db", home)
-
-
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -198,10 +178,10 @@ def _answers(url: str) -> bool:
 
 
 @contextmanager
-def prefect_server_in(folder: Path, env: dict[str, str]) -> Iterator[str]:
+def prefect_server_in(folder: Path, env: dict[str, str], *options: str) -> Iterator[str]:
     """A real Prefect server with a database in `folder`; yields its API URL."""
     port = free_port()
-    words = [str(PRECIS.with_name("prefect")), "server", "start", "--port", str(port)]
+    words = [str(PRECIS.with_name("prefect")), "server", "start", "--port", str(port), *options]
     with served(words, f"http://127.0.0.1:{port}/api/health", folder, env):
         yield f"http://127.0.0.1:{port}/api"
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import once
 import pytest
 import tiny
-from prefect.testing.utilities import prefect_test_harness
+from prefect.context import refresh_global_settings_context
 
 from flows import check
 from flows.retrain import retrain
+from flows.stack import embedded
 from tasks.contracts.errors import EvaluationError, SealBroken
 from tasks.contracts.recipe import Recipe
 from tasks.models.tokenizer_digest import tokenizer_digest
@@ -45,6 +47,18 @@ def other(base: Path, tmp_path: Path) -> Path:
 def store(home_with_store: Path) -> Iterator[Any]:
     yield connection.connect()
     mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture
+def prefect(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An embedded server."""
+    once.put_prefect_database(home / "prefect")
+    refresh_global_settings_context()
+    with embedded.server() as wait_until_ready:
+        wait_until_ready()
+        yield
+    monkeypatch.undo()
+    refresh_global_settings_context()
 
 
 def recipe(base: Path, metric: str = "loss") -> Recipe:
@@ -99,7 +113,7 @@ def test_the_registry_keeps_it_through_a_rollback(store: Any) -> None:
 
 
 def test_check_and_the_flow_say_so_before_any_work(
-    store: Any, home: Path, base: Path, other: Path
+    store: Any, prefect: None, home: Path, base: Path, other: Path
 ) -> None:
     """`precis check` lists it as a problem; the run fails with it, and has ingested nothing."""
     promoted(store, "tiny", tokenizer_digest(base))
@@ -108,8 +122,7 @@ def test_check_and_the_flow_say_so_before_any_work(
     problems = check.check(recipe(other)).problems
     assert [p for p in problems if "losses a token are not comparable across tokenizers" in p]
     assert not check.check(recipe(base)).problems
-    with prefect_test_harness(server_startup_timeout=None):  # conftest's, not 30 s
-        state = retrain(recipe(other), return_state=True)
+    state = retrain(recipe(other), return_state=True)
     assert state.is_failed()
     assert "tokenizer" in str(state.message)
     (run,) = store.search_runs(

@@ -72,7 +72,7 @@ def test_killed_and_resumed_is_bit_for_bit_uninterrupted(
 ) -> None:
     """Cancelled, killed -9 with a half-written checkpoint left, then left alone: the same digest."""
     base = tiny.make_tiny_base(tmp_path / "base")
-    rows = tiny.write_rows(tmp_path / "rows.jsonl", tiny.make_rows(40))
+    rows = tiny.write_rows(tmp_path / "rows.jsonl", tiny.make_rows(30))
     recipe = tiny.make_recipe(
         base,
         base={"quantization": quantization},
@@ -100,7 +100,7 @@ def test_killed_and_resumed_is_bit_for_bit_uninterrupted(
     steady: list[dict[str, Any]] = []
     expected = train(tmp_path / "steady", steady.append, fresh=True)  # the others are forked
     total = steady[-1]["total_steps"]
-    assert total > 45
+    assert total >= 45
 
     folder = tmp_path / "disturbed"
     saved = folder / "job" / "checkpoints"
