@@ -131,8 +131,10 @@ def _become(call: dict[str, Any]) -> None:
     """Take folder, environment and standard files of a call, as a process that was just started."""
     from prefect.context import refresh_global_settings_context
 
+    from flows.cli.entry import ENVIRONMENT  # set there before Prefect is imported
+
     os.environ.clear()
-    os.environ.update(call["environment"])
+    os.environ.update(ENVIRONMENT | call["environment"])
     os.chdir(call["folder"])
     modes = (os.O_RDONLY, os.O_WRONLY | os.O_CREAT, os.O_WRONLY | os.O_CREAT)
     for number, (file, mode) in enumerate(zip(call["files"], modes, strict=True)):
