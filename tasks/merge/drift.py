@@ -43,7 +43,9 @@ def measure(base: PreparedBase, adapter: Path, merged: Path, rows: Path, recipe:
     packs = _packs(_sample(read_rows(rows), tokenizer, base, recipe.merge), recipe)
     of_adapter = _predictions(_live_model(base.path, adapter, recipe), packs)
     _free_memory()
-    return _compared(of_adapter, _merged_model(merged), packs)
+    drift = _compared(of_adapter, _merged_model(merged), packs)
+    _free_memory()  # for what this process loads next
+    return drift
 
 
 def refuse(drift: Drift, settings: Merge) -> None:

@@ -75,6 +75,7 @@ def load_base(base: Path, quantization: str, dtype: Any, attention: str | None =
         quantization_config=config(quantization, dtype),
         dtype=dtype,
         device_map="auto" if several else {"": device()},
+        max_memory=summarizer.room_for_weights() if several else None,
         attn_implementation=attention or summarizer.served_attention(base),
         local_files_only=True,
         trust_remote_code=False,

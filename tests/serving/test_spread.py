@@ -52,6 +52,37 @@ def test_what_the_first_gpu_does_not_hold_is_spread(
     assert preflight.gpus_for(int(need * GIB)) == (count if several else 1)
 
 
+@pytest.mark.parametrize(
+    ("free", "share", "used", "reserved", "room"),
+    [
+        (80, 1.0, 0, 0, 72.0),  # a tenth is for keys and values
+        (80, 0.1, 0, 0, 7.2),  # a process that may use a tenth of the GPU
+        (20, 1.0, 0, 0, 18.0),  # other processes have the rest
+        (20, 0.5, 10, 12, 19.8),  # what was freed of this process's own is free too
+        (60, 0.1, 10, 10, 0.0),
+    ],
+)
+def test_a_spread_model_leaves_room_on_each_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+    free: float,
+    share: float,
+    used: float,
+    reserved: float,
+    room: float,
+) -> None:
+    """Of 80 GiB a GPU; the model of the drift check that is gone does not count."""
+    given(monkeypatch, 2, 80)
+    numbers = {"memory_allocated": used, "memory_reserved": reserved}
+    for name, gib in numbers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda at, gib=gib: int(gib * GIB))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda at: (int(free * GIB), 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda at: share)
+    monkeypatch.setattr("accelerate.utils.get_max_memory", lambda: {0: 1, 1: 1, "cpu": 5})
+    found = summarizer.room_for_weights()
+    assert found["cpu"] == 5
+    assert [found[at] / GIB for at in (0, 1)] == pytest.approx([room, room])
+
+
 def test_no_room_on_all_gpus_together_is_an_error() -> None:
     """Weights on the host or on disk would be carried over for every token."""
     spread = types.SimpleNamespace(hf_device_map={"model.layers.0": 0, "model.layers.1": "cpu"})

@@ -28,6 +28,7 @@ from .load_model import (
     parameter_count,
     refuse_offloaded,
     reset_dynamic_rope,
+    room_for_weights,
     served_attention,
 )
 from .map_reduce import MAX_SHRINK, split
@@ -90,6 +91,7 @@ __all__ = [
     "require_continued",
     "require_plain",
     "reset_dynamic_rope",
+    "room_for_weights",
     "served_attention",
     "special_ids",
     "split",

@@ -21,6 +21,7 @@ def load_model(package: Path, device: str, spread: bool) -> Any:
         dtype=_dtype(device),
         attn_implementation=served_attention(package),
         device_map="auto" if spread else None,
+        max_memory=room_for_weights() if spread else None,
         trust_remote_code=False,
     )
     if spread:
@@ -65,6 +66,26 @@ def needs_several_gpus(need_bytes: int) -> bool:
     _, total = torch.cuda.mem_get_info(0)
     share = float(torch.cuda.get_per_process_memory_fraction(0))
     return need_bytes > WEIGHTS_SHARE * share * int(total)
+
+
+def room_for_weights() -> dict[int | str, int]:
+    """Bytes that a model's weights may take of each GPU, as accelerate's `max_memory`.
+
+    By itself accelerate fills the last GPU with all that the driver calls free, memory that this process
+    may not use too, and leaves nothing for keys and values.
+    """
+    import torch
+    from accelerate.utils import get_max_memory
+
+    room: dict[int | str, int] = dict(
+        get_max_memory()
+    )  # host memory, where what does not fit is seen
+    for gpu in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(gpu)
+        reserved, used = torch.cuda.memory_reserved(gpu), torch.cuda.memory_allocated(gpu)
+        allowed = float(torch.cuda.get_per_process_memory_fraction(gpu)) * int(total) - used
+        room[gpu] = int(WEIGHTS_SHARE * max(0, min(int(free) + reserved - used, allowed)))
+    return room
 
 
 def parameter_count(package: Path) -> int:
