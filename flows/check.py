@@ -13,7 +13,7 @@ from tasks.costs import step_costs
 from tasks.costs.forecast import forecast_steps
 from tasks.costs.preflight import estimate
 from tasks.evaluate import task as evaluating
-from tasks.gate.task import advice
+from tasks.gate.task import Advice, advice
 from tasks.ingest.task import forms_of, preflight, seen_lines
 from tasks.models import architecture, compatibility, find_base
 from tasks.models.prepared_base import PreparedBase
@@ -52,14 +52,17 @@ def check(recipe: Recipe, shown: int = 0) -> Checked:
     result = Checked()
     with workspace.temporary_folder("check") as scratch:
         base = _base(recipe, result, scratch)
-        *data, report = preflight(recipe, base, shown)
+        advised: list[Advice] = []
+        *data, report = preflight(
+            recipe, base, shown, lambda rows: advised.append(advice(rows, recipe))
+        )
         result.seen = seen_lines(report)
         for facts, problems in (data, training.preflight(recipe)):
             result.facts += facts
             result.problems += problems
         result.problems += evaluating.preflight(recipe)
-        if report:
-            result.facts.append(advice(report["evaluation"]["documents"], recipe.gate))
+        result.facts += [one.fact for one in advised]
+        result.problems += [one.problem for one in advised if one.problem]
         champion = _registry(recipe, base, report, result)
         if base and report and not result.problems:
             result.facts += step_costs.lines(forecast_steps(recipe, base, report), champion)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,10 +12,10 @@ from mlflow.exceptions import MlflowException
 from prefect.context import FlowRunContext
 
 from tasks.contracts.errors import PrecisError, RegistryError
-from tasks.contracts.formatting import headline
+from tasks.contracts.formatting import about_feedback, headline, open_part_notes, part_titles
 from tasks.contracts.metrics import LOSS, change, direction
 from tasks.contracts.recipe import Recipe
-from tasks.contracts.records import Decision, StepCost, VersionRef
+from tasks.contracts.records import MetricResult, ShownDecision, StepCost, VersionRef
 from tasks.contracts.truncation import Cut, line
 from tasks.report.task import StoredReport
 from tasks.tracking import artifacts, connection, mlflow_run
@@ -26,7 +26,7 @@ class Outcome:
     """A run's decision, the version it registered, and where to find the rest."""
 
     name: str
-    decision: Decision
+    decision: ShownDecision
     version: int | None
     headline: str
     skipped: tuple[str, ...]
@@ -38,7 +38,11 @@ class Outcome:
 
     @classmethod
     def of(
-        cls, run: mlflow_run.Run, recipe: Recipe, decision: Decision, version: VersionRef | None
+        cls,
+        run: mlflow_run.Run,
+        recipe: Recipe,
+        decision: ShownDecision,
+        version: VersionRef | None,
     ) -> Outcome:
         """The outcome of the current flow run."""
         context = FlowRunContext.get()
@@ -56,23 +60,21 @@ class Outcome:
         )
 
     def as_text(self) -> str:
-        """For a terminal: the verdict, the numbers, the reasons, where to look next."""
-        # A loss improves by falling: next to the numbers, the change of the number itself reads better.
-        column = "change" if LOSS in self.decision.metrics else "gain"
-        rows = [f"{'':10}{'base':>9}{'lead-3':>9}{'champion':>9}{'challenger':>11}   {column}"]
-        for name, result in self.decision.metrics.items():
-            cells = "".join(_cell(value) for value in (result.base, result.lead3, result.champion))
-            difference, low, high = change(name, result.gain, result.low, result.high)
-            rows.append(
-                f"{name:10}{cells}{result.challenger:>11.4f}   "
-                f"{difference:+.4f} [{low:+.4f}, {high:+.4f}]{direction(name)}"
-            )
-        confidence = f"{1 - self.decision.alpha:.3%}".rstrip("%").rstrip("0").rstrip(".")
-        rows.append(f"in brackets: one-sided bounds, the deciding metric's at {confidence}%")
-        reasons = [f"- {text}" for text in (*self.decision.reasons, *self.decision.notes)]
+        """For a terminal: the verdict, the numbers that may be shown, the reasons, where to look next."""
+        decision = self.decision
+        deciding, shown = part_titles(decision)
+        lines = [self.headline]
+        if not decision.withheld:
+            lines += _table(decision.metrics, decision.alpha, deciding)
+        if decision.open_part:
+            lines += _table(decision.open_part.metrics, decision.open_part.alpha, shown)
+        reasons = [*decision.reasons, *decision.notes, about_feedback(decision)]
+        if decision.open_part:
+            reasons += [f"open part: {text}" for text in open_part_notes(decision.open_part)]
+        lines += [f"- {text}" for text in reasons if text]
         skipped = [f"unchanged, not done again: {', '.join(self.skipped)}"] if self.skipped else []
         cut = [f"did not fit: {line(self.cuts)}"] if line(self.cuts) else []
-        return "\n".join([self.headline, *rows, *reasons, *cut, *skipped, *self._next()])
+        return "\n".join([*lines, *cut, *skipped, *self._next()])
 
     def _next(self) -> list[str]:
         """Where to look next."""
@@ -99,7 +101,10 @@ class Outcome:
             "version": self.version,
             "champion_version": decision.opponent_version,
             "skipped": self.skipped,
+            "feedback": decision.feedback,
+            "rows": {"deciding": decision.rows, "all": decision.evaluation_rows},
             "metrics": {name: asdict(result) for name, result in decision.metrics.items()},
+            "open_part": asdict(decision.open_part) if decision.open_part else None,
             "reasons": decision.reasons,
             "notes": decision.notes,
             "looks": decision.looks,
@@ -133,6 +138,23 @@ def _cost_as_json(cost: StepCost) -> dict[str, Any]:
         "estimated": asdict(cost.estimated),
         "measured": asdict(cost.measured),
     }
+
+
+def _table(metrics: Mapping[str, MetricResult], alpha: float, title: str) -> list[str]:
+    """Means of a part of the evaluation set, and the gain with its bounds."""
+    # A loss improves by falling: next to the numbers, the change of the number itself reads better.
+    column = "change" if LOSS in metrics else "gain"
+    rows = [f"{title}:"] if title else []
+    rows.append(f"{'':10}{'base':>9}{'lead-3':>9}{'champion':>9}{'challenger':>11}   {column}")
+    for name, result in metrics.items():
+        cells = "".join(_cell(value) for value in (result.base, result.lead3, result.champion))
+        difference, low, high = change(name, result.gain, result.low, result.high)
+        rows.append(
+            f"{name:10}{cells}{result.challenger:>11.4f}   "
+            f"{difference:+.4f} [{low:+.4f}, {high:+.4f}]{direction(name)}"
+        )
+    confidence = f"{1 - alpha:.3%}".rstrip("%").rstrip("0").rstrip(".")
+    return [*rows, f"in brackets: one-sided bounds, the deciding metric's at {confidence}%"]
 
 
 def _cell(value: float | None) -> str:

@@ -19,7 +19,7 @@ from flows.parameters import IfBusy, OneRecipe
 from flows.run_context import one_retrain_at_a_time, tracked_run
 from tasks.contracts.errors import PrecisError, RegistryError
 from tasks.contracts.recipe import Recipe
-from tasks.contracts.records import AdapterRef, DatasetRef, Decision, ModelRef, VersionRef
+from tasks.contracts.records import AdapterRef, DatasetRef, ModelRef, ShownDecision, VersionRef
 from tasks.evaluate.task import evaluate, lead3, untuned
 from tasks.gate.task import gate
 from tasks.ingest.task import document_forms, find_base, ingest, seen_by_champion
@@ -95,7 +95,7 @@ def trained(adapter: AdapterRef) -> Iterator[None]:
 
 def contest(
     model: ModelRef, base: PreparedBase, dataset: DatasetRef, recipe: Recipe
-) -> tuple[Decision, VersionRef | None]:
+) -> tuple[ShownDecision, VersionRef | None]:
     """Judge the challenger, and register it if it wins; again if the champion changed meanwhile."""
     challenger = evaluate(model, dataset, base, recipe, "challenger")
     lead3_scores = lead3(dataset, base, recipe)

@@ -33,7 +33,10 @@ One JSON object on standard output, and nothing else.
 | `version` | the version that was registered, or null |
 | `champion_version` | the version that the challenger was compared with; null: the untuned base |
 | `skipped` | steps whose stored result was used |
-| `metrics` | for each: means `base`, `lead3`, `champion`, `challenger`; `gain`, its bounds `low`, `high` |
+| `feedback` | `sealed`: deciding rows' numbers are told of a promotion alone; or `open` |
+| `rows` | how many evaluation rows there are: `deciding`, `all` |
+| `metrics` | each: means `base`, `lead3`, `champion`, `challenger`; `gain`, `low`, `high`; none if sealed |
+| `open_part` | of the open rows, which decide nothing: `metrics`, `guardrails`, `notes` and more; or null |
 | `reasons`, `notes` | what decided, and what did not but is worth knowing; lists of sentences |
 | `looks` | challengers judged on these evaluation rows, this one included |
 | `cuts` | texts that did not fit: `what`, `done`, `count`, `of`, `mean`, `largest` |
@@ -61,7 +64,8 @@ One JSON object on standard output, and nothing else.
 
 `precis history` prints a list of records, oldest first: `kind` (`promotion`, `refusal` or `rollback`),
 `time`, `name`, `verdict`, `reasons`, `version`, `opponent_version`, `metric`, `gain`, `low`, `high`, `looks`,
-`evaluation_digest`, `model_digest`, `mlflow_run_id`, `schema_version`.
+`evaluation_digest`, `model_digest`, `mlflow_run_id`, `schema_version`. Under sealed feedback a refusal's
+`gain`, `low` and `high` are null.
 """
 
 

@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 from tasks.contracts.metrics import DIRECTION, LOSS, UNIT, change, direction, sign
-from tasks.contracts.records import Decision, MetricResult, Verdict
+from tasks.contracts.records import MetricResult, OpenPart, ShownDecision, Verdict
 
 VERDICT_TITLES: dict[Verdict, str] = {
     "PROMOTE": "PROMOTED",
@@ -38,13 +38,19 @@ def listed(names: Sequence[str], most: int) -> str:
     return ", ".join(names[:most]) + more
 
 
-def headline(decision: Decision, name: str, version: int | None, metric: str) -> str:
+def headline(decision: ShownDecision, name: str, version: int | None, metric: str) -> str:
     """The verdict in one line: `PROMOTED dialogsum v3: rougeL +0.012 [0.004, 0.020]`.
 
-    A loss is shown as it changed: `PROMOTED qa v3: loss -0.120 [-0.141, -0.098] (lower is better)`.
+    A loss is shown as it changed: `PROMOTED qa v3: loss -0.120 [-0.141, -0.098] (lower is better)`. A refusal
+    under sealed feedback has the kind of its reason in place of numbers.
     `version`: the new version, None when there is none; `metric`: the gate's primary metric.
     """
     model = f"{VERDICT_TITLES[decision.verdict]} {name}"
+    stays = "no champion yet"
+    if decision.opponent == "champion":
+        stays = f"champion v{decision.opponent_version} stays"
+    if decision.withheld:
+        return f"{model}: {decision.reasons[0]}, {stays}"
     moved, low, high = change_of(decision.metrics[metric], metric)
     numbers = (
         f"{metric} {short_gain(moved)} [{short_score(low)}, {short_score(high)}]{direction(metric)}"
@@ -52,10 +58,44 @@ def headline(decision: Decision, name: str, version: int | None, metric: str) ->
     if decision.verdict == "PROMOTE":
         return f"{model} v{version}: {numbers}" if version is not None else f"{model}: {numbers}"
     why = SAME_MODEL if SAME_MODEL in decision.reasons else numbers
-    stays = "no champion yet"
-    if decision.opponent == "champion":
-        stays = f"champion v{decision.opponent_version} stays"
     return f"{model}: {why}, {stays}"
+
+
+def part_titles(decision: ShownDecision) -> tuple[str, str]:
+    """What the deciding and the open rows are called over their numbers."""
+    if decision.feedback == "open":
+        return "", ""
+    of = f"of {decision.evaluation_rows} rows"
+    open_rows = decision.open_part.rows if decision.open_part else 0
+    return (
+        f"deciding part, {decision.rows} {of}",
+        f"open part, {open_rows} {of}; the verdict is of the other {decision.rows}",
+    )
+
+
+def open_part_notes(part: OpenPart) -> list[str]:
+    """What a reader of the open part should know: guardrails broken there, and its notes."""
+    broken = [
+        f"{guardrail_title(one.name)} {score(one.value)}, outside its bound {one.bound}"
+        for one in part.guardrails
+        if not one.held
+    ]
+    return [*broken, *part.notes]
+
+
+def about_feedback(decision: ShownDecision) -> str:
+    """What is not shown, or what showing all costs; empty where there is nothing to say."""
+    if decision.feedback == "open":
+        return (
+            "feedback is open: every row's scores were shown, so a person who chooses by them learns "
+            "from the rows that decide, and the count of looks does not cover that"
+        )
+    if decision.withheld:
+        return (
+            f"sealed: the verdict is of {decision.rows} deciding rows, whose numbers are told only of a "
+            "promotion"
+        )
+    return ""
 
 
 # Numbers

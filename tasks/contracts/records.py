@@ -108,7 +108,8 @@ class Prediction:
 class Scores:
     """One model's results on one sealed evaluation set. `uri`: the predictions table.
 
-    Its per-example scores are in the table; `table_digest` is of that file's bytes.
+    Its per-example scores are in the table; `table_digest` is of that file's bytes. What was measured
+    stands there alone where means are empty: a record travels as a run's tag, which anyone reads.
     """
 
     model_digest: str
@@ -116,9 +117,9 @@ class Scores:
     uri: str
     rows: int
     means: dict[str, float]
-    finished_share: float
-    empty_share: float
-    length_ratio: float  # output words over (first) reference words
+    finished_share: float | None
+    empty_share: float | None
+    length_ratio: float | None  # output words over (first) reference words
     seconds: float = 0.0
     table_digest: str = ""
     tokenizer_digest: str = ""  # of the model's package; a loss is compared only under the same one
@@ -185,6 +186,41 @@ class Decision:
     notes: tuple[str, ...] = ()  # shown, do not affect the verdict: below lead-3, many looks
     schema_version: int = 1
     slices: tuple[SliceResult, ...] = ()
+
+
+@dataclass(frozen=True)
+class OpenPart:
+    """What was measured on the open part of the evaluation set; it decides nothing.
+
+    Bounds are at the gate's alpha, not corrected for looks.
+    """
+
+    metrics: dict[str, MetricResult]
+    guardrails: tuple[Guardrail, ...]
+    rows: int
+    clusters: int
+    alpha: float
+    notes: tuple[str, ...] = ()
+    slices: tuple[SliceResult, ...] = ()
+
+
+@dataclass(frozen=True)
+class ShownDecision(Decision):
+    """What people are told of a decision; made by tasks/gate/shown.py alone.
+
+    Everything that is printed, logged, tagged, sent or drawn takes this record, never a Decision. Under
+    sealed feedback and without a promotion, `metrics`, `guardrails` and `slices` are empty, `reasons` have no
+    numbers, and `rows` and `clusters` count the deciding part.
+    """
+
+    feedback: Literal["sealed", "open"] = "open"
+    evaluation_rows: int = 0  # of the whole set: deciding, open, and left out of both
+    open_part: OpenPart | None = None  # None under open feedback, or where there are no open rows
+
+    @property
+    def withheld(self) -> bool:
+        """Whether the deciding numbers are not told."""
+        return not self.metrics
 
 
 @dataclass(frozen=True)

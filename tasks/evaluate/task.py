@@ -63,8 +63,10 @@ def evaluate(
         )
     tokenizer = tokenizer_digest(package_folder)
     decoding = _decoding_metric(who, answer, warn=recipe.evaluation.decoding == "continuous")
+    # Fresh rows decide nothing: they tell whether the champion has decayed.
+    sealed = recipe.gate.feedback == "sealed" and who != "fresh"
     return _record(
-        who, key, table, model.digest, seal, answer["seconds"], tokenizer, decoding, cost
+        who, key, table, model.digest, seal, answer["seconds"], tokenizer, decoding, cost, sealed
     )
 
 
@@ -190,7 +192,8 @@ def lead3(dataset: DatasetRef, base: PreparedBase, recipe: Recipe) -> Scores:
     table = workspace.work_folder() / "evaluate" / key[:16] / "lead3.json"
     table.parent.mkdir(parents=True, exist_ok=True)
     write_table(table, predictions)
-    return _record("lead3", key, table, "lead3", seal)
+    sealed = recipe.gate.feedback == "sealed"
+    return _record("lead3", key, table, "lead3", seal, sealed=sealed)
 
 
 @task(name="package base", **STEP)
@@ -210,15 +213,29 @@ def _record(
     tokenizer: str = "",
     more: dict[str, float] | None = None,
     cost: Cost = NOT_KNOWN,
+    sealed: bool = False,
 ) -> Scores:
+    """Store a table, and log what was measured; of sealed rows no score, and the table out of sight.
+
+    The record is a run's tag, and may be recalled under either kind of feedback, so it holds no score.
+    """
     run, predictions = mlflow_run.current(), read_table(table)
-    uri = run.log_table(table, "predictions")
+    if sealed:
+        uri = run.log_file(table, f"{mlflow_run.SEALED}/predictions")
+    else:
+        uri = run.log_table(table, "predictions")
+    measured = scores_of(predictions, model_digest, seal, uri, seconds)
     scores = dataclasses.replace(
-        scores_of(predictions, model_digest, seal, uri, seconds),
+        measured,
+        means={},
+        finished_share=None,
+        empty_share=None,
+        length_ratio=None,
         table_digest=digest.of_file(table),
         tokenizer_digest=tokenizer,
     )
-    values = scores.means | truncation.as_metrics(predictions) | (more or {})
+    means = {} if sealed else measured.means
+    values = means | truncation.as_metrics(predictions) | (more or {})
     metrics = {f"{who}/{name}": value for name, value in values.items()}
     step_cache.record(run, "evaluate", key, scores, metrics | resource_usage.as_metrics(who, cost))
     return scores

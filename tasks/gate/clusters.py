@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tasks.contracts.documents import plain_text
-from tasks.contracts.records import Prediction
+from tasks.contracts.records import Prediction, Row
 from tasks.contracts.similar_documents import DocumentIndex
 
 # As ingest's defaults for training documents; constants, since a decision depends on them.
 SIMILARITY, CONTAINMENT = 0.8, 0.5
 
 
-def clusters(rows: Sequence[Prediction], near_copies: bool = True) -> list[int]:
+def clusters(rows: Sequence[Row | Prediction], near_copies: bool = True) -> list[int]:
     """A cluster number for each row, counted from 0 in the order of first appearance.
 
     Rows of one `source` are one cluster, and so are rows whose documents differ only in white space, or

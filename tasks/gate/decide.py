@@ -56,6 +56,7 @@ def decide(
     lead3: Table | None,
     looks: int,
     earlier: Sequence[EarlierLook] = (),
+    sealed: bool = False,
     schema: int = SCHEMA,
 ) -> Decision:
     """Judge a challenger against the champion, or against the untuned base where there is none.
@@ -65,6 +66,11 @@ def decide(
     opponent on these evaluation rows, this one included; `earlier`: of those before it, the scores that are
     at hand. In the decision's metrics, bounds of gate.metric are at
     the decision's alpha, those of the other metrics at gate.alpha, as guardrails use them.
+
+    `sealed`: the verdict is all that is told of these rows, so a gain that was not measured is a REJECT
+    only where noise cannot explain it. Otherwise the verdict would tell the sign of every gain: of series
+    in which 40 changes without any gain are tried and those that were no REJECT are then put together, 25%
+    would promote.
 
     `schema`: of the rules, see SCHEMA; an earlier one makes a stored decision again.
 
@@ -107,7 +113,7 @@ def decide(
         *slice_findings(slices, gate),
     ]
     same_model = challenger_scores.model_digest == opponent_scores.model_digest
-    verdict, reasons = judge(measured, findings, gate, looks, same_model)
+    verdict, reasons = judge(measured, findings, gate, looks, same_model, sealed)
     return Decision(
         verdict=verdict,
         reasons=tuple(reasons),
@@ -134,14 +140,23 @@ def decide(
 
 
 def judge(
-    measured: Measured, findings: Sequence[Finding], gate: Gate, looks: int, same_model: bool
+    measured: Measured,
+    findings: Sequence[Finding],
+    gate: Gate,
+    looks: int,
+    same_model: bool,
+    sealed: bool = False,
 ) -> tuple[Verdict, list[str]]:
-    """The verdict and its reasons, with numbers. `same_model`: by digest."""
+    """The verdict and its reasons, with numbers. `same_model`: by digest; `sealed`: see `decide`."""
     if same_model:
         return "REJECT", [SAME_MODEL]
     broken = [f.why for f in findings if not f.guardrail.held and not f.noise]
-    if failures := [*_no_gain(measured, gate), *broken]:
+    no_gain = _no_gain(measured, gate)
+    noise = sealed and measured.metrics[gate.metric].high - gate.min_delta >= -RESOLUTION
+    if failures := [*([] if noise else no_gain), *broken]:
         return "REJECT", failures
+    if no_gain:
+        return "INCONCLUSIVE", [f"{no_gain[0]}, though noise could explain it"]
     unproven = [f.why for f in findings if not f.guardrail.held]
     if doubts := [*_doubts(measured, gate, looks), *unproven]:
         return "INCONCLUSIVE", [*doubts, *_would_show(measured, gate.metric)]

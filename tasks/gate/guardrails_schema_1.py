@@ -91,8 +91,9 @@ def _empty(challenger: Sequence[Prediction], gate: Gate) -> Finding:
     return Finding(Guardrail("empty_share", share, f"<= {bound:g}", share <= bound), why)
 
 
-def _length(ratio: float, gate: Gate) -> Finding:
+def _length(ratio: float | None, gate: Gate) -> Finding:
     """Absolute: the challenger must be within the bounds even if its opponent is not."""
+    assert ratio is not None  # check_table
     low, high = gate.length_ratio
     why = f"outputs are {ratio:.2f} times as long as references, outside {low:g} to {high:g}"
     held = low <= ratio <= high

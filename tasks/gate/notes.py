@@ -31,9 +31,9 @@ def notes(
     if verdict == "PROMOTE":
         lines += _beaten_by(measured, gate)
         lines += _cut_off(challenger)
-    lines += _copying(opponent, opponent_title)
+    lines += copying(opponent, opponent_title)
     if looks > 1:
-        lines.append(_looks(measured.alpha, gate, looks, earlier))
+        lines.append(about_looks(measured.alpha, gate, looks, earlier))
     return tuple(lines)
 
 
@@ -60,7 +60,7 @@ def _cut_off(challenger: Table) -> list[str]:
     ]
 
 
-def _copying(opponent: Table, title: str) -> list[str]:
+def copying(opponent: Table, title: str) -> list[str]:
     """ROUGE rewards quotations, so a better summarizer may look worse than an opponent that quotes."""
     count = sum(map(copies, opponent))
     if count <= COPIED_SHARE * len(opponent):
@@ -71,7 +71,8 @@ def _copying(opponent: Table, title: str) -> list[str]:
     ]
 
 
-def _looks(alpha: float, gate: Gate, looks: int, earlier: int) -> str:
+def about_looks(alpha: float, gate: Gate, looks: int, earlier: int) -> str:
+    """How many were judged on this set, and what the bound makes of it."""
     judged = f"challenger {looks} judged on this evaluation set"
     if gate.looks == "correct":
         gone = looks - 1 - earlier

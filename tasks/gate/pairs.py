@@ -163,9 +163,10 @@ def _bad_scores(row: Prediction, names: Sequence[str]) -> list[str]:
 def _disagreements(rows: Sequence[Prediction], scores: Scores, names: Sequence[str]) -> list[str]:
     if scores.rows != len(rows):
         return [f"its record counts {scores.rows} rows, its table {len(rows)}"]
-    if not 0 <= scores.length_ratio < math.inf:  # or NaN
+    if scores.length_ratio is None or not 0 <= scores.length_ratio < math.inf:  # or NaN
         return [f"its record gives the length ratio {scores.length_ratio}"]
-    shares = {"finished share": (scores.finished_share, sum(r.finished for r in rows) / len(rows))}
+    finished = math.nan if scores.finished_share is None else scores.finished_share
+    shares = {"finished share": (finished, sum(r.finished for r in rows) / len(rows))}
     compared = shares | {n: (scores.means.get(n, math.nan), mean(rows, n)) for n in names}
     return [
         f"its record gives {name} {stored}, its table {counted}"

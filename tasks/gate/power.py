@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -59,19 +60,36 @@ def rows_needed(rows: int, gain: float, smallest: float | None, min_delta: float
     return math.ceil(rows * ((smallest - min_delta) / (gain - min_delta)) ** 2)
 
 
-def advice(documents: int, gate: Gate) -> str:
-    """What an evaluation set of so many documents can show, before anything is spent on it."""
+@dataclass(frozen=True)
+class Advice:
+    """What an evaluation set can show: a fact for `precis check`, and a problem where it is nothing."""
+
+    fact: str
+    problem: str = ""
+
+
+def advise(documents: int, deciding_rows: int, open_rows: int, gate: Gate) -> Advice:
+    """What so many deciding documents can show, before anything is spent on them."""
+    parts = f"gate: {deciding_rows} evaluation rows decide"
+    if gate.feedback == "sealed":
+        parts += f", {open_rows} are open (shown, and decide nothing)"
     if documents < MIN_EVIDENCE:
-        return (
-            f"gate: {documents} evaluation documents can never promote, {MIN_EVIDENCE} are the least; "
-            "name more in data.evaluation, or raise data.evaluation_share"
+        wider = ", lower gate.open_share" if gate.feedback == "sealed" and open_rows else ""
+        return Advice(
+            parts,
+            f"gate: {documents} deciding documents can never promote, {MIN_EVIDENCE} are the least; name "
+            f"more rows in data.evaluation, raise data.evaluation_share{wider}",
         )
+    return Advice(f"{parts}; {_can_show(documents, gate)}")
+
+
+def _can_show(documents: int, gate: Gate) -> str:
     if gate.metric == LOSS:
-        return f"gate: {documents} evaluation documents; what they can show of a loss is known after a run"
+        return f"{documents} deciding documents; what they can show of a loss is known after a run"
     now, late = (_smallest(documents, gate, looks) for looks in (1, LATE_LOOK))
     enough = math.ceil(documents * ((now - gate.min_delta) / SMALL_GAIN) ** 2)
     return (
-        f"gate: with {documents} evaluation documents a gain of {now:.3f} in {gate.metric} is promoted in "
+        f"with {documents} deciding documents a gain of {now:.3f} in {gate.metric} is promoted in "
         f"{POWER:.0%} of cases at look 1, {late:.3f} at look {LATE_LOOK}; about {enough:,} documents would "
         f"show {gate.min_delta + SMALL_GAIN:.3f} (at a spread of {TYPICAL_SPREAD:g} a document)"
     )

@@ -2,7 +2,8 @@
 
     python -m tasks.gate.recompute FOLDER
 
-Every retrain stores such a folder as the artifact `gate` of its MLflow run.
+Every retrain stores such a folder: the artifact `sealed/gate` of its MLflow run, or `gate` under
+gate.feedback: open.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from typing import Literal, TypeVar
 
 from pydantic import ValidationError
 
-from tasks.contracts import digest
+from tasks.contracts import digest, formatting
 from tasks.contracts.errors import EvaluationError, PrecisError
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import Decision, Scores, from_json
-from tasks.gate.decide import SCHEMA, decide
+from tasks.gate.decide import SCHEMA
 from tasks.gate.earlier_looks import EarlierLook
 from tasks.gate.measure import Table
+from tasks.gate.parts import Setting, Split, decide_by_parts
 from tasks.tracking.predictions_table import read_table
 
 T = TypeVar("T")
@@ -31,11 +33,14 @@ DECISION, INPUTS, EARLIER = "decision.json", "gate_inputs.json", "earlier_looks.
 TABLES = ("challenger", "opponent", "base", "lead3")
 REQUIRED = (DECISION, INPUTS, "challenger.json", "opponent.json")
 HELP = """\
-FOLDER is the artifact `gate` of a retrain's MLflow run. On the embedded store that is
-mlruns/artifacts/NAME/RUN/artifacts/gate; from a server, fetch it with
-`mlflow artifacts download -u runs:/RUN/gate`. It holds decision.json, gate_inputs.json, the
-predictions tables challenger.json, opponent.json, base.json and lead3.json, and earlier_looks.json, which
-has what was used of earlier challengers' scores.
+FOLDER is the artifact `sealed/gate` of a retrain's MLflow run; under gate.feedback: open, and of
+runs before it, `gate`. On the embedded store that is mlruns/artifacts/NAME/RUN/artifacts/sealed/gate; from
+a server, fetch it with `mlflow artifacts download -u runs:/RUN/sealed/gate`. It holds decision.json,
+gate_inputs.json, the predictions tables challenger.json, opponent.json, base.json and lead3.json, and
+earlier_looks.json, which has what was used of earlier challengers' scores.
+
+No number of the deciding rows is printed without --show-deciding. A person who reads them and
+goes on choosing settings has used the evaluation set up: take fresh rows then.
 
 Exit status: 0 when the recomputed decision equals the stored one, 1 when it differs or FOLDER
 cannot be read, 2 for wrong usage."""
@@ -51,6 +56,7 @@ class GateInputs:
     looks: int
     scores: dict[str, Scores]  # challenger, opponent; others may be there
     earlier_digest: str = ""  # of the file EARLIER; empty where no earlier look was used
+    split: Split = "none"  # of decisions before there were parts
 
 
 def recompute(folder: Path) -> Decision:
@@ -68,31 +74,28 @@ def recompute(folder: Path) -> Decision:
             f"which knows {SCHEMA}; recompute it there"
         )
     tables = {name: _table(folder / f"{name}.json", inputs.scores.get(name)) for name in TABLES}
-    return decide(
-        tables["challenger"] or (),
-        tables["opponent"] or (),
+    setting = Setting(
         inputs.gate,
-        opponent_kind=inputs.opponent_kind,
-        opponent_version=inputs.opponent_version,
-        challenger_scores=inputs.scores["challenger"],
-        opponent_scores=inputs.scores["opponent"],
-        base=tables["base"],
-        lead3=tables["lead3"],
-        looks=inputs.looks,
-        earlier=_earlier(folder / EARLIER, inputs.earlier_digest),
-        schema=schema,
+        inputs.split,
+        inputs.opponent_kind,
+        inputs.opponent_version,
+        inputs.looks,
+        tuple(_earlier(folder / EARLIER, inputs.earlier_digest)),
+        schema,
     )
+    return decide_by_parts(tables, inputs.scores, setting)[0]
 
 
 def _check_complete(folder: Path) -> None:
     if not folder.is_dir():
         raise EvaluationError(
-            f"{folder} is not a folder; name the artifact folder `gate` of a retrain's MLflow run"
+            f"{folder} is not a folder; name the artifact folder `gate` or `sealed/gate` of a retrain's "
+            "MLflow run"
         )
     if missing := [name for name in REQUIRED if not (folder / name).is_file()]:
         raise EvaluationError(
-            f"{folder} has no {', no '.join(missing)}, so it is not the artifact folder `gate` of a "
-            "retrain's MLflow run; name that folder (see --help)"
+            f"{folder} has no {', no '.join(missing)}, so it is not the artifact folder `sealed/gate` (of "
+            "sealed feedback) or `gate` of a retrain's MLflow run; name that folder (see --help)"
         )
 
 
@@ -134,7 +137,13 @@ def main(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="a stored decision")
-    folder: Path = parser.parse_args(arguments).folder
+    parser.add_argument(
+        "--show-deciding",
+        action="store_true",
+        help="print the numbers of the deciding rows: it uses up the evaluation set",
+    )
+    options = parser.parse_args(arguments)
+    folder: Path = options.folder
     try:
         _check_complete(folder)
         stored = _read(Decision, folder / DECISION)
@@ -146,7 +155,27 @@ def main(arguments: Sequence[str]) -> int:
     equal = replace(stored, notes=()) == replace(recomputed, notes=())
     print(f"stored {stored.verdict}, recomputed {recomputed.verdict}: ", end="")
     print("equal to the last digit" if equal else "they differ")
+    if options.show_deciding:
+        print("\n".join(_numbers(recomputed)))
     return 0 if equal else 1
+
+
+def _numbers(decision: Decision) -> list[str]:
+    """The deciding rows' numbers, after what reading them costs."""
+    return [
+        "who reads this and goes on choosing settings has used these evaluation rows up; take fresh ones",
+        *(
+            f"{name}: challenger {formatting.score(found.challenger)}, gain {formatting.gain(found.gain)} "
+            f"[{formatting.gain(found.low)}, {formatting.gain(found.high)}]"
+            for name, found in decision.metrics.items()
+        ),
+        *(
+            f"{one.name}: {formatting.score(one.value)}, bound {one.bound}, "
+            f"{'held' if one.held else 'broken'}"
+            for one in decision.guardrails
+        ),
+        *(f"- {reason}" for reason in decision.reasons),
+    ]
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
-"""Prefect tasks: decide from stored scores alone, and store the verdict before anything acts on it."""
+"""Prefect tasks: decide from stored scores alone, and store the verdict before anything acts on it.
+
+Over 250 lines: the two tasks of one step share what they store.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
@@ -17,21 +21,58 @@ from tasks.contracts import digest
 from tasks.contracts.documents import plain_text
 from tasks.contracts.errors import EvaluationError, RegistryError
 from tasks.contracts.recipe import Gate, Recipe
-from tasks.contracts.records import Decision, Prediction, Scores, from_json, to_json
+from tasks.contracts.records import (
+    Decision,
+    Prediction,
+    Scores,
+    ShownDecision,
+    from_json,
+    read_rows,
+    to_json,
+)
+from tasks.gate.clusters import clusters
 from tasks.gate.decay import Decay, decay_headline, decay_markdown, decide_decay
-from tasks.gate.decide import decide
 from tasks.gate.earlier_looks import EarlierLook, look_of
-from tasks.gate.power import advice
+from tasks.gate.parts import (
+    Setting,
+    decide_by_parts,
+    deciding_rows,
+    open_rows,
+    part_of_each,
+    record_of,
+    split_of,
+)
+from tasks.gate.power import Advice, advise
 from tasks.gate.recompute import EARLIER
+from tasks.gate.shown import shown
 from tasks.orchestration.task_options import STEP
 from tasks.processes import resource_usage, workspace
 from tasks.tracking import artifacts, history, mlflow_run
 from tasks.tracking.looks import BASE
-from tasks.tracking.predictions_table import read_table
+from tasks.tracking.predictions_table import read_table, write_table
+
+__all__ = ["Advice", "Decay", "advice", "decay", "decay_headline", "gate"]
 
 OWN = "look.json"  # what a later look needs of this one
+SHOWN = "shown.json"  # what people are told
+README = """\
+Here is what the gate decided from: every row of the evaluation set, those that decide included.
 
-__all__ = ["Decay", "advice", "decay", "decay_headline", "gate"]
+    python -m tasks.gate.recompute FOLDER/sealed/gate
+
+makes the decision again and compares, without printing a number. Reading the scores or outputs here and
+then choosing settings by them uses the evaluation set up: the next promotion may be luck, and no count of
+looks knows it. What may be read freely is in the folder `gate`: the open rows.
+"""
+
+
+def advice(rows: Path, recipe: Recipe) -> Advice:
+    """What the evaluation rows in this file can show, before anything is spent on them."""
+    evaluation, split = read_rows(rows), split_of(recipe)
+    part = part_of_each(evaluation, split, recipe.gate.open_share)
+    deciding = [row for row, name in zip(evaluation, part, strict=True) if name == "deciding"]
+    documents = max(clusters(deciding), default=-1) + 1
+    return advise(documents, len(deciding), part.count("open"), recipe.gate)
 
 
 @task(name="gate", **STEP)
@@ -44,64 +85,88 @@ def gate(
     rows_digest: str,
     recipe: Recipe,
     remarks: tuple[str, ...] = (),
-) -> Decision:
+) -> ShownDecision:
     """Promote, reject or inconclusive: the challenger against the champion, or else the base.
 
+    The decision itself is stored; what is returned, and so can be shown, is what shown.py leaves of it.
     `remarks`: on the evaluation rows; they stand in the decision's notes.
     """
     run, watch = mlflow_run.current(), resource_usage.Watch()
+    scores = {"challenger": challenger, "opponent": opponent, "base": base, "lead3": lead3}
+    tables, split = {who: _table(record) for who, record in scores.items()}, split_of(recipe)
+    deciding = {
+        who: deciding_rows(tables[who], recipe.gate, split) for who in ("challenger", "opponent")
+    }
     # Counted before the verdict is known: a run that is killed on a bad verdict has looked too.
-    rows, metric = _table(challenger), recipe.gate.metric
-    documents = [plain_text(row.document) for row in rows]
+    metric, documents = (
+        recipe.gate.metric,
+        [plain_text(row.document) for row in deciding["challenger"]],
+    )
     against = opponent.model_digest if champion_version else BASE
     looks = history.count_look(
         run, challenger.model_digest, metric, against, rows_digest, documents
     )
-    opponent_rows, earlier = _table(opponent), _earlier(run, against, rows_digest)
-    decision = decide(
-        rows,
-        opponent_rows,
-        recipe.gate,
-        opponent_kind="champion" if champion_version else "base",
-        opponent_version=champion_version,
-        challenger_scores=challenger,
-        opponent_scores=opponent,
-        base=_table(base),
-        lead3=_table(lead3),
-        looks=looks,
-        earlier=earlier,
-    )
+    kind: Literal["champion", "base"] = "champion" if champion_version else "base"
+    earlier = _earlier(run, against, rows_digest)
+    setting = Setting(recipe.gate, split, kind, champion_version, looks, tuple(earlier))
+    decision, open_part = decide_by_parts(tables, scores, setting)
     decision = replace(decision, notes=(*decision.notes, *remarks))
-    scores = {"challenger": challenger, "opponent": opponent, "base": base, "lead3": lead3}
-    own = look_of(decision, metric, rows, opponent_rows)
-    _store(run, decision, recipe.gate, scores, earlier, own)
-    primary = decision.metrics[metric]
+    told = shown(decision, open_part, recipe.gate, len(tables["challenger"]), remarks)
+    own = look_of(decision, metric, deciding["challenger"], deciding["opponent"])
+    _store(run, decision, told, own, scores, tables, setting)
     verdict = {"precis.verdict": decision.verdict}  # to filter and sort runs by, in MLflow's UI
     run.write(
-        tags=verdict | history.decision_tags(run, recipe, decision),
-        metrics={"gate/gain": primary.gain, "gate/low": primary.low, "gate/high": primary.high}
+        tags=verdict | history.decision_tags(run, recipe, told),
+        metrics=_metrics(told, recipe.gate.metric)
         | resource_usage.as_metrics("gate", watch.cost()),
     )
-    for reason in decision.reasons:
+    for reason in _logged(told):
         get_run_logger().info(f"{decision.verdict}: {reason}")
-    return decision
+    return told
+
+
+def _logged(told: ShownDecision) -> Sequence[str]:
+    """Reasons for the log; of a promotion under sealed feedback no number before it took place."""
+    if told.feedback == "sealed" and not told.withheld:
+        return ["better on the deciding rows, and every guardrail holds"]
+    return told.reasons
+
+
+def _metrics(told: ShownDecision, primary: str) -> dict[str, float]:
+    """The run's metrics: the gain under open feedback, else the open part's means and gain.
+
+    Those of the deciding rows are written once a version is registered: another challenger may
+    have been promoted first, and this one then be refused.
+    """
+    if told.feedback == "open":
+        return history.gain_metrics(told.metrics[primary])
+    if told.open_part is None:
+        return {}
+    return history.part_metrics(told.open_part.metrics, primary, "open/")
 
 
 @task(name="decay", **STEP)
 def decay(sealed: Scores, fresh: Scores, champion_version: int, recipe: Recipe) -> Decay:
     """Whether the champion scores worse on fresh rows than on the sealed evaluation set."""
-    run = mlflow_run.current()
+    run, settings = mlflow_run.current(), recipe.gate
+    tables = {"sealed": _table(sealed), "fresh": _table(fresh)}
     decision = decide_decay(
-        _table(sealed),
-        _table(fresh),
-        recipe.gate,
+        tables["sealed"],
+        tables["fresh"],
+        settings,
         recipe.evaluation.max_decay,
         champion_version=champion_version,
-        sealed_scores=sealed,
-        fresh_scores=fresh,
+        sealed_scores=record_of(tables["sealed"], sealed),
+        fresh_scores=record_of(tables["fresh"], fresh),
     )
     inputs = {"max_decay": recipe.evaluation.max_decay, "champion_version": champion_version}
-    _store_folder(run, "decay", decision, {"sealed": sealed, "fresh": fresh}, recipe.gate, inputs)
+    is_sealed = settings.feedback == "sealed"
+    folder = _folder(run, "decay", is_sealed)
+    _write_folder(folder, "decay", decision, {"sealed": sealed, "fresh": fresh}, settings, inputs)
+    if is_sealed:  # its tables hold what the champion wrote for deciding rows
+        _log_sealed(run, folder, "decay")
+    else:
+        run.log_folder(folder, "decay")
     means = {"decay/sealed": decision.sealed.mean, "decay/fresh": decision.fresh.mean}
     bounds = {"decay/drop": decision.drop, "decay/low": decision.low, "decay/high": decision.high}
     run.write(tags={"precis.decay": decision.verdict}, metrics=means | bounds)
@@ -127,49 +192,71 @@ def _earlier(run: mlflow_run.Run, opponent: str, rows_digest: str) -> list[Earli
     """The looks of earlier runs that are at hand: a run that was killed, deleted or pruned has none."""
     looks = []
     for run_id in history.runs_that_looked(run, opponent, rows_digest):
-        with contextlib.suppress(RegistryError):
-            stored = artifacts.fetch(f"runs:/{run_id}/gate/{OWN}")
-            looks.append(from_json(EarlierLook, stored.read_bytes()))
+        for folder in ("gate", f"{mlflow_run.SEALED}/gate"):
+            with contextlib.suppress(RegistryError):
+                stored = artifacts.fetch(f"runs:/{run_id}/{folder}/{OWN}")
+                looks.append(from_json(EarlierLook, stored.read_bytes()))
     return looks
 
 
 def _store(
     run: mlflow_run.Run,
     decision: Decision,
-    settings: Gate,
-    scores: dict[str, Scores],
-    earlier: list[EarlierLook],
+    told: ShownDecision,
     own: EarlierLook,
+    scores: dict[str, Scores],
+    tables: dict[str, list[Prediction]],
+    setting: Setting,
 ) -> None:
-    """Store all that the decision was made from, so that anyone can recompute it (recompute.py)."""
-    folder = workspace.work_folder() / "gate" / run.id
-    folder.mkdir(parents=True, exist_ok=True)
+    """Store all that the decision was made from (recompute.py), and in `gate` what may be shown of it."""
+    sealed = setting.split != "none"
+    folder = _folder(run, "gate", sealed)
     (folder / OWN).write_text(to_json(own))
-    (folder / EARLIER).write_bytes(TypeAdapter(list[EarlierLook]).dump_json(earlier))
+    earlier = TypeAdapter(list[EarlierLook]).dump_json(list(setting.earlier))
+    (folder / EARLIER).write_bytes(earlier)
     inputs = {
         "opponent_kind": decision.opponent,
         "opponent_version": decision.opponent_version,
         "looks": decision.looks,
-        "earlier_digest": digest.of_file(folder / EARLIER) if earlier else "",
+        "split": setting.split,
+        "earlier_digest": digest.of_file(folder / EARLIER) if setting.earlier else "",
     }
-    _store_folder(run, "gate", decision, scores, settings, inputs)
+    _write_folder(folder, "gate", decision, scores, setting.gate, inputs)
+    if sealed:
+        _log_sealed(run, folder, "gate")
+        folder = _folder(run, "gate", sealed=False)
+        for who, rows in tables.items():
+            write_table(folder / f"{who}.json", open_rows(rows, setting.gate, setting.split))
+    (folder / SHOWN).write_text(to_json(told))
+    artifacts.remember(run.log_folder(folder, "gate"), folder)
 
 
-def _store_folder(
-    run: mlflow_run.Run,
+def _log_sealed(run: mlflow_run.Run, folder: Path, kind: str) -> None:
+    run.log_folder(folder, f"{mlflow_run.SEALED}/{kind}")
+    readme = workspace.work_folder() / "sealed" / run.id / "README.txt"
+    readme.parent.mkdir(parents=True, exist_ok=True)
+    readme.write_text(README)
+    run.log_file(readme, mlflow_run.SEALED)
+
+
+def _folder(run: mlflow_run.Run, kind: str, sealed: bool) -> Path:
+    folder = workspace.work_folder() / (f"sealed-{kind}" if sealed else kind) / run.id
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _write_folder(
+    folder: Path,
     kind: str,
     decision: Decision | Decay,
     scores: dict[str, Scores],
     settings: Gate,
     inputs: dict[str, Any],
 ) -> None:
-    """Store a decision, its tables and its settings as artifact folder `kind`."""
-    folder = workspace.work_folder() / kind / run.id
-    folder.mkdir(parents=True, exist_ok=True)
+    """A decision, its tables and its settings."""
     (folder / "decision.json").write_text(to_json(decision))
     records = {who: json.loads(to_json(record)) for who, record in scores.items()}
     values = {"gate": settings.model_dump(mode="json"), **inputs, "scores": records}
     (folder / f"{kind}_inputs.json").write_text(json.dumps(values, indent=2))
     for who, record in scores.items():
         (folder / f"{who}.json").write_bytes(Path(artifacts.fetch(record.uri)).read_bytes())
-    artifacts.remember(run.log_folder(folder, kind), folder)

@@ -36,6 +36,8 @@ def sources_of(data: Data) -> dict[str, tuple[str, str]]:
     named = {"data.train": (data.train, data.train_split)}
     if data.evaluation is not None:
         named["data.evaluation"] = (data.evaluation, data.evaluation_split)
+    if data.open_evaluation is not None:
+        named["data.open_evaluation"] = (data.open_evaluation, data.evaluation_split)
     return named
 
 

@@ -51,6 +51,7 @@ class SplitWriter:
         self.used_rows = 0  # good rows, duplicates included: what `max_rows` limits
         self.duplicates = 0
         self.facts = SplitFacts()
+        self.id_prefix = ""
         # In tokens; summaries of all rows one after the other, `references` of which are a row's.
         self.prompts, self.cuts = array("L"), array("L")
         self.summaries, self.references = array("L"), array("L")
@@ -68,6 +69,10 @@ class SplitWriter:
     def close(self) -> None:
         """End writing; the file can be read until the `with` block ends."""
         self._file.close()
+
+    def begin_part(self, id_prefix: str, max_rows: int | None) -> None:
+        """The next rows are another part: ids that begin so, and `max_rows` counted from here."""
+        self.id_prefix, self.max_rows, self.used_rows = id_prefix, max_rows, 0
 
     @property
     def full(self) -> bool:
@@ -87,7 +92,8 @@ class SplitWriter:
             self.duplicates += 1
             return
         self._written.add(key)
-        id_ = self._unique(example.id or f"{Path(example.file).stem}:{example.line}")
+        own_id = example.id or f"{Path(example.file).stem}:{example.line}"
+        id_ = self._unique(f"{self.id_prefix}{own_id}")
         self._file.write(row_json(Row(id_, source, example.document, example.references)))
         self.facts.add(example)
         self.prompts.append(lengths.prompt)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -246,14 +246,18 @@ def _truncation_warnings(report: dict[str, Any]) -> list[str]:
 
 
 def preflight(
-    recipe: Recipe, base: PreparedBase | None, shown: int = 0
+    recipe: Recipe,
+    base: PreparedBase | None,
+    shown: int = 0,
+    with_evaluation: Callable[[Path], object] | None = None,
 ) -> tuple[list[str], list[str], dict[str, Any]]:
     """What `precis check` says of the data: facts, problems that would stop a run, and the data report.
 
-    The report is empty when there are problems; else it shows `shown` rows as the model sees them.
+    The report is empty when there are problems; else it shows `shown` rows as the model sees them, and
+    `with_evaluation` is called with the file of evaluation rows, which is then removed.
     """
     settings, folder = (base.settings, base.path) if base else (None, None)
-    built = look(recipe.data, recipe.prompt, settings, folder, shown)
+    built = look(recipe.data, recipe.prompt, settings, folder, shown, with_evaluation)
     counts = ", ".join(f"{n} {name}" for name, n in built.counts.items())
     facts = [f"data: {counts}"] if counts else []
     facts += column_facts(built.report)

@@ -14,7 +14,7 @@ from tasks.contracts.errors import EvaluationError, NoSuchChampion, RegistryErro
 from tasks.contracts.formatting import headline, nearest
 from tasks.contracts.metrics import LOSS, NO_LOSS, other_tokenizer
 from tasks.contracts.recipe import Recipe
-from tasks.contracts.records import Decision, ModelRef, Scores, VersionRef, from_json
+from tasks.contracts.records import ModelRef, Scores, ShownDecision, VersionRef, from_json
 from tasks.models.tokenizer_digest import tokenizer_digest
 from tasks.orchestration.task_options import STEP
 from tasks.processes import workspace
@@ -56,7 +56,7 @@ def current_champion(name: str) -> claims.Version | None:
 def register(
     model: ModelRef,
     challenger: Scores,
-    decision: Decision,
+    decision: ShownDecision,
     recipe: Recipe,
     champion: claims.Version | None,
 ) -> VersionRef | None:
@@ -97,10 +97,12 @@ def register(
     if version is None:
         get_run_logger().info("another challenger was promoted meanwhile; gating again, against it")
         return None
+    if decision.feedback == "sealed":  # until now its numbers were not told
+        run.log_metrics(history.part_metrics(decision.metrics, recipe.gate.metric))
     return VersionRef(recipe.name, version.number, model.digest)
 
 
-def promoted_before(name: str) -> tuple[Decision, VersionRef] | None:
+def promoted_before(name: str) -> tuple[ShownDecision, VersionRef] | None:
     """This run's own promotion, when it crashed after it and is now retried; None otherwise.
 
     It is not judged again: the champion may be another one by now.
@@ -111,8 +113,8 @@ def promoted_before(name: str) -> tuple[Decision, VersionRef] | None:
     promoted = [v for v in claims.versions(run.client, name) if v.finished and v.run_id == run.id]
     if not promoted:
         return None
-    path = artifacts.fetch(f"runs:/{run.id}/gate/decision.json")
-    decision = from_json(Decision, path.read_bytes())
+    path = artifacts.fetch(f"runs:/{run.id}/gate/shown.json")
+    decision = from_json(ShownDecision, path.read_bytes())
     return decision, VersionRef(name, promoted[0].number, promoted[0].digest)
 
 

@@ -6,19 +6,44 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.contracts.records import Decision, Prediction, StepCost
+from tasks.contracts.formatting import part_titles
+from tasks.contracts.records import (
+    Guardrail,
+    MetricResult,
+    OpenPart,
+    Prediction,
+    ShownDecision,
+    SliceResult,
+    StepCost,
+)
 from tasks.contracts.truncation import Cut
 
 
 @dataclass(frozen=True)
+class Part:
+    """The numbers of one part of the evaluation set that are shown. No title: of all of it."""
+
+    title: str
+    metrics: Mapping[str, MetricResult]
+    guardrails: Sequence[Guardrail]
+    rows: int
+    clusters: int
+    alpha: float
+    slices: Sequence[SliceResult]
+    decides: bool
+
+
+@dataclass(frozen=True)
 class ReportData:
-    """One run's results, as they were recorded. Tables are paired by row id."""
+    """One run's results, as they may be shown. Tables are paired by row id; under sealed feedback they
+    hold the open rows alone.
+    """
 
     name: str  # of the registered model
     version: int | None  # that this run registered
     headline: str  # the verdict in a sentence
     metric: str  # the gate's primary metric, a key of decision.metrics
-    decision: Decision
+    decision: ShownDecision
     challenger: Sequence[Prediction]
     opponent: Sequence[Prediction]
     training_curve: Sequence[Mapping[str, float]] = ()  # of step, loss, learning_rate
@@ -31,6 +56,25 @@ class ReportData:
     digests: Mapping[str, str] = field(default_factory=dict)  # and other ids
 
     @property
+    def parts(self) -> list[Part]:
+        """What numbers may be shown of: the deciding part unless withheld, and the open part."""
+        decision, opened = self.decision, self.decision.open_part
+        deciding_title, open_title = part_titles(decision)
+        parts = []
+        if not decision.withheld:
+            parts.append(_part(deciding_title, decision, decides=True))
+        if opened:
+            parts.append(_part(open_title, opened, decides=False))
+        return parts
+
+    @property
+    def example_rows(self) -> str:
+        """Which rows examples and plots are of, where they are not all rows."""
+        if self.decision.feedback == "open":
+            return ""
+        return f"Of the open part: {len(self.challenger)} of {self.decision.evaluation_rows} rows."
+
+    @property
     def opponent_name(self) -> str:
         """The opponent, for headings."""
         if self.decision.opponent == "base":
@@ -41,3 +85,16 @@ class ReportData:
     def against(self) -> str:
         """The opponent, for sentences."""
         return f"{'the ' if self.decision.opponent == 'base' else ''}{self.opponent_name}"
+
+
+def _part(title: str, found: ShownDecision | OpenPart, *, decides: bool) -> Part:
+    return Part(
+        title,
+        found.metrics,
+        found.guardrails,
+        found.rows,
+        found.clusters,
+        found.alpha,
+        found.slices,
+        decides,
+    )

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 from tasks.contracts import formatting
-from tasks.report.data import ReportData
+from tasks.report.data import Part, ReportData
 from tasks.report.examples import Example, examples, losses, wins
 from tasks.report.marks import Marker
 from tasks.report.plots import Plot
@@ -30,10 +30,10 @@ def render_markdown(data: ReportData, plots: Sequence[Plot]) -> str:
         [
             f"# {_inline(data.headline)}",
             _bullets(data.decision.reasons),
+            *filter(None, [_inline(formatting.about_feedback(data.decision))]),
             *([f"To know:\n\n{_bullets(data.decision.notes)}"] if data.decision.notes else []),
-            *_scores(data),
-            *_guardrails(data),
-            *_slices(data),
+            *(text for part in data.parts for text in _numbers(data, part)),
+            *filter(None, [data.example_rows]),
             *(_image(plot) for plot in plots if len(plot.uri) <= MAX_IMAGE_CHARACTERS),
             *_examples("Biggest wins", wins(ordered), data),
             *_examples("Biggest losses", losses(ordered), data),
@@ -47,7 +47,19 @@ def render_markdown(data: ReportData, plots: Sequence[Plot]) -> str:
     )
 
 
-def _scores(data: ReportData) -> list[str]:
+def _numbers(data: ReportData, part: Part) -> list[str]:
+    """Scores and guardrails of one part of the evaluation set."""
+    title = f": {part.title}" if part.title else ""
+    notes = data.decision.open_part.notes if data.decision.open_part and not part.decides else ()
+    return [
+        *_scores(data, part, title),
+        *_guardrails(part, title),
+        *_slices(part, title),
+        *filter(None, [_bullets(notes)]),
+    ]
+
+
+def _scores(data: ReportData, part: Part, title: str) -> list[str]:
     difference_name = formatting.difference_title(data.metric)
     head = [
         formatting.scores_title(data.metric),
@@ -58,7 +70,7 @@ def _scores(data: ReportData) -> list[str]:
     ]
     head += [difference_name, "[low, high]"]
     rows = []
-    for name, result in data.decision.metrics.items():
+    for name, result in part.metrics.items():
         means = (result.base, result.lead3, result.champion, result.challenger)
         difference, low, high = formatting.change_of(result, name)
         bounds = f"[{formatting.gain(low)}, {formatting.gain(high)}]"
@@ -66,12 +78,12 @@ def _scores(data: ReportData) -> list[str]:
         rows.append(
             [shown, *(formatting.score(m) for m in means), formatting.gain(difference), bounds]
         )
-    caption = f"{difference_name.capitalize()} over {data.against} on {data.decision.rows} rows"
-    caption += f"; **{data.metric}** decides."
-    return ["## Scores", _table(head, rows, right=len(head) - 1), caption]
+    caption = f"{difference_name.capitalize()} over {data.against} on {part.rows} rows"
+    caption += f"; **{data.metric}** decides." if part.decides else ". These rows decide nothing."
+    return [f"## Scores{title}", _table(head, rows, right=len(head) - 1), caption]
 
 
-def _guardrails(data: ReportData) -> list[str]:
+def _guardrails(part: Part, title: str) -> list[str]:
     rows = [
         [
             formatting.guardrail_title(guardrail.name),
@@ -79,13 +91,13 @@ def _guardrails(data: ReportData) -> list[str]:
             guardrail.bound,
             "yes" if guardrail.held else "**no**",
         ]
-        for guardrail in data.decision.guardrails
+        for guardrail in part.guardrails
     ]
-    return ["## Guardrails", _table(["Condition", "found", "bound", "held"], rows)]
+    return [f"## Guardrails{title}", _table(["Condition", "found", "bound", "held"], rows)]
 
 
-def _slices(data: ReportData) -> list[str]:
-    if not data.decision.slices:
+def _slices(part: Part, title: str) -> list[str]:
+    if not part.slices:
         return []
     rows = [
         [
@@ -96,9 +108,12 @@ def _slices(data: ReportData) -> list[str]:
             if one.low is None or one.high is None
             else f"[{formatting.gain(one.low)}, {formatting.gain(one.high)}]",
         ]
-        for one in data.decision.slices
+        for one in part.slices
     ]
-    return ["## Slices", _table(["Slice", "documents", "gain", "[low, high]"], rows, right=3)]
+    return [
+        f"## Slices{title}",
+        _table(["Slice", "documents", "gain", "[low, high]"], rows, right=3),
+    ]
 
 
 def _cuts(data: ReportData) -> list[str]:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from tasks.contracts import formatting
 from tasks.contracts.metrics import LOSS
-from tasks.contracts.records import Decision, MetricResult
+from tasks.contracts.records import MetricResult
 from tasks.report.data import ReportData
 from tasks.report.examples import examples, losses, wins
 from tasks.report.marks import Marker
@@ -61,7 +61,7 @@ def render_html(data: ReportData, plots: Sequence[Plot]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {function.__name__: function for function in FILTERS}
+    environment.filters |= {function.__name__: function for function in (*FILTERS, forest)}
     environment.tests["link"] = is_link
     ordered = examples(data.challenger, data.opponent, data.metric)
     return environment.get_template("report.html").render(
@@ -72,18 +72,18 @@ def render_html(data: ReportData, plots: Sequence[Plot]) -> str:
         marks=Marker(data.challenger).parts,
         wins=wins(ordered),
         losses=losses(ordered),
-        forest=forest(data.decision),
+        about_feedback=formatting.about_feedback(data.decision),
         forest_width=FOREST,
     )
 
 
-def forest(decision: Decision) -> dict[str, dict[str, float]]:
+def forest(metrics: Mapping[str, MetricResult]) -> dict[str, dict[str, float]]:
     """Horizontal positions of each metric's gain, bounds and zero, in pixels; to the right is better.
 
     ROUGE types share a scale, a loss (in nats) has its own.
     """
-    rouge = {name: m for name, m in decision.metrics.items() if name != LOSS}
-    loss = {name: m for name, m in decision.metrics.items() if name == LOSS}
+    rouge = {name: m for name, m in metrics.items() if name != LOSS}
+    loss = {name: m for name, m in metrics.items() if name == LOSS}
     return _positions(loss) | _positions(rouge)
 
 

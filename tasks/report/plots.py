@@ -50,6 +50,8 @@ def plots(data: ReportData) -> list[Plot]:
     ordered = examples(data.challenger, data.opponent, data.metric)
     curve = [point for point in data.training_curve if "loss" in point and "step" in point]
     training = [_loss(curve)] if curve else []
+    if not ordered:  # no open row
+        return training
     return [*training, _histogram(data, ordered), _lengths(data, ordered)]
 
 
@@ -74,7 +76,9 @@ def _loss(curve: Sequence[Mapping[str, float]]) -> Plot:
 
 def _histogram(data: ReportData, ordered: Sequence[Example]) -> Plot:
     gains = np.array([example.gain for example in ordered])
-    result = data.decision.metrics[data.metric]
+    result = data.parts[-1].metrics[
+        data.metric
+    ]  # of the rows drawn: the open part where there is one
     reach = max(0.05, float(np.abs(gains).max()))
     bins = np.linspace(-reach, reach, 32)  # odd: the middle one is centred on zero
     with _Drawing() as drawing:

@@ -12,7 +12,14 @@ from prefect.logging import get_run_logger
 
 from tasks.contracts import truncation
 from tasks.contracts.recipe import Recipe
-from tasks.contracts.records import AdapterRef, DatasetRef, Decision, ModelRef, StepCost, VersionRef
+from tasks.contracts.records import (
+    AdapterRef,
+    DatasetRef,
+    ModelRef,
+    ShownDecision,
+    StepCost,
+    VersionRef,
+)
 from tasks.contracts.truncation import Cut
 from tasks.costs import step_costs
 from tasks.orchestration.task_options import STEP
@@ -26,7 +33,7 @@ from tasks.tracking.predictions_table import read_table
 
 CURVE = ("loss", "learning_rate")
 COST_METRICS = ("seconds", "seconds_per_step", "tokens_per_second", "peak_memory_gib")
-EVALUATED = "evaluation documents"  # what a truncation is of
+EVALUATED, OPEN = "evaluation documents", "open evaluation documents"  # what a truncation is of
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class StoredReport:
 @task(name="report", **STEP)
 def report(
     recipe: Recipe,
-    decision: Decision,
+    decision: ShownDecision,
     version: VersionRef | None,
     headline: str,
     dataset: DatasetRef,
@@ -57,10 +64,11 @@ def report(
     if decision.opponent != "champion":
         steps = [step for step in steps if step.step != step_costs.TITLES["champion"]]
     data_report = _data_report(dataset)
-    of_challenger = truncation.of_predictions(EVALUATED, challenger)
-    of_opponent = truncation.of_predictions(f"{EVALUATED}, {decision.opponent}", opponent)
+    evaluated = EVALUATED if decision.feedback == "open" else OPEN
+    of_challenger = truncation.of_predictions(evaluated, challenger)
+    of_opponent = truncation.of_predictions(f"{evaluated}, {decision.opponent}", opponent)
     of_training = truncation.of_training(data_report, adapter.metrics)
-    named = [replace(cut, what=f"{EVALUATED}, challenger") for cut in of_challenger]
+    named = [replace(cut, what=f"{evaluated}, challenger") for cut in of_challenger]
     data = ReportData(
         name=recipe.name,
         version=version.version if version else None,
@@ -132,7 +140,7 @@ def _digests(
     dataset: DatasetRef,
     adapter: AdapterRef,
     model: ModelRef,
-    decision: Decision,
+    decision: ShownDecision,
 ) -> dict[str, Any]:
     return {
         "MLflow run": run.id,

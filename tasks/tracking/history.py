@@ -7,7 +7,7 @@ whether a promotion took effect is read from the registry, which alone decides i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from typing import Any, Literal
 from tasks.contracts.errors import RegistryError
 from tasks.contracts.metrics import change, direction
 from tasks.contracts.recipe import Recipe
-from tasks.contracts.records import Decision, Verdict, from_json
+from tasks.contracts.records import MetricResult, ShownDecision, Verdict, from_json
 from tasks.tracking.looks import record_look
 
 RECORD, LOOK_MODEL, LOOK_ROWS = "precis.history", "precis.look.model", "precis.look.rows"
@@ -27,7 +27,8 @@ SCHEMA_VERSION = 1
 class HistoryRecord:
     """One entry. `version` is None for refusals, and for a promotion that never took effect.
 
-    `gain` and its bounds are improvements, of a loss how far it fell; `line` shows the loss's change.
+    `gain` and its bounds are improvements, of a loss how far it fell; `line` shows the loss's change. They
+    are None for a rollback, and for a refusal under sealed feedback.
     """
 
     kind: Literal["promotion", "refusal", "rollback"]
@@ -70,6 +71,8 @@ class HistoryRecord:
                 f"  {metric} {moved:+.4f} [{low:+.4f}, {high:+.4f}]{direction(metric)} "
                 f"against {against}, look {self.looks}"
             )
+        elif self.kind == "refusal":  # its numbers are sealed
+            gain = f"  {'; '.join(self.reasons)}, against {against}, look {self.looks}"
         return f"{self.time}  {title}{gain}"
 
 
@@ -104,9 +107,9 @@ def runs_that_looked(run: Any, opponent: str, rows_digest: str) -> list[str]:
     return sorted(look.info.run_id for look in found if look.info.run_id != run.id)
 
 
-def decision_tags(run: Any, recipe: Recipe, decision: Decision) -> dict[str, str]:
+def decision_tags(run: Any, recipe: Recipe, decision: ShownDecision) -> dict[str, str]:
     """The tag that puts a gate's decision into the history; written before anything acts on it."""
-    primary = decision.metrics[recipe.gate.metric]
+    primary = decision.metrics.get(recipe.gate.metric)  # None: withheld
     record = HistoryRecord(
         kind="promotion" if decision.verdict == "PROMOTE" else "refusal",
         time=now(),
@@ -116,15 +119,34 @@ def decision_tags(run: Any, recipe: Recipe, decision: Decision) -> dict[str, str
         version=None,
         opponent_version=decision.opponent_version,
         metric=recipe.gate.metric,
-        gain=primary.gain,
-        low=primary.low,
-        high=primary.high,
+        gain=primary.gain if primary else None,
+        low=primary.low if primary else None,
+        high=primary.high if primary else None,
         looks=decision.looks,
         evaluation_digest=decision.evaluation_digest,
         model_digest=decision.challenger_digest,
         mlflow_run_id=run.id,
     )
     return _as_tags(record)
+
+
+def gain_metrics(primary: MetricResult, prefix: str = "") -> dict[str, float]:
+    """A gain and its bounds as metrics of a run."""
+    names = ("gain", "low", "high")
+    return {f"{prefix}gate/{name}": getattr(primary, name) for name in names}
+
+
+def part_metrics(
+    metrics: Mapping[str, MetricResult], primary: str, prefix: str = ""
+) -> dict[str, float]:
+    """Everyone's means on one part of the evaluation set, and the gain, as metrics of a run."""
+    means = {
+        f"{prefix}{who}/{name}": getattr(found, who)
+        for name, found in metrics.items()
+        for who in ("challenger", "champion", "base", "lead3")
+    }
+    known = {name: value for name, value in means.items() if value is not None}
+    return known | gain_metrics(metrics[primary], prefix)
 
 
 def write(run: Any, record: HistoryRecord) -> None:

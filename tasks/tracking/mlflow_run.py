@@ -28,6 +28,7 @@ from tasks.tracking.deleted import with_way_back
 ERROR = "precis.error"  # why a run failed
 MAX_TAG_CHARACTERS = 5000
 LOGGED_TABLES = "mlflow.loggedArtifacts"
+SEALED = "sealed"  # the artifact folder of what a report's reader must not meet: see its README.txt
 _current: ContextVar[Run] = ContextVar("precis_run")
 
 

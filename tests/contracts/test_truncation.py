@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import tiny
-from gate.gate_tables import judged, table
+from gate.gate_tables import in_the_open, judged, table
 
 from flows.outcome import Outcome
 from tasks.contracts import truncation
@@ -156,7 +156,7 @@ def test_what_is_not_known_is_not_called_uncut() -> None:
 def test_the_terminal_says_it_in_one_line_if_anything_was_cut() -> None:
     """And the JSON object has the numbers."""
     rows_ = table([0.5] * 30)
-    decision = judged(rows_, rows_, digests=("a", "b"))
+    decision = in_the_open(judged(rows_, rows_, digests=("a", "b")))
     outcome = Outcome("demo", decision, None, "REJECTED demo", (), "run", "flow")
     assert "did not fit" not in outcome.as_text()
     none = Cut("evaluation documents", "cut", 0, 30, 0.0, 0)
@@ -186,7 +186,9 @@ def test_a_loss_is_shown_as_it_changed_in_the_terminal() -> None:
         for i, r in enumerate(theirs)
     ]
     gate = Gate(metric="loss", bootstrap_samples=1000)
-    decision = judged(ours, theirs, gate, tokenizers=("t", "t"), lead3=table([0.5] * 40))
+    decision = in_the_open(
+        judged(ours, theirs, gate, tokenizers=("t", "t"), lead3=table([0.5] * 40))
+    )
     outcome = Outcome("qa", decision, 3, "PROMOTED qa v3", (), "run", "flow")
     text = outcome.as_text().splitlines()
     found = decision.metrics["loss"]

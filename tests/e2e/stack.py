@@ -35,6 +35,8 @@ SMALL = {
     "gate.max_repeating_rise": 0.5,
     "gate.max_invented_rise": 1.0,
     "gate.max_lost_share": 1.0,
+    # Tests that look at the numbers; sealed feedback has its own (test_sealed.py).
+    "gate.feedback": "open",
 }
 WEAKER = {"data.train_rows": 24}
 # A gate that no challenger passes: what was trained and judged for it is there for the next run.

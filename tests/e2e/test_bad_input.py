@@ -53,6 +53,9 @@ class Bench:
             "base": {"model": str(base)},
             "training": {"max_length": 256, "max_steps": 1},
             "evaluation": {"max_new_tokens": 32},
+            "gate": {
+                "feedback": "open"
+            },  # all 20 evaluation rows decide, the least that can promote
         }
         self.write("train.jsonl", ROWS[:40])
         self.write("evaluation.jsonl", ROWS[40:])

@@ -35,6 +35,7 @@ LITTLE: dict[str, Any] = {
     "evaluation.batch_size": 24,
     "merge.drift_rows": 2,
     "merge.drift_tokens": 50,
+    "gate.feedback": "open",  # numbers are looked at
 }
 
 

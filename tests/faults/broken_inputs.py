@@ -51,10 +51,11 @@ def recipe_of(folder: Path, base: Path, **parts: Any) -> dict[str, Any]:
     jsonl(folder / "data.jsonl", rows())
     return {
         "name": "broken",
-        "data": {"train": str(folder / "data.jsonl"), "evaluation_share": 0.3},
+        "data": {"train": str(folder / "data.jsonl"), "evaluation_share": 0.6},
         "base": {"model": str(base)},
         "training": {"max_length": 256},
         "evaluation": {"max_new_tokens": 32},
+        "gate": {"feedback": "open"},  # all evaluation rows decide: enough to promote
     } | parts
 
 

@@ -17,7 +17,7 @@ ROWS = [
         "document": f"Ann: shall we meet at {i}?\nBob: no, at {i + 1}.",
         "summary": f"They meet at {i + 1}.",
     }
-    for i in range(40)
+    for i in range(80)
 ]
 
 
@@ -29,10 +29,13 @@ def data(home: Path) -> Iterator[Path]:
     mlflow.set_tracking_uri(None)
 
 
-def checked(data: Path, **base: object) -> Checked:
+def checked(data: Path, gate: dict[str, object] | None = None, **base: object) -> Checked:
     parts = {"train": str(data), "evaluation_share": 0.5}
     training = {"max_length": 1024}
-    return check(tiny.make_recipe(Path("unused"), data=parts, base=base, training=training))
+    gate_part = {"gate": gate} if gate else {}
+    return check(
+        tiny.make_recipe(Path("unused"), data=parts, base=base, training=training, **gate_part)
+    )
 
 
 def test_of_a_hub_base_that_is_not_here_nothing_is_guessed(data: Path) -> None:
@@ -55,3 +58,16 @@ def test_a_scaled_base_is_checked_as_it_will_run(data: Path, tmp_path: Path) -> 
     assert not (tmp_path / "mlruns/work/scaled").exists()
     refused = checked(data, model=str(base), context_tokens=1024)
     assert "is past the 512 tokens" in refused.problems[0]
+
+
+def test_a_set_that_can_never_promote_is_refused(data: Path, tmp_path: Path) -> None:
+    """Fewer than 20 deciding documents, by the rows that are there; how many decide and are open is told."""
+    base = tiny.make_tiny_base(tmp_path / "base", context=512)
+    report = checked(data, {"open_share": 0.9}, model=str(base))
+    (problem,) = report.problems
+    assert "deciding documents can never promote, 20 are the least" in problem
+    assert "lower gate.open_share" in problem
+    assert any("evaluation rows decide" in fact and "are open" in fact for fact in report.facts)
+    wide = checked(data, {"feedback": "open"}, model=str(base))
+    assert wide.problems == []
+    assert any("is promoted in 80% of cases at look 1" in fact for fact in wide.facts)

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tasks.contracts.recipe import Gate
-from tasks.contracts.records import ROUGE_NAMES, Decision, Prediction, Scores
+from tasks.contracts.records import ROUGE_NAMES, Decision, Prediction, Scores, ShownDecision
 from tasks.gate.decide import decide
 from tasks.gate.earlier_looks import EarlierLook
+from tasks.gate.shown import shown
 
 QUICK = Gate(bootstrap_samples=1000)
 
@@ -102,6 +103,11 @@ def judged(
         looks=looks,
         earlier=earlier,
     )
+
+
+def in_the_open(decision: Decision) -> ShownDecision:
+    """A decision that is shown whole, as under open feedback."""
+    return shown(decision, None, Gate(feedback="open"), evaluation_rows=decision.rows)
 
 
 def two_models(

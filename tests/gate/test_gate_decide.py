@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from gate.gate_tables import QUICK, judged, table, two_models
+from gate.gate_tables import QUICK, in_the_open, judged, table, two_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -156,13 +156,18 @@ def test_headlines() -> None:
     won, lost = judged(ours, theirs), judged(theirs, ours)
     metric = won.metrics["rougeL"]
     numbers = f"rougeL {metric.gain:+.3f} [{metric.low:.3f}, {metric.high:.3f}]"
-    assert headline(won, "dialogsum", 3, "rougeL") == f"PROMOTED dialogsum v3: {numbers}"
-    assert headline(lost, "d", None, "rougeL").startswith("REJECTED d: rougeL -0.0")
-    assert headline(lost, "d", None, "rougeL").endswith("], champion v2 stays")
+    assert (
+        headline(in_the_open(won), "dialogsum", 3, "rougeL") == f"PROMOTED dialogsum v3: {numbers}"
+    )
+    assert headline(in_the_open(lost), "d", None, "rougeL").startswith("REJECTED d: rougeL -0.0")
+    assert headline(in_the_open(lost), "d", None, "rougeL").endswith("], champion v2 stays")
     first = judged(theirs, ours, kind="base")
-    assert headline(first, "d", None, "rougeL").endswith(", no champion yet")
+    assert headline(in_the_open(first), "d", None, "rougeL").endswith(", no champion yet")
     same = judged(ours, ours, digests=("m", "m"))
-    assert headline(same, "d", None, "rougeL") == "REJECTED d: same model, champion v2 stays"
+    assert (
+        headline(in_the_open(same), "d", None, "rougeL")
+        == "REJECTED d: same model, champion v2 stays"
+    )
 
 
 def test_another_primary_metric() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gate.gate_tables import judged, record, table
+from gate.gate_tables import in_the_open, judged, record, table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -244,12 +244,12 @@ def test_the_headline_cannot_be_read_the_wrong_way() -> None:
     ours, theirs = two_models(0.12)
     won, lost = by_loss(ours, theirs), by_loss(theirs, ours)
     loss = won.metrics["loss"]
-    assert headline(won, "qa", 3, "loss") == (
+    assert headline(in_the_open(won), "qa", 3, "loss") == (
         f"PROMOTED qa v3: loss -{loss.gain:.3f} [-{loss.high:.3f}, -{loss.low:.3f}] "
         "(lower is better)"
     )
     loss = lost.metrics["loss"]
-    assert headline(lost, "qa", None, "loss") == (
+    assert headline(in_the_open(lost), "qa", None, "loss") == (
         f"REJECTED qa: loss +{-loss.gain:.3f} [{-loss.high:.3f}, {-loss.low:.3f}] "
         "(lower is better), champion v2 stays"
     )

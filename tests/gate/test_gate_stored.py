@@ -165,7 +165,7 @@ def _garbled_table(folder: Path) -> None:
     [
         (Path.rmdir, "is not a folder; name the artifact folder `gate`"),
         (lambda folder: None, "has no decision.json, no gate_inputs.json"),
-        (_without_tables, "has no opponent.json, so it is not the artifact folder `gate`"),
+        (_without_tables, "has no opponent.json, so it is not the artifact folder `sealed/gate`"),
         (_garbled_inputs, "gate_inputs.json cannot be read as GateInputs; fetch it again"),
         (_garbled_table, "opponent.json is not a predictions table; fetch it again"),
     ],
@@ -190,8 +190,8 @@ def test_help_explains_the_folder(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert ended.value.code == 0
     printed = capsys.readouterr().out
-    assert "mlruns/artifacts/NAME/RUN/artifacts/gate" in printed
-    assert "mlflow artifacts download -u runs:/RUN/gate" in printed
+    assert "mlruns/artifacts/NAME/RUN/artifacts/sealed/gate" in printed
+    assert "mlflow artifacts download -u runs:/RUN/sealed/gate" in printed
     with pytest.raises(SystemExit) as ended:
         main([])
     assert ended.value.code == 2

@@ -94,3 +94,33 @@ def test_duplicates(tmp_path: Path, ingest: Ingest, evaluation: str) -> None:
     assert made.train_rows == 2
     report = ingest.report()["train"]
     assert (report["rows"], report["documents"], report["duplicates_dropped"]) == (2, 1, 2)
+
+
+def test_named_open_rows_stand_beside_those_that_decide(tmp_path: Path, ingest: Ingest) -> None:
+    """Both in one file, told apart by their ids; each limited alone; neither is left in training."""
+    values = rows(90)
+    ingest(
+        train=jsonl(tmp_path / "t.jsonl", values),
+        evaluation=jsonl(tmp_path / "e.jsonl", values[:30]),
+        open_evaluation=jsonl(tmp_path / "o.jsonl", values[25:60]),
+        evaluation_rows=20,
+    )
+    judged = ingest.rows("evaluation")
+    parts = [row.id.partition("/")[0] for row in judged]
+    assert (parts.count("deciding"), parts.count("open")) == (20, 20)
+    documents = {row.document for row in judged}
+    assert len(documents) == 40
+    assert not documents & {row.document for row in ingest.rows("train")}
+
+
+def test_an_open_row_that_decides_too_is_dropped(tmp_path: Path, ingest: Ingest) -> None:
+    """A row of both files decides, and is counted as a duplicate."""
+    values = rows(60)
+    ingest(
+        train=jsonl(tmp_path / "t.jsonl", values[40:]),
+        evaluation=jsonl(tmp_path / "e.jsonl", values[:20]),
+        open_evaluation=jsonl(tmp_path / "o.jsonl", values[15:30]),
+    )
+    ids = [row.id for row in ingest.rows("evaluation")]
+    assert [id_.partition("/")[0] for id_ in ids] == ["deciding"] * 20 + ["open"] * 10
+    assert ingest.report()["evaluation"]["duplicates_dropped"] == 5

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from gate.gate_tables import judged, two_models
+from gate.gate_tables import in_the_open, judged, two_models
 
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import Prediction
@@ -36,7 +36,7 @@ def report_data(
         version=3,
         headline="PROMOTED dialogsum v3: rougeL +0.080",
         metric="rougeL",
-        decision=judged(ours, theirs, base=theirs, kind=kind),
+        decision=in_the_open(judged(ours, theirs, base=theirs, kind=kind)),
         challenger=ours,
         opponent=theirs,
         training_curve=[{"step": s, "loss": 4 / s, "learning_rate": 1e-3 / s} for s in range(1, 9)],
@@ -63,5 +63,5 @@ def by_loss(**odd: Any) -> ReportData:
         for i, r in enumerate(ours)
     ]
     gate = Gate(metric="loss", bootstrap_samples=1000)
-    decision = judged(new, old, gate, base=old, tokenizers=("t", "t"))
+    decision = in_the_open(judged(new, old, gate, base=old, tokenizers=("t", "t")))
     return report_data(new, old, metric="loss", decision=decision, **odd)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from gate.gate_tables import judged, table, two_models
+from gate.gate_tables import in_the_open, judged, table, two_models
 from report.report_data import by_loss, report_data
 
 from tasks.report.data import ReportData
@@ -103,7 +103,7 @@ def test_a_loss_is_shown_as_it_changed() -> None:
 
 def test_losses_are_drawn_on_a_scale_of_their_own() -> None:
     """Nats are not ROUGE points: a forest of both on one scale would show the ROUGE as dots."""
-    found = forest(by_loss().decision)
+    found = forest(by_loss().decision.metrics)
     assert found["loss"]["zero"] < found["loss"]["low"] < found["loss"]["gain"]
     rouge = [found[name] for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")]
     assert max(place["high"] for place in rouge) - min(place["low"] for place in rouge) > 50
@@ -172,7 +172,7 @@ def test_examples_show_both_texts() -> None:
 def test_a_page_with_little_to_show() -> None:
     """No training, no data report, no gain at all, one row: still a page, and it says so."""
     rows = table([0.5])
-    decision = judged(rows, rows, kind="base", digests=("m", "m"))
+    decision = in_the_open(judged(rows, rows, kind="base", digests=("m", "m")))
     data = report_data(rows, rows, training_curve=(), data_report={}, cost={}, decision=decision)
     shown = " ".join(_Page(rendered(replace(data, version=None))).text.split())
     for text in ("same model", "No row gained.", "No row lost.", "did not train", "untuned base"):
