@@ -1,6 +1,8 @@
 """What steps hand each other: small frozen records and references, never models or tensors.
 
 A reference is a URI that another machine can read (MLflow's `runs:/RUN/path`), with a content digest.
+
+Over 250 lines: every record stands here, so that what a step may hand over is read in one place.
 """
 
 from __future__ import annotations
