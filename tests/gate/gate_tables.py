@@ -88,6 +88,7 @@ def judged(
     length: float = 1.0,
     digests: tuple[str, str] = ("new", "old"),
     tokenizers: tuple[str, str] = ("", ""),
+    sealed: bool = False,
 ) -> Decision:
     """`decide` with records that fit the tables."""
     return decide(
@@ -102,6 +103,7 @@ def judged(
         lead3=lead3,
         looks=looks,
         earlier=earlier,
+        sealed=sealed,
     )
 
 
