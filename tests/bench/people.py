@@ -4,9 +4,9 @@
 
 The file is DialSummEval's `annotation_campus/human_judgment.jsonl` (Gao & Wan 2022,
 https://aclanthology.org/2022.naacl-main.418): 100 SAMSum dialogues, three ratings of coherence, consistency,
-fluency and relevance of each summary. The reference is SAMSum's own (their system A). Of each ordered pair, one is the challenger. People prefer one of
-a pair where the two-sided 95% interval of the difference of mean ratings (paired, over dialogues) is on one
-side of 0. Nothing is drawn at random but the gate's own resamples.
+fluency and relevance of each summary. The reference is SAMSum's own (their system A). Of each ordered pair,
+one is the challenger. People prefer one of a pair where the two-sided 95% interval of the difference of mean
+ratings (paired, over dialogues) is on one side of 0.
 """
 
 from __future__ import annotations
