@@ -58,10 +58,19 @@ def secrets(rows: list[Prediction], decision: Decision) -> set[str]:
     values = [one.value for one in decision.guardrails]
     for found in decision.metrics.values():
         values += [found.base, found.lead3, found.challenger, found.gain, found.low, found.high]
-    numbers = {f"{abs(v):.4f}" for v in values if v is not None and 0.001 < abs(v) != 1}
+    told = [abs(v) for v in values if v is not None and 0.001 < abs(v) != 1]
+    # As they are printed, and as they are stored.
+    numbers = {f"{v:.4f}" for v in told} | {repr(v)[:9] for v in told}
     numbers |= {repr(score) for row in rows for score in row.scores.values() if 0.01 < score < 1}
     ids = {json.dumps(row.id) for row in rows}
     return ids | numbers | {row.text for row in rows if len(row.text) > 30}
+
+
+def holds(text: str, secret: str) -> bool:
+    """Whether the text holds the secret; a number of four digits as a whole, since seconds begin so too."""
+    if re.fullmatch(r"0\.\d{4}", secret):
+        return re.search(rf"(?<![\d.]){re.escape(secret)}(?!\d)", text) is not None
+    return secret in text
 
 
 def places(stack: Stack, outcome: dict[str, Any], client: Any) -> Iterator[tuple[str, str]]:
@@ -100,7 +109,7 @@ def test_no_reader_meets_a_deciding_row_or_number(
     read = 0
     for place, text in places(stack, refused, client):
         read += 1
-        assert not [secret for secret in own if secret in text], place
+        assert not [secret for secret in own if holds(text, secret)], place
     assert read > 15
     assert refused["metrics"] == {}
     assert refused["reasons"] == ["surely no gain over 0.99"]
