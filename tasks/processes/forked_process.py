@@ -165,11 +165,8 @@ _lock = threading.RLock()
 
 
 def supported() -> bool:
-    """Whether this machine can: it needs /proc, and a fork that its libraries survive.
-
-    Not yet where there is a GPU: a fork there was not tried.
-    """
-    return sys.platform == "linux" and not fork_server.has_gpu()
+    """Whether this machine can: it needs /proc. Whether a fork is safe, the server looks by itself."""
+    return sys.platform == "linux"
 
 
 def start(

@@ -9,6 +9,7 @@ import hashlib
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -30,7 +31,6 @@ HERE = "test_forked_process"
 # What the children run: `tests/` is on their path through PYTHONPATH.
 def place(**names: str) -> dict[str, Any]:
     """Who and where this process is, and its variables `names`."""
-    from tasks.processes import fork_server
 
     return {
         "parent": os.getppid(),
@@ -95,7 +95,6 @@ def state() -> dict[str, Any]:
     """What the server's imports left."""
     import torch
 
-    from tasks.processes import fork_server
 
     return {
         "cuda": torch.cuda.is_initialized() or fork_server.cuda_was_touched(),
@@ -269,15 +268,23 @@ def test_where_a_fork_would_be_unsafe_a_fresh_interpreter_does_it(
     wait_for(lambda: not servers())
 
 
-@pytest.mark.usefixtures("light")
-def test_where_there_is_a_gpu_a_fresh_interpreter_does_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No server is started: forks were not tried there."""
-    monkeypatch.setattr(fork_server, "GPU_FILES", (os.devnull,))
-    before = servers()
-    assert call("wait", tmp_path / "step", seconds=0) == os.getpid()
-    assert servers() == before
+def test_where_there_is_a_gpu_the_imports_leave_out_what_asks_its_driver(tmp_path: Path) -> None:
+    """Trainer imports peft and bitsandbytes, which do: no fork could then use the GPU (tried on an H200)."""
+    (tmp_path / "torch.py").write_text("")
+    (tmp_path / "transformers.py").write_text("def __getattr__(name): print(name)")
+    code = "from tasks.processes import fork_server as f; f.GPU_FILES = {}; f.import_libraries()"
+    asked = [
+        subprocess.run(
+            [sys.executable, "-c", code.format(files)],
+            env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        for files in ((), (os.devnull,))
+    ]
+    assert "AutoTokenizer" in asked[1]
+    assert asked[0] == [*asked[1], "Trainer"]
 
 
 @pytest.mark.usefixtures("real")
