@@ -95,7 +95,6 @@ def state() -> dict[str, Any]:
     """What the server's imports left."""
     import torch
 
-
     return {
         "cuda": torch.cuda.is_initialized() or fork_server.cuda_was_touched(),
         "offline": __import__("huggingface_hub").constants.HF_HUB_OFFLINE,
