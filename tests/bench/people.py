@@ -1,4 +1,4 @@
-"""What the gate says of 13 summarizers that people rated, beside what people said.
+"""What the gate says of 13 summarizers that people rated, beside what people prefer.
 
     python tests/bench/people.py human_judgment.jsonl
 

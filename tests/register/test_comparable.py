@@ -117,7 +117,7 @@ def test_check_and_the_flow_say_so_before_any_work(
 ) -> None:
     """`precis check` lists it as a problem; the run fails with it, and has ingested nothing."""
     promoted(store, "tiny", tokenizer_digest(base))
-    rows = [{"document": r.document, "summary": r.references[0]} for r in tiny.make_rows(80)]
+    rows = [{"document": r.document, "summary": r.references[0]} for r in tiny.make_rows(400)]
     (home / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     problems = check.check(recipe(other)).problems
     assert [p for p in problems if "losses a token are not comparable across tokenizers" in p]
