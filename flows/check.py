@@ -15,7 +15,7 @@ from tasks.costs.preflight import estimate
 from tasks.evaluate import task as evaluating
 from tasks.gate.task import Advice, advice
 from tasks.ingest.task import forms_of, preflight, seen_lines
-from tasks.models import architecture, compatibility, find_base
+from tasks.models import architecture, compatibility, engine_files, find_base
 from tasks.models.prepared_base import PreparedBase
 from tasks.processes import workspace
 from tasks.register.task import (
@@ -64,6 +64,9 @@ def check(recipe: Recipe, shown: int = 0) -> Checked:
         result.facts += [one.fact for one in advised]
         result.problems += [one.problem for one in advised if one.problem]
         champion = _registry(recipe, base, report, result)
+        if base and not result.problems:
+            untold = engine_files.look(base.path, base.settings)
+            result.facts += [f"other engines: {line}" for line in untold]
         if base and report and not result.problems:
             result.facts += step_costs.lines(forecast_steps(recipe, base, report), champion)
     return result

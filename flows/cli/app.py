@@ -33,6 +33,7 @@ for verb in (
     models.champion,
     models.history,
     models.ask,
+    models.pull,
     servers.notify_data,
     models.rollback,
     servers.up,

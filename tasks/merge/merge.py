@@ -22,7 +22,8 @@ from tasks.contracts.units import GIB
 from tasks.merge import drift
 from tasks.merge.plan import plan_merge
 from tasks.merge.shard_pipeline import merge_shards
-from tasks.models import package
+from tasks.models import engine_files, package
+from tasks.models.model_card import MadeFrom
 from tasks.models.prepared_base import PreparedBase
 from tasks.models.weight_files import model_files
 from tasks.processes import step_process
@@ -40,7 +41,8 @@ def merge_and_check(
     merge's result with {"drift": {"kl", "top1_agreement", "tokens", "near_ties"}}.
     """
     prepared, parsed = PreparedBase.from_json(base), Recipe.model_validate(recipe)
-    result = merge(prepared, Path(adapter), parsed, Path(out))
+    train_digest = digest.of_file(Path(rows))
+    result = merge(prepared, Path(adapter), parsed, Path(out), train_digest)
     try:
         measured = drift.measure(prepared, Path(adapter), Path(out), Path(rows), parsed)
         drift.refuse(measured, parsed.merge)
@@ -50,8 +52,12 @@ def merge_and_check(
     return result | {"drift": asdict(measured)}
 
 
-def merge(base: PreparedBase, adapter: Path, recipe: Recipe, out: Path) -> dict[str, Any]:
+def merge(
+    base: PreparedBase, adapter: Path, recipe: Recipe, out: Path, train_digest: str = ""
+) -> dict[str, Any]:
     """Write the merged model to the folder `out`, complete or not at all.
+
+    `train_digest`: of the rows that the adapter was trained on, for the model card.
 
     Shard names, index and stored type are the base's. Memory holds some matrices, never a whole shard.
     Returns {"path", "digest", "seconds", "bytes"}. Raises MergeError with every mismatch of base
@@ -70,6 +76,8 @@ def merge(base: PreparedBase, adapter: Path, recipe: Recipe, out: Path) -> dict[
         )
         _copy_companions(base, partial, plan.stored)
         package.add_summarizer(partial, base.settings)
+        made_from = MadeFrom(base.model, base.revision, base.digest, train_digest)
+        engine_files.write(partial, base.settings, made_from)
         partial.rename(out)
     return {
         "path": str(out),

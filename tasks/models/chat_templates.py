@@ -14,6 +14,9 @@ from typing import Any
 from tasks.contracts.errors import RecipeError
 
 FILE = "chat_template.jinja"  # where transformers keeps it beside a tokenizer
+# Of a package: the template that stood there before the one for other engines (engine_template.py).
+BASE_FILE = "base_chat_template.jinja"
+ENGINE_MARK = "{#- Written by precis"  # what the one for other engines begins with
 # tokenizer_config.json of meta-llama/Llama-2-7b-chat-hf, character for character: its base models
 # have none. The system message is part of the first question, and every question begins a new <s>.
 LLAMA_2 = (
@@ -100,7 +103,7 @@ def _literal(value: Any) -> str:
 
 def _find(named: str | None, base: Path) -> str:
     if named is None:
-        if own := _of_base(base):
+        if own := of_base(base):
             return own
         raise RecipeError(
             f"prompt.format is chat, and the tokenizer of {base} has no chat template; set "
@@ -120,11 +123,19 @@ def _find(named: str | None, base: Path) -> str:
         ) from error
 
 
-def _of_base(base: Path) -> str | None:
-    """The template that transformers would use: the file of its own wins over the configuration."""
+def of_base(base: Path) -> str | None:
+    """The template that transformers would use: the file of its own wins over the configuration.
+
+    A base may be a package: what precis wrote there for other engines is not the model's own template.
+    """
     file = base / FILE
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
+        if not text.startswith(ENGINE_MARK):
+            return text
+        own = base / BASE_FILE
+        if own.is_file():
+            return own.read_text(encoding="utf-8")
     config = base / "tokenizer_config.json"
     template: Any = None
     if config.is_file():

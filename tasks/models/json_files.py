@@ -41,6 +41,11 @@ def read_object(path: Path) -> dict[str, Any]:
     return values
 
 
+def write_object(path: Path, values: dict[str, Any]) -> None:
+    """Write an object, laid out so that two of the same values are the same bytes."""
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def _short(error: Exception) -> str:
     return str(error) if len(str(error)) < 200 else f"{str(error)[:200]}..."
 

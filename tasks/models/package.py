@@ -18,7 +18,8 @@ from tasks.serving.summarizer import SETTINGS_FILE, SummarizerSettings
 def add_summarizer(package: Path, settings: SummarizerSettings) -> None:
     """Make a model folder a package: write `summarizer.json` and copy the serving code.
 
-    A chat template also goes where transformers and other servers look for one.
+    A chat template also goes where transformers looks for one; merged models get more files for other
+    engines (engine_files.py).
     """
     # It may be a link to the base's file, if the base is a package itself.
     (package / SETTINGS_FILE).unlink(missing_ok=True)

@@ -22,11 +22,13 @@ from tasks.register import claims, log_model, lookup, rollback
 from tasks.register.claims import find_champion
 from tasks.register.history_entries import history_of
 from tasks.register.leftovers import remove as remove_leftovers
+from tasks.register.pull import Pulled, pull
 from tasks.register.same_inputs import require_readable_rows, require_same_inputs
 from tasks.tracking import artifacts, connection, history, mlflow_run
 from tasks.tracking.predictions_table import read_table
 
 __all__ = [
+    "Pulled",
     "as_model",
     "current_champion",
     "find_champion",
@@ -34,6 +36,7 @@ __all__ = [
     "history_of",
     "package_of",
     "promoted_before",
+    "pull",
     "register",
     "remove_leftovers",
     "require_comparable",

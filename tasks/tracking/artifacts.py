@@ -95,6 +95,14 @@ def repository_of(run_id: str) -> Any:
     return get_artifact_repository(_root(run_id), tracking_uri=mlflow.get_tracking_uri())
 
 
+def repository_of_model(uri: str) -> Any:
+    """MLflow's artifact repository of a logged model, `models:/m-...`; its paths begin at the model."""
+    import mlflow
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return get_artifact_repository(_location(uri), tracking_uri=mlflow.get_tracking_uri())
+
+
 def _root(run_id: str) -> str:
     import mlflow
 

@@ -68,7 +68,7 @@ def test_a_chat_recipe_runs_to_its_verdict(name: str, shared: Path, tmp_path: Pa
     decision = json.loads(done.stdout)
     assert decision["metrics"]["rougeL"]["challenger"] is not None
     (package,) = (tmp_path / "mlruns/work/merge").glob("*/package")
-    assert (package / "chat_template.jinja").read_text() == LLAMA_2
+    assert (package / "chat_template.jinja").read_text().endswith(LLAMA_2)
     expected = Generator(package, "cpu").summarize(["What is a cold?"])[0].text
     asked = subprocess.run(
         [PRECIS, "ask", str(package), "--device", "cpu", "What is a cold?"],

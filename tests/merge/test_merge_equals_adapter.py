@@ -232,13 +232,13 @@ def test_the_delta_is_scale_times_b_a_in_float32(nf4: Case, result: dict[str, An
 
 
 def test_it_is_a_package_with_the_base_s_files(nf4: Case, result: dict[str, Any]) -> None:
-    """The same shards and index; tokenizer and generation config; nothing of quantization; our code."""
+    """The same shards, index and tokenizer; nothing of quantization; our code, and engines' files."""
     folder = Path(result["path"])
     names = {path.name for path in folder.iterdir()}
-    ours = {"summarizer.json", "summarizer"}
+    ours = {"summarizer.json", "summarizer", "README.md", "chat_template.jinja"}
     assert names == {p.name for p in nf4.base.iterdir()} | ours
     assert len(list(folder.glob("*.safetensors"))) == SHARDS
-    for name in ("tokenizer.json", "generation_config.json", "model.safetensors.index.json"):
+    for name in ("tokenizer.json", "model.safetensors.index.json"):
         assert (folder / name).read_bytes() == (nf4.base / name).read_bytes()
     config = json.loads((folder / "config.json").read_text())
     assert config == json.loads((nf4.base / "config.json").read_text())
@@ -268,6 +268,7 @@ def test_merged_twice_it_has_the_same_bytes(
     (tmp_path / "package.partial").mkdir()
     out.mkdir()
     (out / "old.txt").write_text("left over")
-    merged = merge.merge(nf4.prepared, nf4.adapter, nf4.recipe, out)
+    rows_digest = digest.of_file(nf4.rows)
+    merged = merge.merge(nf4.prepared, nf4.adapter, nf4.recipe, out, rows_digest)
     assert merged["digest"] == result["digest"]
     assert [path.name for path in tmp_path.iterdir()] == ["package"]

@@ -1,10 +1,11 @@
-"""`precis champion`, `history`, `ask` and `rollback`: what is done with a registered model."""
+"""`precis champion`, `history`, `ask`, `pull` and `rollback`: what is done with a registered model."""
 
 from __future__ import annotations
 
 import json
 import signal
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
@@ -81,6 +82,27 @@ def ask(
     except KeyboardInterrupt:  # an everyday way to end an answer, or the wait for one
         print()
         raise typer.Exit(128 + signal.SIGINT) from None
+
+
+def pull(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="The champion of that name, NAME@ALIAS, NAME/VERSION or a models:/ URI.",
+        ),
+    ],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A folder that is not there yet, or empty.")
+    ],
+) -> None:
+    """Copy a registered model to a folder, checked byte by byte, for vLLM or transformers.
+
+    A pull that was interrupted goes on when it is run again.
+    """
+    from flows.pull import pull as pull_model
+
+    print(pull_model(model, folder))
 
 
 def rollback(

@@ -22,6 +22,7 @@ def load_model(package: Path, device: str, spread: bool) -> Any:
         attn_implementation=served_attention(package),
         device_map="auto" if spread else None,
         max_memory=room_for_weights() if spread else None,
+        generation_config=greedy_generation_config(package),
         trust_remote_code=False,
     )
     if spread:
@@ -40,6 +41,24 @@ def _dtype(device: str) -> Any:
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16
     return torch.float16
+
+
+def greedy_generation_config(package: Path) -> Any:
+    """What generation_config.json says, but for sampling, which is never done, and stop strings.
+
+    A package's file has a temperature of 0 for vLLM, of which transformers warns at each load. Stop strings
+    are those of the settings: the base's would need a tokenizer in each call. None: there is no file.
+    """
+    import json
+
+    from transformers import GenerationConfig
+
+    file = package / "generation_config.json"
+    if not file.is_file():
+        return None
+    values = json.loads(file.read_text(encoding="utf-8"))
+    left_out = ("temperature", "top_k", "top_p", "min_p", "do_sample", "stop_strings")
+    return GenerationConfig.from_dict({k: v for k, v in values.items() if k not in left_out})
 
 
 def served_attention(package: Path) -> str | None:
