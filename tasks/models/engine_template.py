@@ -155,8 +155,8 @@ def candidates(tokenizer: Any, settings: SummarizerSettings) -> Iterator[str]:
         read += _several(places, "precis_document")
         prompt = "precis_document"
     else:
-        before, after = settings.template.split(ONLY_DOCUMENT)
-        prompt = f"{literal(before)} + precis_document + {literal(after)}"
+        parts = settings.template.split(ONLY_DOCUMENT)
+        prompt = " + precis_document + ".join(map(literal, parts))
     first = literal(_first_tokens(tokenizer))
     read += f"{{%- set precis_prompt = {prompt} -%}}\n"
     yield f"{read}{{{{- {first} + precis_prompt -}}}}"
