@@ -4,6 +4,8 @@ precis itself renders by tasks.serving.summarizer, from `summarizer.json`. vLLM 
 this file, so it does the same: it cleans and trims as precis does, writes the prompt with the special
 tokens that the tokenizer adds, and refuses (`raise_exception`: HTTP 400 in vLLM) what precis refuses. It
 cannot count tokens. What is written is tried against precis's own prompts (`chosen`), never assumed.
+
+Over 250 lines: a third of them are the template.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What vLLM and transformers read of a package makes the prompts and answers that precis judged."""
+"""What vLLM and transformers read of a package makes the prompts and answers that precis judged.
+
+Over 250 lines: its tests share their tokenizers and settings.
+"""
 
 from __future__ import annotations
 
