@@ -18,11 +18,12 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.events.actions import CallWebhook, ChangeFlowRunState, RunDeployment
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
 
 # Other teams' flows may have the same names; ours are recognized by a tag.
 OURS = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.precis"}
@@ -62,7 +63,7 @@ def install() -> list[str]:
             }:
                 if other.name.startswith("precis: verdicts"):
                     continue  # from a deploy with the webhook set; it stays until someone removes it
-                client.delete_automation(other.id)
+                _delete(client, other.id)
         return [automation.name for automation in automations]
 
 
@@ -79,13 +80,35 @@ def _put(client: SyncPrefectClient, automation: AutomationCore) -> None:
     existing = client.read_automations_by_name(automation.name)
     if not existing:
         client.create_automation(automation)
+        _keep_one(client, automation.name)
         return
+    if len(existing) > 1:
+        _keep_one(client, automation.name)
+        existing.sort(key=lambda a: str(a.id))
     # Someone may have disabled it: it stays disabled.
     automation = automation.model_copy(update={"enabled": existing[0].enabled})
     if _content(existing[0]) != _content(automation):
         # The server refuses an update that contains the owner.
         values = automation.model_dump(exclude={"owner_resource"})
         client.update_automation(existing[0].id, AutomationCore(**values))
+
+
+def _keep_one(client: SyncPrefectClient, name: str) -> None:
+    """Delete all automations of a name but the first: names are not unique on the server.
+
+    Of deploys that run at once, each calls this after it has created its own, and all keep the same one.
+    """
+    for other in sorted(client.read_automations_by_name(name), key=lambda a: str(a.id))[1:]:
+        _delete(client, other.id)
+
+
+def _delete(client: SyncPrefectClient, automation_id: UUID) -> None:
+    """Delete an automation; another deploy may have just done so."""
+    try:
+        client.delete_automation(automation_id)
+    except PrefectHTTPStatusError as error:  # Prefect 3.8.8 means to return on 404, and raises
+        if error.response.status_code != httpx.codes.NOT_FOUND:
+            raise
 
 
 def _content(automation: AutomationCore) -> dict[str, Any]:

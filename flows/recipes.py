@@ -10,6 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from flows import yaml_file
+from tasks.contracts.credentials import redact
 from tasks.contracts.errors import RecipeError
 from tasks.contracts.recipe import Recipe
 
@@ -89,6 +90,7 @@ def _shown(value: Any) -> str:
         text = repr(value)
     except ValueError:
         return "a number of thousands of digits"
+    text = redact(text)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 

@@ -23,9 +23,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tasks.contracts.credentials import redact
+
 
 class PrecisError(Exception):
-    """Base class of all our errors: a user can fix it, and the message says what, where and how."""
+    """Base class of all our errors: a user can fix it, and the message says what, where and how.
+
+    Passwords and tokens that a message would hold are blanked: it is printed, logged and stored.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redact(value) if isinstance(value, str) else value for value in args))
 
     @classmethod
     def of(cls, problems: Sequence[str]) -> PrecisError:

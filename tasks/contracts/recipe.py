@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from tasks.contracts import template_places
+from tasks.contracts import credentials, template_places
 
 MetricName = Literal["rouge1", "rouge2", "rougeL", "rougeLsum", "loss"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # valid in MLflow's names and filters, and in file names
@@ -971,6 +971,18 @@ class Recipe(Settings):
             raise ValueError(
                 "data.open_evaluation names rows that do not decide, and gate.feedback: open shows the "
                 "deciding rows too; leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_credentials(self) -> Recipe:
+        values = self.model_dump(exclude={"prompt"}, exclude_defaults=True)
+        if found := credentials.places(values):
+            raise ValueError(
+                f"{', '.join(found)} {'hold' if len(found) > 1 else 'holds'} a password, token or key, and a "
+                "recipe is stored with every run; take it out and put it into the environment of the machine "
+                "that runs (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, HF_TOKEN, MLFLOW_TRACKING_USERNAME "
+                "and MLFLOW_TRACKING_PASSWORD), or into a Prefect block"
             )
         return self
 

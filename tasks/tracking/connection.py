@@ -12,6 +12,7 @@ from typing import Any
 import mlflow
 from mlflow.exceptions import MlflowException
 
+from tasks.contracts.credentials import MASK, redact
 from tasks.contracts.errors import RegistryError
 from tasks.processes import workspace
 
@@ -37,19 +38,13 @@ def tracking_uri() -> str:
 
 
 def shown(uri: str) -> str:
-    """A tracking URI for people, logs and links: without the password that it may hold."""
-    return uri.replace(f":{_password(uri)}@", ":***@")
+    """A tracking URI for people, logs and links: without the password or token that it may hold."""
+    return redact(uri)
 
 
 def shown_uri() -> str:
     """The tracking URI in use, for people."""
     return shown(tracking_uri())
-
-
-def _password(uri: str) -> str:
-    """The password in a URI; without one, a text that no URI contains."""
-    match = re.match(r"[^/]*//[^/:@]*:([^/@]+)@", uri)
-    return match.group(1) if match else "\0"
 
 
 def nothing_yet() -> bool:
@@ -92,7 +87,7 @@ def first_request() -> Iterator[Any]:
         ):
             raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        reason = reason.replace(uri, shown(uri)).replace(_password(uri), "***")
+        reason = _without_secrets(reason, uri)
         fix = "start the server, correct MLFLOW_TRACKING_URI, or unset it to use mlruns/"
         status = error.get_http_status_code() if isinstance(error, MlflowException) else None
         if status == UNAUTHORIZED:
@@ -100,6 +95,16 @@ def first_request() -> Iterator[Any]:
         elif status == FORBIDDEN:
             fix = "ask for the right to read and write the model's experiment and registered model"
         raise RegistryError(f"MLflow at {shown(uri)} does not answer: {reason}\n{fix}") from error
+
+
+def _without_secrets(reason: str, uri: str) -> str:
+    """A library's message: without the URI's password or token also where it quotes them alone."""
+    reason = redact(reason.replace(uri, shown(uri)))
+    user = re.match(r"[^/]*//([^/@]*)@", uri)
+    for secret in user.group(1).split(":")[-1:] if user else []:
+        if secret and secret not in shown(uri):
+            reason = reason.replace(secret, MASK)
+    return reason
 
 
 def _sql_errors() -> tuple[type[Exception], ...]:

@@ -20,6 +20,7 @@ from typing import Any
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from tasks.contracts.credentials import redact
 from tasks.contracts.errors import RegistryError
 from tasks.processes import workspace
 from tasks.tracking import artifacts, connection
@@ -194,7 +195,7 @@ def _resume(client: Any, experiment_id: str, flow_run_id: str, tags: dict[str, s
 def _tag_error(client: Any, run_id: str, error: Exception) -> None:
     """Store in MLflow why a run failed; if MLflow is what failed, the error itself is still raised."""
     try:
-        client.set_tag(run_id, ERROR, str(error)[:MAX_TAG_CHARACTERS])
+        client.set_tag(run_id, ERROR, redact(str(error))[:MAX_TAG_CHARACTERS])
     except MlflowException as unreachable:
         logging.getLogger(__name__).warning("the failure could not be noted: %s", unreachable)
 
