@@ -21,12 +21,16 @@ _SECRET = (
     r"(?:[_-]?id)?|private[_-]?key|auth)"
 )
 _QUERY = re.compile(rf"([?&;](?:{_SECRET}|sig|key|pass|sas)=)[^&;#\s'\"]+", re.IGNORECASE)
+# By name in a sentence only what cannot be a tokenizer's: "pad_token: <|end|>" stays.
 _NAMED = re.compile(
-    rf"(\b{_SECRET}\s*[=:]\s*)(?:Bearer\s+|Basic\s+)?[^\s,;&'\"]{{6,}}", re.IGNORECASE
+    r"(\b[\w.-]*(?:passw(?:or)?d|passphrase|secret|api[_-]?key|access[_-]?key|private[_-]?key|authorization|"
+    r"(?:hf|hub|access|auth|api|bearer|refresh|session|security|github|gitlab|tracking)[_-]token)[\w.-]*"
+    r"\s*[=:]\s*)(?:(?:Bearer|Basic)\s+)?[^\s,;&'\"*]{6,}",
+    re.IGNORECASE,
 )
 # What the issuers write in front of their tokens, so that they are found anywhere.
 _TOKEN = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{16,}|A[KS]IA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|"
+    r"\b(?:hf_[A-Za-z0-9]{30,}|A[KS]IA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|"
     r"glpat-[\w-]{16,}|sk-[\w-]{20,}|xox[abpr]-[\w-]{10,}|pnu_[A-Za-z0-9]{20,}|pnb_[A-Za-z0-9]{20,}|"
     r"dapi[0-9a-f]{32}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})"
 )

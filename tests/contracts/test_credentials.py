@@ -35,8 +35,8 @@ PLANTED = [
     f"https://host/d;auth={SECRET}",
     f"dask:tcp://user:{SECRET}@host:8786",
     f"https://oauth2:{SECRET}@gitlab.example/model",
-    f"hf_{SECRET}AbCdEf",
-    f"org/model?token=hf_{SECRET}AbCd",
+    f"hf_{SECRET}AbCdEfGhIjKlMnOp",
+    f"org/model?token=hf_{SECRET}",
     f"see https://user:{SECRET}@host and go",
     f"https://host/d?Passphrase={SECRET}",
 ]
@@ -45,6 +45,7 @@ PLAIN = [
     "ray:ray://host:10001", "dask:tcp://host:8786", "abfss://container@account.dfs.core.windows.net/a",
     "http://[::1]:5000", "key=value", "tokenizer/token.json", "https://host/d?page=2&monkey=3",
     "postgresql+asyncpg://postgres@/prefect?host=/tmp/x", "ssh://git@host/repository", "a@b.example",
+    "pad_token: <|endoftext|>", "the end token: <|im_end|>", "models/hf_transformersinstruct135",
 ]  # fmt: skip
 
 
@@ -69,13 +70,11 @@ def test_what_is_no_secret_stays(text: str) -> None:
     "text",
     [
         f"password={SECRET}", f"MLFLOW_TRACKING_PASSWORD: {SECRET}", f"aws_secret_access_key = {SECRET}",
-        f"Authorization: Bearer {SECRET}", f"HF_TOKEN={SECRET}", f"PREFECT_API_AUTH={SECRET}",
+        f"Authorization: Bearer {SECRET}", f"HF_TOKEN={SECRET}", f"X-Api-Key: {SECRET}",
     ],
 )  # fmt: skip
 def test_settings_by_name_are_blanked(text: str) -> None:
     """As libraries print them in their errors."""
-    if "Authorization" in text:
-        text = text.replace("Authorization", "auth")
     assert SECRET not in redact(text)
 
 
