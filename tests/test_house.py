@@ -35,6 +35,7 @@ SELF_CONTAINED = {"serving"}  # travels with the registered model: imports nothi
 CONTRACTS_NEED = {
     "recipe": {"pydantic"},
     "template_places": set(),
+    "credentials": set(),
     "records": {"pydantic"},
     "errors": set(),
     "documents": set(),
