@@ -115,7 +115,7 @@ def _make(folder: Path, shared: str) -> None:
 
 
 @contextlib.contextmanager
-def served(package: Path, log: Path) -> Iterator[str]:
+def served(package: Path, max_tokens: int, log: Path) -> Iterator[str]:
     """`vllm serve PACKAGE` in float32 while the block runs; gives the address of its OpenAI endpoints."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -125,7 +125,16 @@ def served(package: Path, log: Path) -> Iterator[str]:
     words = [
         *(own / "bin/python", "-m", "vllm.entrypoints.cli.main", "serve", package),
         *("--served-model-name", "model", "--dtype", "float32", "--enforce-eager"),
-        *("--max-num-seqs", "8", "--host", "127.0.0.1", "--port", str(port)),
+        *(
+            "--max-model-len",
+            str(max_tokens),
+            "--max-num-seqs",
+            "8",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ),
     ]
     variables = os.environ | {
         "VLLM_CPU_KVCACHE_SPACE": "1",

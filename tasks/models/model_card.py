@@ -61,7 +61,7 @@ In this folder. With MLflow it answers exactly as it was judged, whatever it is 
 
 ```
 mlflow models serve -m models:/NAME@champion --env-manager local
-vllm serve . --served-model-name model --dtype float32
+vllm serve . --served-model-name model --dtype float32 --max-model-len {source + new}
 curl localhost:8000/v1/chat/completions -H 'Content-Type: application/json' \\
   -d '{{"model": "model", "messages": [{{"role": "user", "content": "THE DOCUMENT"}}]}}'
 ```
@@ -87,7 +87,7 @@ there, and transformers refuses to save it.
 Of longer documents than {source} tokens (with the prompt) {CUT[settings.truncate]} when precis or MLflow
 answers. Engines do not cut them:
 
-- vLLM refuses a prompt of more than {source + new} tokens (status 400). One of more than {source} tokens is
+- vLLM refuses a prompt of more than its `--max-model-len` (status 400). One of more than {source} tokens is
   read whole and answered in fewer than {new} tokens; send `max_tokens: {new}` to have it refused too.
 - transformers reads it whole, and warns from {source + new} tokens on.
 

@@ -60,7 +60,7 @@ def test_vllm_answers_as_judged(settings: SummarizerSettings, tmp_path: Path) ->
     engine_files.write(folder, settings, MadeFrom("demo", None, ""))
     texts = documents()
     judged = [summary.text for summary in Generator(folder, "cpu").summarize(texts)]
-    with vllm_environment.served(folder, tmp_path / "vllm.log") as url:
+    with vllm_environment.served(folder, 440, tmp_path / "vllm.log") as url:
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda text: asked(url, text), texts))
         assert [status for status, _ in answers] == [200] * TEXTS
