@@ -70,7 +70,7 @@ def run_retrain(recipe: Recipe) -> Outcome:
         dataset = ingest(recipe, base)
         require_readable_rows(champion, document_forms(dataset))
         adapter = train(dataset, base, recipe)
-        with trained(adapter):
+        with adapter_is_kept(adapter):
             model = merge(adapter, base, dataset, recipe)
             decision, version = contest(model, base, dataset, recipe)
         outcome = Outcome.of(run, recipe, decision, version)
@@ -82,7 +82,7 @@ def run_retrain(recipe: Recipe) -> Outcome:
 
 
 @contextlib.contextmanager
-def trained(adapter: AdapterRef) -> Iterator[None]:
+def adapter_is_kept(adapter: AdapterRef) -> Iterator[None]:
     """Let the message of an error in what follows training say that training need not be done again."""
     try:
         yield
@@ -104,11 +104,12 @@ def contest(
         champion = current_champion(recipe.name)
         if before := promoted_before(recipe.name):
             return before
-        opponent, remarks = base_scores, tuple[str, ...]()
+        opponent = base_scores
+        remarks: tuple[str, ...] = ()
         if champion:
             opponent = evaluate(as_model(champion), dataset, base, recipe, "champion")
-            trained = trained_by(mlflow_run.current().client, recipe.name, champion)
-            remarks = seen_by_champion(dataset, champion.number, trained, recipe)
+            its_run = trained_by(mlflow_run.current().client, recipe.name, champion)
+            remarks = seen_by_champion(dataset, champion.number, its_run, recipe)
         version = champion.number if champion else None
         rows = dataset.evaluation_digest
         decision = gate(
