@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from mlflow.exceptions import MlflowException
 from prefect.context import FlowRunContext
 
-from tasks.contracts.errors import PrecisError, RegistryError
+from tasks.contracts.errors import RegistryError
 from tasks.contracts.formatting import about_feedback, headline, open_part_notes, part_titles
 from tasks.contracts.metrics import LOSS, change, direction
 from tasks.contracts.recipe import Recipe
@@ -124,7 +123,7 @@ def promotion_stands(outcome: Outcome) -> Iterator[None]:
     """What fails in this block, after a promotion, says that the promotion stands. Raises RegistryError."""
     try:
         yield
-    except (PrecisError, MlflowException) as error:
+    except Exception as error:
         if outcome.version is None:
             raise
         raise RegistryError(

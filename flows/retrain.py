@@ -34,6 +34,7 @@ from tasks.register.task import (
     require_comparable,
     require_readable_rows,
     require_same_inputs,
+    tell_promotion,
     trained_by,
 )
 from tasks.report.task import report
@@ -75,6 +76,7 @@ def run_retrain(recipe: Recipe) -> Outcome:
             decision, version = contest(model, base, dataset, recipe)
         outcome = Outcome.of(run, recipe, decision, version)
         with promotion_stands(outcome):
+            tell_promotion(decision, version, recipe)
             page = report(recipe, decision, version, outcome.headline, dataset, adapter, model)
             outcome = outcome.with_report(page)
             announce(outcome, dataset)

@@ -11,7 +11,10 @@ from typing import Any
 
 MASK = "***"
 # user:password@, also where the password holds a slash; a port is followed by a slash, and is none
-_PASSWORD = re.compile(r"(://[^\s/?#'\"@:]*:)(?!\d{1,5}(?:[/?#\s'\"]|$))[^\s'\"]*(?=@)")
+_PASSWORD = re.compile(
+    r"(?<!github)(://[^\s/?#'\"@:]*:)(?!:|\d{1,5}(?:[/?#\s'\"),;]|$))"
+    r"[^\s'\"]*(?=@)"
+)
 _TOKEN_FIRST = re.compile(
     r"(://)(?!\*\*\*:)[^\s/?#'\"@:]+(?=:@)"
 )  # a token as user, and an empty password
@@ -25,7 +28,7 @@ _QUERY = re.compile(rf"([?&;](?:{_SECRET}|sig|key|pass|sas)=)[^&;#\s'\"]+", re.I
 _NAMED = re.compile(
     r"(\b[\w.-]*(?:passw(?:or)?d|passphrase|secret|api[_-]?key|access[_-]?key|private[_-]?key|authorization|"
     r"(?:hf|hub|access|auth|api|bearer|refresh|session|security|github|gitlab|tracking)[_-]token)[\w.-]*"
-    r"\s*[=:]\s*)(?:(?:Bearer|Basic)\s+)?[^\s,;&'\"*]{6,}",
+    r"['\"]?\s*[=:]\s*(?:(?:Bearer|Basic)\s+)?['\"]?)[^\s,;&'\"*]{6,}",
     re.IGNORECASE,
 )
 # What the issuers write in front of their tokens, so that they are found anywhere.
@@ -34,9 +37,9 @@ _TOKEN = re.compile(
     r"glpat-[\w-]{16,}|sk-[\w-]{20,}|xox[abpr]-[\w-]{10,}|pnu_[A-Za-z0-9]{20,}|pnb_[A-Za-z0-9]{20,}|"
     r"dapi[0-9a-f]{32}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})"
 )
-_LONG_TOKEN = (
-    20  # a user's name is shorter; a container's (abfss://NAME@ACCOUNT) has no digits in between
-)
+_LONG_TOKEN = 20  # a user's name is shorter
+# What stands before @ there is a container's or a user's name, however long.
+NAMES_BEFORE_AT = ("abfs", "wasb", "sftp", "ssh", "github")
 
 
 def redact(text: str) -> str:
@@ -71,6 +74,8 @@ def _of_uris(text: str) -> str:
 def _mask_token(match: re.Match[str]) -> str:
     """TOKEN@host: over HTTP all that stands there alone is one; else what is too long for a name."""
     user, scheme = match["user"], match["scheme"]
+    if scheme.lower().startswith(NAMES_BEFORE_AT):
+        return match[0]
     web = scheme.lower() in ("http://", "https://")
     long = len(user) >= _LONG_TOKEN and any(letter.isdigit() for letter in user)
     return f"{scheme}{MASK}" if (web or long) and user != MASK else match[0]

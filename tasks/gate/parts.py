@@ -7,7 +7,6 @@ covers that. So the deciding rows' numbers are not shown (shown.py), and the ope
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -92,9 +91,10 @@ def decide_by_parts(
         for name in ("deciding", "open")
     )
     if part and not deciding["challenger"]:
+        wider = ", or lower gate.open_share" if setting.split == "hash" else ""
         raise EvaluationError(
-            f"all {len(part)} evaluation rows are in the open part, so none decides; add rows to the "
-            "evaluation data, or lower gate.open_share"
+            f"all {len(part)} evaluation rows are in the open part, so none decides; add rows to "
+            f"data.evaluation{wider}"
         )
     decision = _decide(deciding, scores, setting, setting.looks, setting.earlier)
     if not shown["challenger"]:
@@ -138,7 +138,8 @@ def record_of(rows: Table, scores: Scores) -> Scores:
         means={name: mean(rows, name) for name in names},
         finished_share=sum(row.finished for row in rows) / len(rows),
         empty_share=sum(not row.text.strip() for row in rows) / len(rows),
-        length_ratio=written / counted if counted else math.inf,
+        # References of one part may hold no word where those of the whole set do: no length is right then.
+        length_ratio=written / counted if counted else 0.0,
     )
 
 
@@ -151,7 +152,8 @@ def _decide(
 ) -> Decision:
     challenger, opponent = tables["challenger"] or (), tables["opponent"] or ()
     records = {"challenger": scores["challenger"], "opponent": scores["opponent"]}
-    if setting.split != "none" or not scores["challenger"].means:
+    measured = all(scores[who].means for who in ("challenger", "opponent"))
+    if setting.split != "none" or not measured:
         records = {
             who: record_of(rows, scores[who])
             for who, rows in (("challenger", challenger), ("opponent", opponent))

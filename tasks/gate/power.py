@@ -68,17 +68,24 @@ class Advice:
     problem: str = ""
 
 
-def advise(documents: int, deciding_rows: int, open_rows: int, gate: Gate) -> Advice:
-    """What so many deciding documents can show, before anything is spent on them."""
+def advise(
+    documents: int, deciding_rows: int, open_rows: int, gate: Gate, *, named: bool = False
+) -> Advice:
+    """What so many deciding documents can show, before anything is spent on them.
+
+    `named`: both parts are data of their own, so that no share decides how many rows are in which.
+    """
     parts = f"gate: {deciding_rows} evaluation rows decide"
     if gate.feedback == "sealed":
         parts += f", {open_rows} are open (shown, and decide nothing)"
     if documents < MIN_EVIDENCE:
-        wider = ", lower gate.open_share" if gate.feedback == "sealed" and open_rows else ""
+        ways = "" if named else ", raise data.evaluation_share"
+        if gate.feedback == "sealed" and open_rows and not named:
+            ways += ", lower gate.open_share"
         return Advice(
             parts,
             f"gate: {documents} deciding documents can never promote, {MIN_EVIDENCE} are the least; name "
-            f"more rows in data.evaluation, raise data.evaluation_share{wider}",
+            f"more rows in data.evaluation{ways}",
         )
     return Advice(f"{parts}; {_can_show(documents, gate)}")
 

@@ -10,7 +10,7 @@ all that is told (tests/gate/test_gate_feedback.py).
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from tasks.contracts.formatting import SAME_MODEL
 from tasks.contracts.recipe import Gate
@@ -19,6 +19,7 @@ from tasks.gate.level import level
 from tasks.gate.notes import about_looks
 from tasks.gate.pairs import RESOLUTION
 
+PASSED = "better on the deciding rows, and every guardrail holds"
 WORSE = "worse, beyond noise"
 NO_GAIN = "no gain that noise could not explain"
 BROKEN = "a guardrail is broken, beyond noise"
@@ -59,6 +60,23 @@ def shown(
         feedback=gate.feedback,
         evaluation_rows=evaluation_rows,
         open_part=open_part,
+    )
+
+
+def before_promotion(told: ShownDecision, gate: Gate) -> ShownDecision:
+    """What may be stored where readers look until the version is registered: a crash may come before it."""
+    if told.feedback == "open" or told.verdict != "PROMOTE":
+        return told
+    return replace(
+        told,
+        reasons=(PASSED,),
+        metrics={},
+        guardrails=(),
+        slices=(),
+        smallest_gain=None,
+        rows_needed=None,
+        alpha=level(gate, told.looks),
+        notes=(),
     )
 
 

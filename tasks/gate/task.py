@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -44,7 +43,7 @@ from tasks.gate.parts import (
 )
 from tasks.gate.power import Advice, advise
 from tasks.gate.recompute import EARLIER
-from tasks.gate.shown import shown
+from tasks.gate.shown import before_promotion, shown
 from tasks.orchestration.task_options import STEP
 from tasks.processes import resource_usage, workspace
 from tasks.tracking import artifacts, history, mlflow_run
@@ -72,7 +71,7 @@ def advice(rows: Path, recipe: Recipe) -> Advice:
     part = part_of_each(evaluation, split, recipe.gate.open_share)
     deciding = [row for row, name in zip(evaluation, part, strict=True) if name == "deciding"]
     documents = max(clusters(deciding), default=-1) + 1
-    return advise(documents, len(deciding), part.count("open"), recipe.gate)
+    return advise(documents, len(deciding), part.count("open"), recipe.gate, named=split == "named")
 
 
 @task(name="gate", **STEP)
@@ -104,7 +103,7 @@ def gate(
     )
     against = opponent.model_digest if champion_version else BASE
     looks = history.count_look(
-        run, challenger.model_digest, metric, against, rows_digest, documents
+        run, challenger.model_digest, judged_by(recipe.gate), against, rows_digest, documents
     )
     kind: Literal["champion", "base"] = "champion" if champion_version else "base"
     earlier = _earlier(run, against, rows_digest)
@@ -113,23 +112,17 @@ def gate(
     decision = replace(decision, notes=(*decision.notes, *remarks))
     told = shown(decision, open_part, recipe.gate, len(tables["challenger"]), remarks)
     own = look_of(decision, metric, deciding["challenger"], deciding["opponent"])
-    _store(run, decision, told, own, scores, tables, setting)
+    public = before_promotion(told, recipe.gate)
+    _store(run, decision, (told, public), own, scores, tables, setting)
     verdict = {"precis.verdict": decision.verdict}  # to filter and sort runs by, in MLflow's UI
     run.write(
-        tags=verdict | history.decision_tags(run, recipe, told),
+        tags=verdict | history.decision_tags(run, recipe, public),
         metrics=_metrics(told, recipe.gate.metric)
         | resource_usage.as_metrics("gate", watch.cost()),
     )
-    for reason in _logged(told):
+    for reason in public.reasons:
         get_run_logger().info(f"{decision.verdict}: {reason}")
     return told
-
-
-def _logged(told: ShownDecision) -> Sequence[str]:
-    """Reasons for the log; of a promotion under sealed feedback no number before it took place."""
-    if told.feedback == "sealed" and not told.withheld:
-        return ["better on the deciding rows, and every guardrail holds"]
-    return told.reasons
 
 
 def _metrics(told: ShownDecision, primary: str) -> dict[str, float]:
@@ -143,6 +136,15 @@ def _metrics(told: ShownDecision, primary: str) -> dict[str, float]:
     if told.open_part is None:
         return {}
     return history.part_metrics(told.open_part.metrics, primary, "open/")
+
+
+def judged_by(settings: Gate) -> str:
+    """What a look was taken by: the metric, and a digest of the gate's settings that are not the defaults.
+
+    The same challenger asked again with another min_delta or alpha tells more of the deciding rows.
+    """
+    changed = settings.model_dump(mode="json", exclude_defaults=True, exclude={"metric"})
+    return f"{settings.metric}-{digest.of_value(changed)[:8]}" if changed else settings.metric
 
 
 @task(name="decay", **STEP)
@@ -202,13 +204,16 @@ def _earlier(run: mlflow_run.Run, opponent: str, rows_digest: str) -> list[Earli
 def _store(
     run: mlflow_run.Run,
     decision: Decision,
-    told: ShownDecision,
+    told: tuple[ShownDecision, ShownDecision],
     own: EarlierLook,
     scores: dict[str, Scores],
     tables: dict[str, list[Prediction]],
     setting: Setting,
 ) -> None:
-    """Store all that the decision was made from (recompute.py), and in `gate` what may be shown of it."""
+    """Store all that the decision was made from (recompute.py), and in `gate` what may be shown of it.
+
+    `told`: what may be shown once a promotion took place, and what until then.
+    """
     sealed = setting.split != "none"
     folder = _folder(run, "gate", sealed)
     (folder / OWN).write_text(to_json(own))
@@ -222,12 +227,14 @@ def _store(
         "earlier_digest": digest.of_file(folder / EARLIER) if setting.earlier else "",
     }
     _write_folder(folder, "gate", decision, scores, setting.gate, inputs)
+    after, public = told
     if sealed:
+        (folder / SHOWN).write_text(to_json(after))
         _log_sealed(run, folder, "gate")
         folder = _folder(run, "gate", sealed=False)
         for who, rows in tables.items():
             write_table(folder / f"{who}.json", open_rows(rows, setting.gate, setting.split))
-    (folder / SHOWN).write_text(to_json(told))
+    (folder / SHOWN).write_text(to_json(public))
     artifacts.remember(run.log_folder(folder, "gate"), folder)
 
 

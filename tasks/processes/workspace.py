@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from pathlib import Path
 EMBEDDED_STORE = Path("mlruns")  # MLflow's database and artifacts where no server is set
 SOCKETS = "pg"  # the kind of folder that holds PostgreSQL's sockets
 PREFIX = "precis-"  # of our folders in the temporary directory
+KINDS = ("check", "ingest", "fresh", "newer", SOCKETS)
+# As mkdtemp names them: a user's own precis-backup-2026 is none of ours.
+_OURS = re.compile(rf"{PREFIX}(?:{'|'.join(KINDS)})-[a-z0-9_]{{8}}")
 
 
 def work_folder() -> Path:
@@ -26,7 +30,12 @@ def work_folder() -> Path:
 
 @contextlib.contextmanager
 def temporary_folder(kind: str) -> Iterator[Path]:
-    """A folder `precis-KIND-...` in the temporary directory, for this user alone, while the block runs."""
+    """A folder `precis-KIND-...` in the temporary directory, for this user alone, while the block runs.
+
+    `kind`: one of KINDS, by which an abandoned one is known.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"{kind!r} is none of the kinds of temporary folders: {', '.join(KINDS)}")
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-"))
     try:
         with _locked(folder):
@@ -48,7 +57,8 @@ def remove_abandoned(oldest: float) -> list[Path]:
             own = facts.st_uid == os.geteuid() or (
                 os.geteuid() == 0 and folder.name.startswith(f"{PREFIX}{SOCKETS}-")
             )
-            ours = own and folder.is_dir() and not folder.is_symlink()
+            named = _OURS.fullmatch(folder.name) is not None
+            ours = named and own and folder.is_dir() and not folder.is_symlink()
             if not ours or facts.st_mtime >= oldest or _holds_live_server(folder):
                 continue
             with _locked(folder):

@@ -33,7 +33,7 @@ def remove(client: Any, experiment_id: str) -> None:
             client.delete_logged_model(model.model_id)
             _delete_files(model.artifact_location)
             shutil.rmtree(_served() / model.model_id, ignore_errors=True)
-            _log(f"logged model {model.model_id}, which a killed run left PENDING, was deleted")
+            _log(f"logged model {model.model_id}, which a run left {model.status}, was deleted")
     except MlflowException as error:
         _log(f"logged models that killed runs left could not be deleted: {error}")
     for folder in _served().glob(
@@ -47,14 +47,16 @@ def remove(client: Any, experiment_id: str) -> None:
 
 
 def _abandoned(client: Any, experiment_id: str, oldest: float) -> list[Any]:
-    """PENDING models that precis began to log before `oldest`, and whose run has ended."""
+    """Models that precis began to log before `oldest`, that never became READY, and whose run has ended."""
     query = f"tags.`{DIGEST_TAG}` != '' AND creation_timestamp < {int(oldest * 1000)}"
     found: list[Any] = []
     token = None
     while True:
         page = client.search_logged_models([experiment_id], query, page_token=token)
         found += [
-            m for m in page if m.status == "PENDING" and not _running(client, m.source_run_id)
+            m
+            for m in page
+            if m.status in ("PENDING", "FAILED") and not _running(client, m.source_run_id)
         ]
         token = page.token
         if not token:

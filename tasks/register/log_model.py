@@ -6,7 +6,7 @@ of links, and tasks.register.upload stores it without a second copy.
 
 from __future__ import annotations
 
-import json
+import itertools
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -160,10 +160,12 @@ def reproduce(uri: str, predictions: list[Prediction], folder: Path) -> None:
     )
     for stored, now in zip(batch, texts, strict=True):
         if stored.text != now:
+            pairs = zip(stored.text, now, strict=False)
+            same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
             raise ServedModelDiffers(
-                f"{uri} does not give back what was judged: row {stored.id} was\n"
-                f"{json.dumps(stored.text)}\nand is now\n{json.dumps(now)}\n"
-                "the champion is unchanged; see that evaluation and registration run on one machine"
+                f"{uri} does not give back what was judged: its summary of row {stored.id} differs from "
+                f"the stored one ({len(now)} characters, {len(stored.text)} stored; the first {same} are "
+                "equal). The champion is unchanged; see that evaluation and registration run on one machine"
             )
 
 

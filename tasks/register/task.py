@@ -14,7 +14,7 @@ from tasks.contracts.errors import EvaluationError, NoSuchChampion, RegistryErro
 from tasks.contracts.formatting import headline, nearest
 from tasks.contracts.metrics import LOSS, NO_LOSS, other_tokenizer
 from tasks.contracts.recipe import Recipe
-from tasks.contracts.records import ModelRef, Scores, ShownDecision, VersionRef, from_json
+from tasks.contracts.records import ModelRef, Scores, ShownDecision, VersionRef
 from tasks.models.tokenizer_digest import tokenizer_digest
 from tasks.orchestration.task_options import STEP
 from tasks.processes import workspace
@@ -22,6 +22,7 @@ from tasks.register import claims, log_model, lookup, rollback
 from tasks.register.claims import find_champion
 from tasks.register.history_entries import history_of
 from tasks.register.leftovers import remove as remove_leftovers
+from tasks.register.own_promotion import promoted_before, tell_promotion
 from tasks.register.pull import Pulled, pull
 from tasks.register.same_inputs import require_readable_rows, require_same_inputs
 from tasks.tracking import artifacts, connection, history, mlflow_run
@@ -45,6 +46,7 @@ __all__ = [
     "require_readable_rows",
     "require_same_inputs",
     "restore",
+    "tell_promotion",
     "trained_by",
 ]
 
@@ -100,25 +102,7 @@ def register(
     if version is None:
         get_run_logger().info("another challenger was promoted meanwhile; gating again, against it")
         return None
-    if decision.feedback == "sealed":  # until now its numbers were not told
-        run.log_metrics(history.part_metrics(decision.metrics, recipe.gate.metric))
     return VersionRef(recipe.name, version.number, model.digest)
-
-
-def promoted_before(name: str) -> tuple[ShownDecision, VersionRef] | None:
-    """This run's own promotion, when it crashed after it and is now retried; None otherwise.
-
-    It is not judged again: the champion may be another one by now.
-    """
-    run = mlflow_run.current()
-    if not run.resumed:
-        return None
-    promoted = [v for v in claims.versions(run.client, name) if v.finished and v.run_id == run.id]
-    if not promoted:
-        return None
-    path = artifacts.fetch(f"runs:/{run.id}/gate/shown.json")
-    decision = from_json(ShownDecision, path.read_bytes())
-    return decision, VersionRef(name, promoted[0].number, promoted[0].digest)
 
 
 def require_comparable(champion: claims.Version | None, base: Path, recipe: Recipe) -> None:

@@ -8,6 +8,8 @@ from mlflow.exceptions import MlflowException
 
 from tasks.contracts.errors import RegistryError
 
+_RETRY = "retry this run: it continues where it stopped"
+
 
 def with_way_back(run: Any, name: str, error: Exception) -> Exception:
     """The error that tells a user what MLflow refused, and that its experiment or run was deleted."""
@@ -19,11 +21,11 @@ def with_way_back(run: Any, name: str, error: Exception) -> Exception:
         return error
     message = str(error).strip()
     if refused:
-        message = f"MLflow refused what run {run.id} of {name!r} asked for: {message}"
+        message = f"MLflow did not do what run {run.id} of {name!r} asked for: {message}"
     fix = _deleted(run, name)
     if fix is None:
-        return RegistryError(message) if refused else error
-    return RegistryError(f"{message}\n{fix}; then retry this run: it continues where it stopped")
+        return RegistryError(f"{message}\n{_RETRY}") if refused else error
+    return RegistryError(f"{message}\n{fix}; then {_RETRY}")
 
 
 def _deleted(run: Any, name: str) -> str | None:

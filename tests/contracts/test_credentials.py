@@ -45,6 +45,8 @@ PLAIN = [
     "ray:ray://host:10001", "dask:tcp://host:8786", "abfss://container@account.dfs.core.windows.net/a",
     "http://[::1]:5000", "key=value", "tokenizer/token.json", "https://host/d?page=2&monkey=3",
     "postgresql+asyncpg://postgres@/prefect?host=/tmp/x", "ssh://git@host/repository", "a@b.example",
+    "abfss://training-data-prod-2024@account.dfs.core.windows.net/a", "zip://train.csv::https://h/a@b.zip",
+    "sftp://svc-precis-training-01@host/a", "github://org:repo@sha/x", "http://h:5000,http://h/x@y",
     "pad_token: <|endoftext|>", "the end token: <|im_end|>", "models/hf_transformersinstruct135",
 ]  # fmt: skip
 
@@ -71,6 +73,8 @@ def test_what_is_no_secret_stays(text: str) -> None:
     [
         f"password={SECRET}", f"MLFLOW_TRACKING_PASSWORD: {SECRET}", f"aws_secret_access_key = {SECRET}",
         f"Authorization: Bearer {SECRET}", f"HF_TOKEN={SECRET}", f"X-Api-Key: {SECRET}",
+        f"{{'password': '{SECRET}'}}", f'{{"password": "{SECRET}"}}', f"api_key='{SECRET}'",
+        f"aws_session_token: '{SECRET}'",
     ],
 )  # fmt: skip
 def test_settings_by_name_are_blanked(text: str) -> None:

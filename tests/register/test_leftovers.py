@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,6 +95,9 @@ def test_temporary_folders_of_killed_processes_are_removed_after_a_day(
         process.wait()
     killed, of_today, running = folders
     others = [Path(tempfile.mkdtemp(prefix=prefix)) for prefix in ("precisely-", "tmp", "pre-")]
+    for name in ("precis-prod-store", "precis-check-out", "precis-backup-ab12_xyz"):
+        others.append(Path(tempfile.gettempdir()) / name)
+        others[-1].mkdir()
     target = tmp_path / "target"
     target.mkdir()
     link = Path(tempfile.gettempdir()) / "precis-check-link"
@@ -110,6 +114,9 @@ def test_temporary_folders_of_killed_processes_are_removed_after_a_day(
     finally:
         processes[2].kill()
         processes[2].wait()
+        link.unlink()
+        for own in (*others, of_today):
+            shutil.rmtree(own)
 
 
 def test_a_killed_download_is_removed_after_a_day(client: Any) -> None:

@@ -1,0 +1,55 @@
+"""The promotion that this very run made: found again by a retry, and told once it took place."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import fields
+
+from tasks.contracts.errors import RegistryError
+from tasks.contracts.recipe import Recipe
+from tasks.contracts.records import Decision, ShownDecision, VersionRef, from_json
+from tasks.register import claims
+from tasks.tracking import artifacts, history, mlflow_run
+
+
+def tell_promotion(decision: ShownDecision, version: VersionRef | None, recipe: Recipe) -> None:
+    """Under sealed feedback, tell the numbers of a promotion that took place; again is harmless."""
+    if version is None or decision.feedback == "open":
+        return
+    run = mlflow_run.current()
+    run.write(
+        tags=history.decision_tags(run, recipe, decision),
+        metrics=history.part_metrics(decision.metrics, recipe.gate.metric),
+    )
+    run.log_file(artifacts.fetch(f"runs:/{run.id}/{mlflow_run.SEALED}/gate/shown.json"), "gate")
+
+
+def promoted_before(name: str) -> tuple[ShownDecision, VersionRef] | None:
+    """This run's own promotion, when it crashed after it and is now retried; None otherwise.
+
+    It is not judged again: the champion may be another one by now.
+    """
+    run = mlflow_run.current()
+    if not run.resumed:
+        return None
+    promoted = [v for v in claims.versions(run.client, name) if v.finished and v.run_id == run.id]
+    if not promoted:
+        return None
+    return _decided(run), VersionRef(name, promoted[0].number, promoted[0].digest)
+
+
+def _decided(run: mlflow_run.Run) -> ShownDecision:
+    """What this run's gate decided, with numbers; runs of before sealed feedback have the decision alone."""
+    for folder in (f"{mlflow_run.SEALED}/gate", "gate"):
+        with contextlib.suppress(RegistryError):
+            path = artifacts.fetch(f"runs:/{run.id}/{folder}/shown.json")
+            return from_json(ShownDecision, path.read_bytes())
+    decision = from_json(
+        Decision, artifacts.fetch(f"runs:/{run.id}/gate/decision.json").read_bytes()
+    )
+    return ShownDecision(
+        **{field.name: getattr(decision, field.name) for field in fields(Decision)},
+        feedback="open",
+        evaluation_rows=decision.rows,
+        open_part=None,
+    )
