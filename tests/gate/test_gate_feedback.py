@@ -17,7 +17,8 @@ from tasks.contracts.recipe import Gate
 from tasks.contracts.records import Decision, OpenPart, Prediction, ShownDecision, to_json
 from tasks.gate.level import level
 from tasks.gate.parts import OPEN, Setting, Split, decide_by_parts, part_of_each
-from tasks.gate.shown import BROKEN, NO_GAIN, WORSE, shown
+from tasks.gate.shown import BROKEN, NO_GAIN, PASSED, WORSE, before_promotion, shown
+from tasks.gate.task import judged_by
 
 GATE = Gate(bootstrap_samples=1000)
 WORDS = [f"word{i}" for i in range(400)]
@@ -111,6 +112,28 @@ def test_a_promotion_tells_everything() -> None:
     assert f"deciding part, {told.rows} of 120 rows" in text
     assert opened is not None
     assert f"open part, {opened.rows} of 120 rows" in text
+
+
+def test_until_a_promotion_took_place_it_tells_no_number() -> None:
+    """A run killed between gate and registry leaves a tag and a file that say that it passed, and no more."""
+    ours, theirs = written(120, np.full(120, 0.05) + np.tile([-0.01, 0.01], 60))
+    decision, opened, told = decided(ours, theirs)
+    assert opened is not None
+    public = before_promotion(told, GATE)
+    assert (public.verdict, public.reasons) == ("PROMOTE", (PASSED,))
+    allowed = {*numbers_of(replace(decision, metrics=opened.metrics, guardrails=()))}
+    hidden = set(numbers_of(decision)) - allowed
+    assert len(hidden) >= 4
+    assert not [number for number in hidden if number in to_json(public)]
+    assert before_promotion(replace(told, feedback="open"), GATE).metrics == decision.metrics
+
+
+def test_a_gate_with_other_settings_is_another_look() -> None:
+    """Verdicts at many values of min_delta tell the bound; defaults count as the metric alone, as before."""
+    assert judged_by(Gate()) == judged_by(Gate(bootstrap_samples=10_000)) == "rougeL"
+    others = [Gate(min_delta=0.01), Gate(min_delta=0.02), Gate(alpha=0.01), Gate(open_share=0.9)]
+    assert len({judged_by(gate) for gate in (Gate(), *others)}) == 5
+    assert judged_by(Gate(min_delta=0.01)) == judged_by(Gate(min_delta=0.01))
 
 
 def test_open_feedback_shows_and_judges_all_rows() -> None:
