@@ -152,19 +152,23 @@ def decay(sealed: Scores, fresh: Scores, champion_version: int, recipe: Recipe) 
     """Whether the champion scores worse on fresh rows than on the sealed evaluation set."""
     run, settings = mlflow_run.current(), recipe.gate
     tables = {"sealed": _table(sealed), "fresh": _table(fresh)}
+    records = {
+        "sealed": record_of(tables["sealed"], sealed),
+        "fresh": record_of(tables["fresh"], fresh),
+    }
     decision = decide_decay(
         tables["sealed"],
         tables["fresh"],
         settings,
         recipe.evaluation.max_decay,
         champion_version=champion_version,
-        sealed_scores=record_of(tables["sealed"], sealed),
-        fresh_scores=record_of(tables["fresh"], fresh),
+        sealed_scores=records["sealed"],
+        fresh_scores=records["fresh"],
     )
     inputs = {"max_decay": recipe.evaluation.max_decay, "champion_version": champion_version}
     is_sealed = settings.feedback == "sealed"
     folder = _folder(run, "decay", is_sealed)
-    _write_folder(folder, "decay", decision, {"sealed": sealed, "fresh": fresh}, settings, inputs)
+    _write_folder(folder, "decay", decision, records, settings, inputs)
     if is_sealed:  # its tables hold what the champion wrote for deciding rows
         _log_sealed(run, folder, "decay")
     else:
