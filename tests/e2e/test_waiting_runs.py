@@ -172,7 +172,7 @@ def test_a_killed_holder_does_not_keep_those_that_wait(
 
     for child in psutil.Process(process.pid).children(recursive=True):
         child.kill()
-    runs.wait(waits, "DONE", seconds=200)
+    runs.wait(waits, "DONE", seconds=400)
 
 
 def test_a_run_that_waits_can_be_cancelled(runs: Runs, worker: Any) -> None:
