@@ -982,7 +982,7 @@ class Recipe(Settings):
                 f"{', '.join(found)} {'hold' if len(found) > 1 else 'holds'} a password, token or key, and a "
                 "recipe is stored with every run; take it out and put it into the environment of the machine "
                 "that runs (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, HF_TOKEN, MLFLOW_TRACKING_USERNAME "
-                "and MLFLOW_TRACKING_PASSWORD), or into a Prefect block"
+                "and MLFLOW_TRACKING_PASSWORD)"
             )
         return self
 

@@ -40,26 +40,16 @@ def shown(
 
     `remarks`: those of the decision's notes that are on the evaluation data, and no score.
     """
-    values = {field.name: getattr(decision, field.name) for field in fields(Decision)}
-    everything = gate.feedback == "open" or decision.verdict == "PROMOTE"
-    if not everything:
-        values |= {
-            "reasons": (kind(decision, gate),),
-            "metrics": {},
-            "guardrails": (),
-            "slices": (),
-            # Both come from the spread and the gain that were measured.
-            "smallest_gain": None,
-            "rows_needed": None,
-            # A later look's level tells how like earlier challengers this one is.
-            "alpha": level(gate, decision.looks),
-            "notes": (*_notes(decision, gate), *remarks),
-        }
-    return ShownDecision(
-        **values,
+    told = ShownDecision(
+        **{field.name: getattr(decision, field.name) for field in fields(Decision)},
         feedback=gate.feedback,
         evaluation_rows=evaluation_rows,
         open_part=open_part,
+    )
+    if gate.feedback == "open" or decision.verdict == "PROMOTE":
+        return told
+    return _without_numbers(
+        told, gate, (kind(decision, gate),), (*_notes(decision, gate), *remarks)
     )
 
 
@@ -67,16 +57,24 @@ def before_promotion(told: ShownDecision, gate: Gate) -> ShownDecision:
     """What may be stored where readers look until the version is registered: a crash may come before it."""
     if told.feedback == "open" or told.verdict != "PROMOTE":
         return told
+    return _without_numbers(told, gate, (PASSED,), ())
+
+
+def _without_numbers(
+    told: ShownDecision, gate: Gate, reasons: tuple[str, ...], notes: tuple[str, ...]
+) -> ShownDecision:
     return replace(
         told,
-        reasons=(PASSED,),
+        reasons=reasons,
+        notes=notes,
         metrics={},
         guardrails=(),
         slices=(),
+        # Both come from the spread and the gain that were measured.
         smallest_gain=None,
         rows_needed=None,
+        # A later look's level tells how like earlier challengers this one is.
         alpha=level(gate, told.looks),
-        notes=(),
     )
 
 

@@ -148,10 +148,11 @@ def _free_memory() -> None:
 
 
 def _predictions(model: Any, packs: list[_Pack]) -> list[tuple[Any, Any]]:
-    """What a model predicts, in parts, on the CPU: [tokens, vocabulary] logits less the largest, and
+    """What a model predicts, in parts, on the CPU.
 
-    [tokens] how far rounding may move the log-odds of two tokens. Logits of 16 bits are kept in float16:
-    less the largest, those that matter are near zero, where it is the finer one.
+    Of each part: logits less the largest [tokens, vocabulary], and how far rounding may move the log-odds of
+    two tokens [tokens]. Logits of 16 bits are kept in float16: less the largest, those that matter are near
+    zero, where it is the finer one.
     """
     import torch
 

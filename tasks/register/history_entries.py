@@ -31,12 +31,6 @@ def _from_version(name: str, version: claims.Version) -> history.HistoryRecord:
         reasons=(version.description, f"its MLflow run {version.run_id} has no entry any more"),
         version=version.number,
         opponent_version=version.succeeds or None,
-        metric=None,
-        gain=None,
-        low=None,
-        high=None,
-        looks=None,
-        evaluation_digest=None,
         model_digest=version.digest,
         mlflow_run_id=version.run_id,
     )

@@ -76,7 +76,7 @@ def _holds(folder: Path, model: lookup.LoggedModel) -> bool:
         return False
     other = "name another folder, or remove this one"
     record = folder / RECORD
-    title = json.loads(record.read_text())["title"] if record.is_file() else ""
+    title = _recorded(record)
     if not (folder / SETTINGS_FILE).is_file() and not title:
         raise RegistryError(f"{folder} is not empty (it holds {names[0]}); {other}")
     if digest.of_folder(folder) == model.digest:
@@ -87,6 +87,15 @@ def _holds(folder: Path, model: lookup.LoggedModel) -> bool:
             f"{model.digest[:16]}...; remove it and pull again, or {other}"
         )
     raise RegistryError(f"{folder} holds {title or 'another package'}, not {model.title}; {other}")
+
+
+def _recorded(record: Path) -> str:
+    """What a folder was pulled as; empty where no pull says so."""
+    try:
+        found = json.loads(record.read_text())
+    except (OSError, ValueError):  # not there, or not ours
+        return ""
+    return str(found.get("title", "")) if isinstance(found, dict) else ""
 
 
 @contextmanager

@@ -262,13 +262,6 @@ def history_record(
         verdict=None,
         reasons=(f"back to the model of v{target.number}", *([reason] if reason else [])),
         version=version.number if version else None,
-        opponent_version=None,
-        metric=None,
-        gain=None,
-        low=None,
-        high=None,
-        looks=None,
-        evaluation_digest=None,
         model_digest=target.digest,
         mlflow_run_id=run_id,
     )

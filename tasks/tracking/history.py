@@ -23,7 +23,7 @@ LOOK_OPPONENT = "precis.look.opponent"
 SCHEMA_VERSION = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HistoryRecord:
     """One entry. `version` is None for refusals, and for a promotion that never took effect.
 
@@ -37,13 +37,13 @@ class HistoryRecord:
     verdict: Verdict | None
     reasons: tuple[str, ...]
     version: int | None
-    opponent_version: int | None
-    metric: str | None
-    gain: float | None
-    low: float | None
-    high: float | None
-    looks: int | None
-    evaluation_digest: str | None
+    opponent_version: int | None = None
+    metric: str | None = None
+    gain: float | None = None
+    low: float | None = None
+    high: float | None = None
+    looks: int | None = None
+    evaluation_digest: str | None = None
     model_digest: str
     mlflow_run_id: str
     schema_version: int = SCHEMA_VERSION

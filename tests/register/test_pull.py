@@ -161,6 +161,10 @@ def test_a_folder_that_holds_something_is_left_as_it_is(store: Any, home: Path) 
         pull.pull(store, "lamps", package)
     with pytest.raises(RegistryError, match="is a file"):
         pull.pull(store, "lamps", home / "other/note.txt")
+    for broken in ("not JSON", "[1]"):
+        (home / "other" / pull.RECORD).write_text(broken)
+        with pytest.raises(RegistryError, match="is not empty"):
+            pull.pull(store, "lamps", home / "other")
 
 
 def test_no_such_model_is_told_as_everywhere(
