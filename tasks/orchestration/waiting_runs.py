@@ -27,7 +27,6 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.client.schemas.responses import SetStateStatus
 from prefect.context import FlowRunContext
 from prefect.exceptions import Pause, PrefectException
 from prefect.states import AwaitingConcurrencySlot, Completed, Scheduled
@@ -59,23 +58,16 @@ def requeue(name: str) -> None:
             message=f"waits for the retrain of {name} by {held_by or 'a run on another server'} to end, "
             f"number {place} in line; it takes no worker's place",
         )
-        # Not by force: a run that is cancelled meanwhile stays so.
-        if client.set_flow_run_state(run.id, state).status != SetStateStatus.ACCEPT:
-            return
+        # By force: Prefect does not let a running run be scheduled again.
+        client.set_flow_run_state(run.id, state, force=True)
     raise Pause(state.message, state=state)
 
 
 def start_first(name: str) -> None:
-    """Start the run that has waited longest.
-
-    Prefect has no compare-and-set: one that starts, or is cancelled, in the moment between the last reading
-    and the writing is scheduled again. Started twice, it finds its own slot taken, and waits.
-    """
+    """Start the run that has waited longest; one that has started meanwhile is left alone."""
     with contextlib.suppress(*UNANSWERED), get_client(sync_client=True) as client:
         for run in _waiting(client, name)[:1]:
-            now = client.read_flow_run(run.id).state
-            if now is not None and now.name == AWAITING:
-                client.set_flow_run_state(run.id, Scheduled(message=f"the slot of {name} is free"))
+            client.set_flow_run_state(run.id, Scheduled(message=f"the slot of {name} is free"))
 
 
 def end_those_that_do_not_wait(name: str) -> None:
