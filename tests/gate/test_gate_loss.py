@@ -258,8 +258,21 @@ def test_the_headline_cannot_be_read_the_wrong_way() -> None:
 def test_the_history_says_the_same() -> None:
     """Its record holds gains, its line the loss's change."""
     record = HistoryRecord(
-        *("promotion", "2026-11-21", "qa", "PROMOTE", (), 3, 2, "loss"),  # type: ignore[arg-type]
-        *(0.12, 0.1, 0.14, 1, "seal", "model", "run"),  # type: ignore[arg-type]
+        kind="promotion",
+        time="2026-11-21",
+        name="qa",
+        verdict="PROMOTE",
+        reasons=(),
+        version=3,
+        opponent_version=2,
+        metric="loss",
+        gain=0.12,
+        low=0.1,
+        high=0.14,
+        looks=1,
+        evaluation_digest="seal",
+        model_digest="model",
+        mlflow_run_id="run",
     )
     assert record.line() == (
         "2026-11-21  promoted v3  loss -0.1200 [-0.1400, -0.1000] (lower is better) against v2, look 1"
