@@ -2,13 +2,13 @@
 
 The challenger has to prove that it is better. PROMOTE needs a gain over min_delta that noise cannot
 explain, and every guardrail; REJECT is a measured failure (no gain, a guardrail broken); a result that
-noise could explain, in the gain or in a guardrail, is INCONCLUSIVE.
+noise could explain, in the gain or in a guardrail, is INCONCLUSIVE (verdict.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from tasks.contracts import metrics
 from tasks.contracts.metrics import LOSS
@@ -54,17 +54,23 @@ def decide(
     at hand. In the decision's metrics, bounds of gate.metric are at
     the decision's alpha, those of the other metrics at gate.alpha, as guardrails use them.
 
-    `sealed`: see `judge` (verdict.py). `schema`: of the rules, see SCHEMA; an earlier one makes a stored
-    decision again.
+    `sealed`: only the verdict of these rows is told, see `judge` in verdict.py. `schema`: the version of the
+    rules, see SCHEMA; a stored decision is recomputed under the version that made it.
 
     Raises SealBroken when the two were scored under different evaluation digests, or a loss with
     different tokenizers; EvaluationError for tables that are empty, of different rows, or hold a score
     that is missing or no number.
     """
-    _check(challenger, opponent, challenger_scores, opponent_scores, gate, opponent_kind)
+    _check_compared(challenger, opponent, challenger_scores, opponent_scores, gate, opponent_kind)
     _check_shown(challenger, base, lead3, metrics.measured(gate.metric))
-    records = challenger_scores, opponent_scores
-    used = _earlier_looks(schema, earlier, challenger, records, gate, looks)
+    used = usable(
+        earlier if schema > 2 and gate.looks == "correct" else (),
+        challenger,
+        challenger_scores.model_digest,
+        opponent_scores.model_digest,
+        gate.metric,
+        looks,
+    )
     measured = measure(
         challenger,
         opponent,
@@ -80,23 +86,30 @@ def decide(
     findings = [*of_outputs, *slice_findings(slices, gate)]
     same_model = challenger_scores.model_digest == opponent_scores.model_digest
     verdict, reasons = judge(measured, findings, gate, looks, same_model, sealed)
-    told = notes(verdict, measured, challenger, opponent, opponent_kind, gate, looks, len(used))
+    remarks = notes(verdict, measured, challenger, opponent, opponent_kind, gate, looks, len(used))
     return Decision(
         verdict=verdict,
         reasons=tuple(reasons),
+        metrics=measured.metrics,
         guardrails=tuple(finding.guardrail for finding in findings),
         opponent=opponent_kind,
         opponent_version=opponent_version,
+        challenger_digest=challenger_scores.model_digest,
+        opponent_digest=opponent_scores.model_digest,
+        evaluation_digest=challenger_scores.evaluation_digest,
+        rows=measured.rows,
+        clusters=measured.clusters,
         looks=looks,
-        notes=(*told, *slice_notes(slices, gate)),
+        alpha=measured.alpha,
+        smallest_gain=measured.smallest_gain,
+        rows_needed=measured.rows_needed,
+        notes=(*remarks, *slice_notes(slices, gate)),
         schema_version=schema,
         slices=slices,
-        **_as_measured(measured),
-        **_digests(*records),
     )
 
 
-def _check(
+def _check_compared(
     challenger: Table,
     opponent: Table,
     challenger_scores: Scores,
@@ -113,21 +126,6 @@ def _check(
     check_table(opponent_kind, opponent, opponent_scores, names)
 
 
-def _earlier_looks(
-    schema: int,
-    earlier: Sequence[EarlierLook],
-    challenger: Table,
-    records: tuple[Scores, Scores],
-    gate: Gate,
-    looks: int,
-) -> list[EarlierLook]:
-    """Those of the earlier looks that the bound of this one is read with, by that version of the rules."""
-    if schema < 3 or gate.looks == "count":
-        earlier = ()
-    ours, theirs = records
-    return usable(earlier, challenger, ours.model_digest, theirs.model_digest, gate.metric, looks)
-
-
 def _baselines(
     opponent_kind: str, opponent: Table, base: Table | None, lead3: Table | None
 ) -> dict[str, Table | None]:
@@ -135,21 +133,6 @@ def _baselines(
     if opponent_kind == "base":
         return {"base": opponent if base is None else base, "lead3": lead3, "champion": None}
     return {"base": base, "lead3": lead3, "champion": opponent}
-
-
-def _as_measured(measured: Measured) -> dict[str, Any]:
-    """The fields of a Decision that are numbers as they were measured."""
-    names = ("metrics", "rows", "clusters", "alpha", "smallest_gain", "rows_needed")
-    return {name: getattr(measured, name) for name in names}
-
-
-def _digests(challenger: Scores, opponent: Scores) -> dict[str, Any]:
-    """The fields of a Decision that say what was compared, and on what."""
-    return {
-        "challenger_digest": challenger.model_digest,
-        "opponent_digest": opponent.model_digest,
-        "evaluation_digest": challenger.evaluation_digest,
-    }
 
 
 def _findings(

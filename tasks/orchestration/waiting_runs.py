@@ -58,13 +58,18 @@ def requeue(name: str) -> None:
             message=f"waits for the retrain of {name} by {held_by or 'a run on another server'} to end, "
             f"number {place} in line; it takes no worker's place",
         )
-        # By force: Prefect does not let a running run be scheduled again.
+        # By force: Prefect does not let a running run be scheduled again. One that is cancelled since the
+        # reading above is scheduled again too.
         client.set_flow_run_state(run.id, state, force=True)
     raise Pause(state.message, state=state)
 
 
 def start_first(name: str) -> None:
-    """Start the run that has waited longest; one that has started meanwhile is left alone."""
+    """Start the run that has waited longest.
+
+    Not safe against the moment between listing and writing, since Prefect has no compare-and-set: a run
+    that starts or is cancelled then is scheduled again.
+    """
     with contextlib.suppress(*UNANSWERED), get_client(sync_client=True) as client:
         for run in _waiting(client, name)[:1]:
             client.set_flow_run_state(run.id, Scheduled(message=f"the slot of {name} is free"))
