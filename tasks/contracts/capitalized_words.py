@@ -63,6 +63,8 @@ def _as_written(found: str) -> tuple[str, int, bool, bool]:
     capital = word.startswith("#") or any(c.isupper() or c.istitle() for c in letters)
     of_acronym = letters[:-1] if letters[-1] == "s" else letters
     all_capital = len(letters) > 1 and all(c.isupper() for c in of_acronym)
+    if 3 <= len(of_acronym) <= 4 and of_acronym[0].isupper() and of_acronym[-1].isupper():
+        all_capital = True  # DoD
     return _folded(word), len(word), capital, all_capital
 
 

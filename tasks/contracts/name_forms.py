@@ -21,9 +21,24 @@ january jan; february feb; march mar; april apr; june jun; july jul; august aug;
 october oct; november nov; december dec; monday mon; tuesday tue tues; wednesday wed; thursday thu thur thurs;
 friday fri; saturday sat; sunday sun; television tv tvs; internet net; thailand thai; china chinese;
 mike michael; bill william will; bob robert rob; dick richard; jim james jimmy; liz elizabeth; tony anthony;
-fy fiscal; peggy margaret; jack john; kate catherine katherine; steve stephen steven; brazil brazilian;
+fy fys fiscal; peggy margaret; jack john; kate catherine katherine; steve stephen steven; brazil brazilian;
 norway norwegian;
 """
+_STATES = """
+alabama al; alaska ak; arizona az; arkansas ar; california ca; colorado co; connecticut ct; delaware de;
+florida fl; georgia ga; hawaii hi; idaho id; illinois il; indiana in; iowa ia; kansas ks; kentucky ky;
+louisiana la; maine me; maryland md; massachusetts ma; michigan mi; minnesota mn; mississippi ms;
+missouri mo; montana mt; nebraska ne; nevada nv; ohio oh; oklahoma ok; oregon or; pennsylvania pa;
+tennessee tn; texas tx; utah ut; vermont vt; virginia va; washington wa; wisconsin wi; wyoming wy;
+ontario on; quebec qc; alberta ab; manitoba mb
+"""
+# In capitals alone: IN and OR are words too. Those of two words, as NY, are initials.
+STATES = dict(
+    zip(_STATES.replace(";", "").split()[::2], _STATES.replace(";", "").split()[1::2], strict=True)
+)
+STATE_NAMES = {short: name for name, short in STATES.items()}
+_SMALL = "a an and at by for from in of on or the to with"
+SMALL_WORDS = frozenset(_SMALL.split())
 _DEMONYMS = "ians ian eans ean ans an ese ish ers er ia ic is i a y e n o land s"
 _SUFFIXES = "ations ation ments ment ings ing ions ion ies ied ers er ed es ly s e y"
 # English words that begin sentences, and seldom stand elsewhere.

@@ -1,9 +1,9 @@
 """Numbers in a text by value, in digits of any script and in words: 1,000, 1.000, one thousand, 一千.
 
 Considered: text2num and word2number, which need the language of each text, know no times of day, and would
-make a stored decision depend on their version. The words of this file are its whole dictionary.
+make a stored decision depend on their version. Its dictionary is number_words.py.
 
-Over 250 lines: half of them are that dictionary and what is spoken, which are read together.
+Over 250 lines: numbers alone and what they mean with their neighbours are read together.
 """
 
 from __future__ import annotations
@@ -15,47 +15,17 @@ import unicodedata
 from dataclasses import dataclass
 from decimal import Decimal
 
-UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+from tasks.contracts.fractions_in_text import fractions
+from tasks.contracts.number_words import (
+    HAN_DIGITS,
+    HAN_SCALES,
+    LETTERS,
+    OTHER_WORDS,
+    SCALES,
+    foreign_words,
+    number_words,
 )
-UNITS += " sixteen seventeen eighteen nineteen"
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-ORDINALS = (
-    "zeroth first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"
-)
-ORDINALS += " thirteenth fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth"
-ORDINAL_TENS = "twentieth thirtieth fortieth fiftieth sixtieth seventieth eightieth ninetieth"
-SCALES = {
-    "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
-    "k": 10**3, "m": 10**6, "mn": 10**6, "bn": 10**9, "b": 10**9, "tn": 10**12,
-    "dozens": 12, "lakh": 10**5, "crore": 10**7, "dozen": 12, "grand": 10**3, "millions": 10**6,
-    "billions": 10**9, "tausend": 10**3, "mille": 10**3, "mil": 10**3, "mila": 10**3,
-    "millionen": 10**6, "milliarden": 10**9, "millones": 10**6, "milioni": 10**6,
-    "万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8, "만": 10**4, "억": 10**8,
-}  # fmt: skip
-LETTERS = frozenset({"k", "m", "mn", "bn", "b", "tn"})  # scales only right after digits
-# Words that say a number without counting: a document that has one supports its values, and they are
-# never held against an output.
-OTHER_WORDS = {
-    "half": "0.5 50 30", "quarter": "0.25 25 15 45", "quarters": "0.75 75 45", "couple": "2",
-    "pair": "2", "both": "2", "twice": "2", "double": "2", "twins": "2", "once": "1", "single": "1",
-    "triple": "3", "noon": "12", "midday": "12", "midnight": "12 0", "decade": "10", "century": "100",
-    "fortnight": "14 2", "biennial": "2", "hundreds": "100", "thousands": "1000", "teens": "13 19",
-}  # fmt: skip
-# Of other languages, values of 2 to 12, tens, 100: they support a document's digits, no more.
-FOREIGN_VALUES = (*range(2, 13), 20, 30, 40, 50, 60, 100)
-FOREIGN = """
-zwei drei vier fünf sechs sieben acht neun zehn elf zwölf zwanzig dreißig vierzig fünfzig sechzig hundert
-deux trois quatre cinq six sept huit neuf dix onze douze vingt trente quarante cinquante soixante cent
-dos tres cuatro cinco seis siete ocho nueve diez once doce veinte treinta cuarenta cincuenta sesenta cien
-due tre quattro cinque sei sette otto nove dieci undici dodici venti trenta quaranta cinquanta sessanta cento
-dois três quatro cinco seis sete oito nove dez onze doze vinte trinta quarenta cinquenta sessenta cem
-twee drie vier vijf zes zeven acht negen tien elf twaalf twintig dertig veertig vijftig zestig honderd
-два три четыре пять шесть семь восемь девять десять одиннадцать двенадцать двадцать тридцать сорок пятьдесят
-шестьдесят сто
-"""
-HAN_DIGITS = {c: n for n, c in enumerate("零一二三四五六七八九")} | {"\u3007": 0, "两": 2, "兩": 2}
-HAN_SCALES = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8}
+
 _HAN = "".join([*HAN_DIGITS, *HAN_SCALES])
 _TOKEN = re.compile(
     r"(?P<time>(?<![\d:])(?:[01]?\d|2[0-4])[:h][0-5]\d(?::[0-5]\d)?(?![\d:]))"
@@ -82,6 +52,11 @@ _THROUGH = re.compile(
 )
 LONGEST_SPAN = 30  # years of which all are meant
 _ENUMERATOR = re.compile(r"\((?=\d{1,2}\))(\d+)|^[ \t]*(?=\d{1,2}[.)]\s)(\d+)", re.MULTILINE)
+_SHORT_YEAR = re.compile(r"(?:['\u2019]|(?<!\d)(?:19|20)\d\d[-\u2010-\u2015/])$")  # '98, 1998-99
+_REFERRED = re.compile(  # paragraph (12) is a number, the 12th point of a list is none
+    r"\b(?:(?:sub)?(?:paragraph|clause|section|item|title|chapter|part|rule|article)s?)\s+(?:\(\w+\))*\((\d{1,2})\)",
+    re.IGNORECASE,
+)
 HALF_DAY = 720  # minutes
 
 
@@ -105,6 +80,7 @@ class KnownNumbers:
     values: frozenset[Decimal]
     minutes: frozenset[int]
     digits: str  # all digits, where only signs or blanks stand between them as one run
+    run_together: frozenset[str] = frozenset()  # of fractions: "70 12" for 70 1/2
 
     def has(self, number: Number) -> bool:
         """Whether the document holds this number in any form."""
@@ -151,7 +127,17 @@ def known_numbers(document: str) -> KnownNumbers:
             values.update(_between(left, right))
         elif _SAID_AS_ONE.fullmatch(gap):
             _add_said_as_one(left, right, values, minutes)
-    return KnownNumbers(frozenset(values), frozenset(minutes), _joined_digits(text, found))
+    values.update(Decimal(match[1]) for match in _REFERRED.finditer(text))
+    parts = fractions(text)
+    values.update(value for part in parts for value in part.values)
+    # $0.25 is 25 cents, and 0.25 percent 25 basis points.
+    values.update(100 * v for v in list(values) if 0 < v < 1 and 100 * v == int(100 * v))
+    return KnownNumbers(
+        frozenset(values),
+        frozenset(minutes),
+        _joined_digits(text, found),
+        frozenset(part.run_together for part in parts if part.run_together),
+    )
 
 
 def _between(left: Number, right: Number) -> set[Decimal]:
@@ -246,12 +232,12 @@ def numbers(text: str) -> list[Number]:
                 phrase = _Phrase.of_digits(token, text)
         else:
             lower = word.casefold()
-            value = _words().get(lower)
+            value = number_words().get(lower)
             if (
                 value is None
                 and phrase is None
                 and lower not in OTHER_WORDS
-                and lower not in _foreign()
+                and lower not in foreign_words()
             ):
                 continue
             if value is not None and phrase and phrase.takes(lower, value, token, text):
@@ -262,8 +248,8 @@ def numbers(text: str) -> list[Number]:
             if value is not None:
                 found += _closed(phrase)
                 phrase = _Phrase.of_word(lower, value, token)
-            elif lower in OTHER_WORDS or lower in _foreign():
-                meant = OTHER_WORDS.get(lower) or str(_foreign()[lower])
+            elif lower in OTHER_WORDS or lower in foreign_words():
+                meant = OTHER_WORDS.get(lower) or str(foreign_words()[lower])
                 values = tuple(map(Decimal, meant.split()))
                 found.append(Number(token.start(), token.end(), values, None, True, True))
     return [*found, *_closed(phrase)]
@@ -274,7 +260,7 @@ class _Phrase:
 
     def __init__(self, start: int, end: int, values: list[Decimal], last: int, words: bool) -> None:
         self.start, self.end, self.group, self.last, self.words = start, end, values, last, words
-        self.total, self.decade = Decimal(0), False
+        self.total, self.decade, self.plain = Decimal(0), False, list[Decimal]()
 
     @classmethod
     def of_digits(cls, token: re.Match[str], text: str) -> _Phrase:
@@ -282,6 +268,8 @@ class _Phrase:
         if (noon := _AFTER_NOON.match(text, token.end())) and made.group[0] <= 12:
             made.group.append(made.group[0] + 12)
             made.end = noon.end()
+        if len(token[0]) == 2 and _SHORT_YEAR.search(text, token.start() - 5, token.start()):
+            made.group += [made.group[0] + 1900, made.group[0] + 2000]
         made.decade = bool(_DECADE.match(text, token.end())) and len(token[0]) in (2, 4)
         return made
 
@@ -301,6 +289,8 @@ class _Phrase:
                 return False
             if "and" in gap.lower() or (value == 100 and self.last >= 100):
                 return False
+            if word in LETTERS:  # 401k and section 5b are no thousands
+                self.plain = list(self.group)
             self.group = [group * value for group in self.group]
             if value > 100:
                 self.total += self.group[0]
@@ -322,6 +312,7 @@ class _Phrase:
 
     def closed(self) -> Number:
         values = self.group if len(self.group) > 1 else [self.total + self.group[0]]
+        values = [*values, *self.plain]
         return Number(self.start, self.end, tuple(values), None, self.words, False, self.decade)
 
 
@@ -355,23 +346,6 @@ def _han(token: re.Match[str]) -> Number:
             value, group, digit = value + (group + digit or 1) * scale, 0, 0
     number = Decimal(value + group + digit)
     return Number(token.start(), token.end(), (number,), None, True, len(run) == 1)
-
-
-@functools.cache
-def _words() -> dict[str, int]:
-    words: dict[str, int] = {}
-    for names in (UNITS, ORDINALS):
-        words |= {name: value for value, name in enumerate(names.split())}
-    for names in (TENS, ORDINAL_TENS):
-        words |= {name: 20 + 10 * place for place, name in enumerate(names.split())}
-    return words | {"hundred": 100, "hundredth": 100, "fourty": 40, "ninty": 90} | SCALES
-
-
-@functools.cache
-def _foreign() -> dict[str, int]:
-    words = FOREIGN.split()
-    languages = len(words) // len(FOREIGN_VALUES)
-    return dict(zip(words, FOREIGN_VALUES * languages, strict=True))
 
 
 def ascii_digits(text: str) -> str:

@@ -17,20 +17,25 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from tasks.contracts.capitalized_words import Word, capitalized_words
+from tasks.contracts.fractions_in_text import fractions
 from tasks.contracts.name_forms import (
     MONTHS,
     OPENERS,
+    SMALL_WORDS,
+    STATE_NAMES,
+    STATES,
     TITLES,
     is_german,
     name_forms,
     same_names,
     stem,
 )
-from tasks.contracts.numbers_in_text import KnownNumbers, known_numbers, numbers
+from tasks.contracts.number_words import SCALES
+from tasks.contracts.numbers_in_text import KnownNumbers, Number, known_numbers, numbers
 
 # Counted or named in passing: a summary may say "two people" or "the first" of any document.
 UNCHECKED_WORDS = 3
@@ -41,6 +46,15 @@ LEAST_SPELLED = 5  # letters of a name that may be spelt with one letter more, l
 
 
 _ROMAN = re.compile("[ivxlcdm]{2,}")
+_NUMBERED = re.compile("([a-z]{2,})(i{2,3}|iv|vi{0,3}|ix)")
+_NUMERAL = re.compile(
+    r"\b(?:(?:title|part|chapter|article|phase|type|class|schedule|level|volume|section)s?\s+([IVX])"
+    r"|(X{0,3}(?:IX|IV|V?I{0,3})))\b(?!\.\w)",
+)
+# Sections of the Social Security Act and the Public Health Service Act are numbered by their title:
+# 1877 is in title XVIII, 2701 in XXVII.
+_SECTION = re.compile(r"\bsections?\s+(\d\d)\d\d(?!\d)", re.IGNORECASE)
+_TO = re.compile(r"\s*(?:to|and|or|through|[-\u2010-\u2015])\s*[$\u20ac\u00a3]?\s*", re.IGNORECASE)
 _DEFINITION = re.compile(r"[\"\u201c(](?:the\s+)?[\"\u201c]?([A-Z][A-Za-z.&\d-]{1,9})[\"\u201d)]")
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
 
@@ -96,19 +110,14 @@ def unsupported(output: str, support: str | Support, usage: Usage | None = None)
     """
     known = support if isinstance(support, Support) else Support.of(support)
     usage = usage or Usage.of([known.text])
-    dates = [match.span() for match in _DATE.finditer(output)]
-    spans = []
-    for number in numbers(output):
-        least = UNCHECKED_WORDS if number.in_words else 1
-        small = number.values and max(number.values) <= least
-        in_date = any(start <= number.start < end for start, end in dates)
-        month = in_date and not known.months.isdisjoint(map(int, number.values))
-        if not (number.loose or small or month or known.numbers.has(number)):
-            spans.append(_span(output, number.start, number.end))
+    found = numbers(output)
+    spans = [_span(output, n.start, n.end) for n in _numbers_without_support(output, found, known)]
     if not is_german(output):
         named = [
             word for word in capitalized_words(output) if word.name and word.folded not in TITLES
         ]
+        counted = {place for n in found for place in range(n.start, n.end)}  # Twenty-First
+        named = [word for word in named if word.start not in counted]
         defined = _defined(output)
         named = [word for word in named if word.folded.rstrip("s") not in defined]
         spans += [
@@ -124,17 +133,52 @@ def unsupported(output: str, support: str | Support, usage: Usage | None = None)
     ]
 
 
+def _numbers_without_support(output: str, found: list[Number], known: Support) -> list[Number]:
+    dates = [match.span() for match in _DATE.finditer(output)]
+    held = [(f.start, f.end) for f in fractions(output) if f.value in known.numbers.values]
+    missing = []
+    for before, number, after in zip([None, *found], found, [*found[1:], None], strict=False):
+        least = UNCHECKED_WORDS if number.in_words else 1
+        small = number.values and max(number.values) <= least
+        in_date = any(start <= number.start < end for start, end in dates)
+        month = in_date and not known.months.isdisjoint(map(int, number.values))
+        if number.loose or small or month or known.numbers.has(number):
+            continue
+        if any(start <= number.start < end for start, end in held):
+            continue
+        together = output[before.start : number.end] if before else ""
+        if " ".join(together.split()) in known.numbers.run_together:
+            continue
+        if after and (scaled := _scaled(output, number, after)) and known.numbers.has(scaled):
+            continue
+        missing.append(number)
+    return missing
+
+
+def _scaled(output: str, number: Number, after: Number) -> Number | None:
+    """`1.5` of `1.5 to 2 million` in millions."""
+    scale = SCALES.get(output[after.start : after.end].rsplit(maxsplit=1)[-1].casefold())
+    if not scale or not _TO.fullmatch(output, number.end, after.start):
+        return None
+    return replace(number, values=tuple(value * scale for value in number.values))
+
+
 def _defined(output: str) -> set[str]:
     """Abbreviations that the output itself explains: `Department of Education (ED)`."""
     found = set()
     for match in _DEFINITION.finditer(output):
         short = match[1].casefold().rstrip("s").replace(".", "")
-        before = iter(
-            output[max(0, match.start() - 120) : match.start()].casefold()[-20 * len(short) :]
-        )
-        if all(letter in before for letter in short if letter.isalpha()):
-            found.add(short)
+        before = output[max(0, match.start() - 120) : match.start()].casefold()[-20 * len(short) :]
+        # CAFTA-DR: of Dominican Republic-Central America Free Trade Agreement, in another order.
+        parts = [part for part in short.split("-") if part]
+        if all(_in_order(part, before) for part in parts):
+            found.update([short, *parts])
     return found
+
+
+def _in_order(letters: str, text: str) -> bool:
+    rest = iter(text)
+    return all(letter in rest for letter in letters if letter.isalpha())
 
 
 def _span(output: str, start: int, end: int) -> Span:
@@ -153,6 +197,10 @@ class Support:
     joined: frozenset[str]  # two neighbouring words in one
     initials: str  # of runs of capitalized words
     all_initials: str  # of all words
+    large_initials: (
+        str  # of all but small ones: old-age, survivors, and disability insurance is OASDI
+    )
+    titles: frozenset[int]  # of the Acts that its sections are in
     months: frozenset[int]
     starts: dict[str, tuple[str, ...]]  # capitalized words by their first three letters
 
@@ -168,6 +216,9 @@ class Support:
         for name in names:
             starts[name[:3]] = (*starts.get(name[:3], ()), name)
         known = known_numbers(text)
+        numerals = (match[1] or match[2] for match in _NUMERAL.finditer(text))
+        values = {Decimal(_roman(n.lower())) for n in numerals if n and n != "I"}
+        known = replace(known, values=known.values | values)
         months = {n for n, month in enumerate(MONTHS, 1) if month in words or month[:3] in words}
         return cls(
             text,
@@ -183,6 +234,8 @@ class Support:
             frozenset(a + b for a, b in itertools.pairwise(folded)),
             _initials(found),
             "".join(word[0] for word in folded),
+            "".join(word[0] for word in folded if word not in SMALL_WORDS),
+            frozenset(int(match[1]) for match in _SECTION.finditer(text)),
             frozenset(months),
             starts,
         )
@@ -196,11 +249,13 @@ class Support:
             return True
         letters = "".join(c for c in bare if c.isalpha())
         if letters != bare:  # FY2010: fiscal year 2010
-            known = all(Decimal(n) in self.numbers.values for n in re.findall(r"\d+", bare))
+            known = all(map(self._has_year_or_number, re.findall(r"\d+", bare)))
             return known and (len(letters) < 2 or self._in_another_form(letters))
         return (
             self._in_another_form(bare)
             or (word.all_capital and self._has_initials(bare.rstrip("s")))
+            or (word.all_capital and STATE_NAMES.get(bare) in self.words)
+            or STATES.get(bare) in self.acronyms
             or self._spelled(bare)
             or self._abbreviated(named, place)
         )
@@ -210,11 +265,27 @@ class Support:
             return True
         if word in MONTHS and _DATE.search(self.text):
             return Decimal(MONTHS.index(word) + 1) in self.numbers.values
-        return bool(_ROMAN.fullmatch(word)) and Decimal(_roman(word)) in self.numbers.values
+        if not _ROMAN.fullmatch(word):
+            return False
+        return Decimal(_roman(word)) in self.numbers.values or _roman(word) in self.titles
+
+    def _has_year_or_number(self, digits: str) -> bool:
+        number = int(digits)  # FY05: 2005
+        century = (1900 + number, 2000 + number) if len(digits) == 2 else ()
+        return any(Decimal(n) in self.numbers.values for n in (number, *century))
 
     def _has_initials(self, acronym: str) -> bool:
         # Two letters are the initials of some two words of any document.
-        return acronym in self.initials or (len(acronym) > 2 and acronym in self.all_initials)
+        if acronym in self.initials or (len(acronym) > 2 and acronym in self.all_initials):
+            return True
+        if len(acronym) > 3 and acronym in self.large_initials:
+            return True
+        numbered = _NUMBERED.fullmatch(acronym)  # WWII
+        return bool(
+            numbered
+            and numbered[1] in self.initials
+            and Decimal(_roman(numbered[2])) in self.numbers.values
+        )
 
     def _spelled(self, word: str) -> bool:
         near = self.starts.get(word[:3], ())

@@ -32,6 +32,7 @@ VALUES = dict(
 )
 WORDED = re.compile(rf"\b(?:{'|'.join(SPELLED)})\b")
 NAME = re.compile(r"(?<![\w#.'])[A-Z][a-z]+(?![\w#'])")
+ACRONYM = re.compile(r"(?<![\w#.'&-])[A-Z]{3,6}(?![\w#'&-])")
 Rows = list[tuple[str, str]]
 
 
@@ -57,10 +58,14 @@ def planted(rows: Rows, seed: int = 0) -> dict[str, tuple[int, int]]:
         if m[0] in document and m[0].lower() not in TITLES
         and not usage.lower[m[0].lower()] and usage.capital[m[0].lower()]
     })  # fmt: skip
+    acronyms = sorted({
+        m[0] for document, text in rows for m in ACRONYM.finditer(text) if m[0] in document
+    }) or ["NATO"]  # fmt: skip
     kinds: dict[str, tuple[re.Pattern[str], Callable[[str], str]]] = {
         "numbers": (NUMBER, lambda old: re.sub(r"\d", lambda _: str(draw.randint(1, 9)), old)),
         "number words": (WORDED, lambda _: draw.choice(SPELLED)),
         "names": (NAME, lambda _: draw.choice(names)),
+        "acronyms": (ACRONYM, lambda _: draw.choice(acronyms)),
     }
     counts = {}
     for kind, (pattern, other) in kinds.items():
