@@ -14,7 +14,7 @@ from tasks.contracts.number_words import UNITS, number_words
 
 _ONE = ["a", *UNITS.split()[1:10]]
 _PARTS = {
-    "half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,
+    "half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,
     "eighth": 8, "ninth": 9, "tenth": 10, "twentieth": 20, "hundredth": 100, "thousandth": 1000,
 }  # fmt: skip
 _VULGAR = "".join(chr(n) for n in [0xBC, 0xBD, 0xBE, *range(0x2150, 0x215F), 0x2189])

@@ -57,6 +57,7 @@ _REFERRED = re.compile(  # paragraph (12) is a number, the 12th point of a list 
     r"\b(?:(?:sub)?(?:paragraph|clause|section|item|title|chapter|part|rule|article)s?)\s+(?:\(\w+\))*\((\d{1,2})\)",
     re.IGNORECASE,
 )
+_SPACED = re.compile(r"(?<=\d)([.,])[ \t](?=\d)")  # 4. 5 %, 10, 000: as some data are written
 HALF_DAY = 720  # minutes
 
 
@@ -123,10 +124,14 @@ def known_numbers(document: str) -> KnownNumbers:
             values.update(_of_time(at))
         elif _AND_A.fullmatch(gap):
             values.update(a + b for a in left.values for b in right.values if b < 1)
-        elif _THROUGH.fullmatch(gap):
-            values.update(_between(left, right))
-        elif _SAID_AS_ONE.fullmatch(gap):
-            _add_said_as_one(left, right, values, minutes)
+        else:
+            if _THROUGH.fullmatch(gap):
+                values.update(_between(left, right))
+            if _SAID_AS_ONE.fullmatch(gap):  # half past eight is eight-thirty too
+                _add_said_as_one(left, right, values, minutes)
+    if _SPACED.search(text):
+        closed = _SPACED.sub(r"\1", text)
+        values.update(value for number in numbers(closed) for value in number.values)
     values.update(Decimal(match[1]) for match in _REFERRED.finditer(text))
     parts = fractions(text)
     values.update(value for part in parts for value in part.values)

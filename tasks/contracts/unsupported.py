@@ -46,7 +46,7 @@ LEAST_SPELLED = 5  # letters of a name that may be spelt with one letter more, l
 
 
 _ROMAN = re.compile("[ivxlcdm]{2,}")
-_NUMBERED = re.compile("([a-z]{2,})(i{2,3}|iv|vi{0,3}|ix)")
+_NUMBERED = re.compile("([a-z]{2,}?)(i{2,3}|iv|vi{0,3}|ix)")
 _NUMERAL = re.compile(
     r"\b(?:(?:title|part|chapter|article|phase|type|class|schedule|level|volume|section)s?\s+([IVX])"
     r"|(X{0,3}(?:IX|IV|V?I{0,3})))\b(?!\.\w)",
@@ -55,7 +55,7 @@ _NUMERAL = re.compile(
 # 1877 is in title XVIII, 2701 in XXVII.
 _SECTION = re.compile(r"\bsections?\s+(\d\d)\d\d(?!\d)", re.IGNORECASE)
 _TO = re.compile(r"\s*(?:to|and|or|through|[-\u2010-\u2015])\s*[$\u20ac\u00a3]?\s*", re.IGNORECASE)
-_DEFINITION = re.compile(r"[\"\u201c(](?:the\s+)?[\"\u201c]?([A-Z][A-Za-z.&\d-]{1,9})[\"\u201d)]")
+_DEFINITION = re.compile(r"[\"\u201c(](?:the\s+)?[\"\u201c]?([A-Z][A-Za-z.&\d-]{1,9})[\"\u201d),;]")
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
 
 
@@ -167,18 +167,26 @@ def _defined(output: str) -> set[str]:
     """Abbreviations that the output itself explains: `Department of Education (ED)`."""
     found = set()
     for match in _DEFINITION.finditer(output):
-        short = match[1].casefold().rstrip("s").replace(".", "")
-        before = output[max(0, match.start() - 120) : match.start()].casefold()[-20 * len(short) :]
+        short = match[1].casefold().replace(".", "")
+        before = re.findall(r"[^\W\d_]+", output[max(0, match.start() - 120) : match.start()])
         # CAFTA-DR: of Dominican Republic-Central America Free Trade Agreement, in another order.
         parts = [part for part in short.split("-") if part]
-        if all(_in_order(part, before) for part in parts):
-            found.update([short, *parts])
+        near = before[-int(1.5 * len(short)) - 1 :]
+        if all(_explained(part, near) or _explained(part.rstrip("s"), near) for part in parts):
+            found.update(part.rstrip("s") for part in (short, *parts))
     return found
 
 
-def _in_order(letters: str, text: str) -> bool:
-    rest = iter(text)
-    return all(letter in rest for letter in letters if letter.isalpha())
+def _explained(short: str, before: list[str]) -> bool:
+    letters = [letter for letter in short if letter.isalpha()]
+    if not Counter(letters) - Counter(word[0].casefold() for word in before):
+        return True
+    # tuberculosis (TB), polychlorinated biphenyls (PCBs): letters within common words.
+    for words in (before[-1:], before[-2:]):
+        rest = iter("".join(words))
+        if len(words) < len(letters) and all(letter in rest for letter in letters):
+            return words[0][0] == letters[0]
+    return False
 
 
 def _span(output: str, start: int, end: int) -> Span:
@@ -196,7 +204,7 @@ class Support:
     acronyms: frozenset[str]
     joined: frozenset[str]  # two neighbouring words in one
     initials: str  # of runs of capitalized words
-    all_initials: str  # of all words
+    all_initials: str  # of all words, of small ones as capitals
     large_initials: (
         str  # of all but small ones: old-age, survivors, and disability insurance is OASDI
     )
@@ -209,7 +217,8 @@ class Support:
         """Read a document."""
         found = list(capitalized_words(text))
         folded = [word.folded for word in found]
-        parts = [part for word in folded for part in re.split(r"['.]", word) if part]
+        parts = [part for word in folded for part in re.split(r"['.]|(?<=\d)(?=\D)", word) if part]
+        parts += [word.folded.removesuffix("s") for word in found if word.all_capital]  # CDs
         words = frozenset([*folded, *parts, *(word.replace(".", "") for word in folded)])
         names = sorted({word.folded for word in found if word.capital and len(word.folded) > 2})
         starts: dict[str, tuple[str, ...]] = {}
@@ -233,7 +242,7 @@ class Support:
             frozenset(word.folded.replace(".", "") for word in found if word.all_capital),
             frozenset(a + b for a, b in itertools.pairwise(folded)),
             _initials(found),
-            "".join(word[0] for word in folded),
+            _all_initials(text, found),
             "".join(word[0] for word in folded if word not in SMALL_WORDS),
             frozenset(int(match[1]) for match in _SECTION.finditer(text)),
             frozenset(months),
@@ -276,7 +285,7 @@ class Support:
 
     def _has_initials(self, acronym: str) -> bool:
         # Two letters are the initials of some two words of any document.
-        if acronym in self.initials or (len(acronym) > 2 and acronym in self.all_initials):
+        if acronym in self.initials or (len(acronym) > 2 and self._has_all_initials(acronym)):
             return True
         if len(acronym) > 3 and acronym in self.large_initials:
             return True
@@ -286,6 +295,11 @@ class Support:
             and numbered[1] in self.initials
             and Decimal(_roman(numbered[2])) in self.numbers.values
         )
+
+    def _has_all_initials(self, acronym: str) -> bool:
+        # Neither begins nor ends with a small word: any three letters are somewhere in a long text.
+        within = "".join(f"[{c}{c.upper()}]" for c in acronym[1:-1])
+        return re.search(f"{acronym[0]}{within}{acronym[-1]}", self.all_initials) is not None
 
     def _spelled(self, word: str) -> bool:
         near = self.starts.get(word[:3], ())
@@ -330,6 +344,17 @@ def _initials(words: list[Word]) -> str:
             initials.append(word.folded[0])
         elif len(word.folded) > 3:
             initials.append(" ")
+    return "".join(initials)
+
+
+def _all_initials(text: str, words: list[Word]) -> str:
+    """Initials of all words, of small ones as capitals, with a blank where a mark or number is between."""
+    initials, end = list[str](), 0
+    for word in words:
+        if text[end : word.start].strip(" -\r\n"):
+            initials.append(" ")
+        end = word.end
+        initials.append(word.folded[0].upper() if word.folded in SMALL_WORDS else word.folded[0])
     return "".join(initials)
 
 

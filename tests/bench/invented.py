@@ -32,7 +32,7 @@ VALUES = dict(
 )
 WORDED = re.compile(rf"\b(?:{'|'.join(SPELLED)})\b")
 NAME = re.compile(r"(?<![\w#.'])[A-Z][a-z]+(?![\w#'])")
-ACRONYM = re.compile(r"(?<![\w#.'&-])[A-Z]{3,6}(?![\w#'&-])")
+ACRONYM = re.compile(r"(?<![\w#.'&-])(?![XVI]+\b)[A-Z]{3,6}(?![\w#'&-])")
 Rows = list[tuple[str, str]]
 
 
@@ -59,7 +59,8 @@ def planted(rows: Rows, seed: int = 0) -> dict[str, tuple[int, int]]:
         and not usage.lower[m[0].lower()] and usage.capital[m[0].lower()]
     })  # fmt: skip
     acronyms = sorted({
-        m[0] for document, text in rows for m in ACRONYM.finditer(text) if m[0] in document
+        m[0] for document, text in rows for m in ACRONYM.finditer(text)
+        if m[0] in document and not usage.lower[m[0].lower()]
     }) or ["NATO"]  # fmt: skip
     kinds: dict[str, tuple[re.Pattern[str], Callable[[str], str]]] = {
         "numbers": (NUMBER, lambda old: re.sub(r"\d", lambda _: str(draw.randint(1, 9)), old)),
