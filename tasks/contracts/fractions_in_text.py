@@ -63,9 +63,9 @@ def fractions(text: str) -> list[Fraction]:
         ]
     if not text.isascii():
         for match in _SIGN.finditer(text):
-            over, under = unicodedata.normalize("NFKD", match["sign"]).split("\u2044")
-            if int(under or 1):
-                found.append(_of(match, match["whole"], int(over), int(under or 1)))
+            parts = unicodedata.normalize("NFKD", match["sign"]).split("\u2044")
+            if denominator := int(parts[1] or 1):
+                found.append(_of(match, match["whole"], int(parts[0]), denominator))
     for match in _WORDS.finditer(text):
         over = max(1, _ONE.index(match["over"].lower()))
         under = _PARTS[match["under"].lower().removesuffix("s")]

@@ -165,7 +165,7 @@ def _scaled(output: str, number: Number, after: Number) -> Number | None:
 
 def _defined(output: str) -> set[str]:
     """Abbreviations that the output itself explains: `Department of Education (ED)`."""
-    found = set()
+    found: set[str] = set()
     for match in _DEFINITION.finditer(output):
         short = match[1].casefold().replace(".", "")
         before = re.findall(r"[^\W\d_]+", output[max(0, match.start() - 120) : match.start()])
