@@ -24,6 +24,44 @@ def _is_special(mark: str, tokenizer: Tokenizer) -> bool:
     return len(ids) == 1
 
 
+def _refuse_doubled_ends(
+    template: Sequence[int], settings: SummarizerSettings, tokenizer: Tokenizer
+) -> None:
+    """Raises RecipeError where the template writes what the tokenizer puts before a text, or ends a text."""
+    if not template:
+        return
+    start = frame(tokenizer.loaded)[0]
+    if template[0] in start and not settings.template.startswith("{"):
+        token = tokenizer.loaded.convert_ids_to_tokens(template[0])
+        raise RecipeError(
+            f"prompt.template begins with {token}, which the tokenizer puts before every text, so that "
+            "the model would read it twice; remove it from the template"
+        )
+    if template[-1] == tokenizer.loaded.eos_token_id and not settings.template.endswith("}"):
+        raise RecipeError(
+            f"prompt.template ends in {tokenizer.loaded.eos_token}, the end of a text: there is nothing "
+            "to write after it; remove it from the template"
+        )
+
+
+def _refuse_no_room(template_tokens: int, settings: SummarizerSettings) -> None:
+    """Raises RecipeError where the template leaves a document no room, or too little for map_reduce."""
+    document_tokens = settings.max_source_tokens - template_tokens
+    if document_tokens < 0:
+        raise RecipeError(
+            f"prompt.template alone is {template_tokens} tokens, and a prompt may have "
+            f"{settings.max_source_tokens}; shorten it, or raise prompt.max_source_tokens"
+        )
+    if settings.summarize == "map_reduce" and 2 * settings.max_new_tokens > document_tokens:
+        # Otherwise the summaries of three or more parts could be as long as the parts.
+        raise RecipeError(
+            f"prompt.summarize map_reduce: a part of a document may have {document_tokens} tokens and "
+            f"its summary {settings.max_new_tokens}, over half of that: summaries of summaries "
+            "would not get shorter; lower evaluation.max_new_tokens, or raise "
+            "prompt.max_source_tokens or training.max_length"
+        )
+
+
 def meter_for(folder: Path, settings: SummarizerSettings, prompt: Prompt) -> Meter:
     """The meter for these settings, with the tokenizer of a model folder.
 
@@ -60,43 +98,14 @@ class TemplateMeter:
         [template] = tokenizer.ids([bare])
         self.special_in_template = trials.specials(template)
         self.framing_tokens = len(frame(tokenizer.loaded)[0])
-        start = frame(tokenizer.loaded)[0]
-        if template and template[0] in start and not settings.template.startswith("{"):
-            token = tokenizer.loaded.convert_ids_to_tokens(template[0])
-            raise RecipeError(
-                f"prompt.template begins with {token}, which the tokenizer puts before every text, so that "
-                "the model would read it twice; remove it from the template"
-            )
+        _refuse_doubled_ends(template, settings, tokenizer)
         marks = dict.fromkeys(MARK.findall(bare))
         if unknown := [mark for mark in marks if not _is_special(mark, tokenizer)]:
             notes.append(
                 f"prompt.template holds {', '.join(unknown)}, no special token of this tokenizer: the model "
                 "reads it as text, letter by letter"
             )
-        if (
-            template
-            and not settings.template.endswith("}")
-            and template[-1] == tokenizer.loaded.eos_token_id
-        ):
-            raise RecipeError(
-                f"prompt.template ends in {tokenizer.loaded.eos_token}, the end of a text: there is nothing "
-                "to write after it; remove it from the template"
-            )
-        template_tokens = self.framing_tokens + len(template)
-        if template_tokens > settings.max_source_tokens:
-            raise RecipeError(
-                f"prompt.template alone is {template_tokens} tokens, and a prompt may have "
-                f"{settings.max_source_tokens}; shorten it, or raise prompt.max_source_tokens"
-            )
-        document_tokens = settings.max_source_tokens - template_tokens
-        if settings.summarize == "map_reduce" and 2 * settings.max_new_tokens > document_tokens:
-            # Otherwise the summaries of three or more parts could be as long as the parts.
-            raise RecipeError(
-                f"prompt.summarize map_reduce: a part of a document may have {document_tokens} tokens and "
-                f"its summary {settings.max_new_tokens}, over half of that: summaries of summaries "
-                "would not get shorter; lower evaluation.max_new_tokens, or raise "
-                "prompt.max_source_tokens or training.max_length"
-            )
+        _refuse_no_room(self.framing_tokens + len(template), settings)
 
     def measure(self, examples: Sequence[Example]) -> list[Lengths | str]:
         """Lengths of each example, or the problem with it: too long, or no text that can be learned."""
