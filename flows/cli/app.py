@@ -36,6 +36,7 @@ for verb in (
     models.pull,
     servers.notify_data,
     models.rollback,
+    servers.serve,
     servers.up,
 ):
     app.command()(verb)

@@ -18,7 +18,7 @@ from pathlib import Path
 EMBEDDED_STORE = Path("mlruns")  # MLflow's database and artifacts where no server is set
 SOCKETS = "pg"  # the kind of folder that holds PostgreSQL's sockets
 PREFIX = "precis-"  # of our folders in the temporary directory
-KINDS = ("check", "ingest", "fresh", "newer", SOCKETS)
+KINDS = ("check", "ingest", "fresh", "newer", "serve", SOCKETS)
 # As mkdtemp names them: a user's own precis-backup-2026 is none of ours.
 _OURS = re.compile(rf"{PREFIX}(?:{'|'.join(KINDS)})-[a-z0-9_]{{8}}")
 

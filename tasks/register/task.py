@@ -22,9 +22,11 @@ from tasks.register import claims, log_model, lookup, rollback
 from tasks.register.claims import find_champion
 from tasks.register.history_entries import history_of
 from tasks.register.leftovers import remove as remove_leftovers
+from tasks.register.lookup import resolve
 from tasks.register.own_promotion import promoted_before, tell_promotion
 from tasks.register.pull import Pulled, pull
 from tasks.register.same_inputs import require_readable_rows, require_same_inputs
+from tasks.register.stored_rows import stored_rows
 from tasks.tracking import artifacts, connection, history, mlflow_run
 from tasks.tracking.predictions_table import read_table
 
@@ -45,7 +47,9 @@ __all__ = [
     "require_model",
     "require_readable_rows",
     "require_same_inputs",
+    "resolve",
     "restore",
+    "stored_rows",
     "tell_promotion",
     "trained_by",
 ]

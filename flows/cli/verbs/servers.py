@@ -1,8 +1,10 @@
-"""`precis notify-data` and `up`: what is done with servers."""
+"""`precis notify-data`, `serve` and `up`: what is done with servers."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
@@ -31,6 +33,63 @@ def notify_data(
     from flows import notify
 
     print("\n".join(notify.data(name, source, s3_event)))
+
+
+def serve(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="The champion of that name, NAME@ALIAS or NAME/VERSION."
+        ),
+    ],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8080,
+    host: Annotated[str, typer.Option(help="0.0.0.0: all of this machine's.")] = "127.0.0.1",
+    engine: Annotated[
+        Literal["auto", "vllm", "transformers"],
+        typer.Option(help="auto: vLLM where its command is there, else transformers."),
+    ] = "auto",
+    vllm: Annotated[
+        str | None, typer.Option(metavar="COMMAND", help="vLLM's command; default: vllm.")
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Holds the key to ask for; default: PRECIS_API_KEY."),
+    ] = None,
+    max_request_bytes: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Larger requests are refused (413).")
+    ] = 1 << 20,
+    request_timeout_seconds: Annotated[
+        float, typer.Option(metavar="N", min=0.1, help="The longest answer (504).")
+    ] = 120.0,
+    poll_seconds: Annotated[
+        float, typer.Option(metavar="N", min=0.1, help="How often the registry is looked at.")
+    ] = 15.0,
+    check_rows: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="Stored texts that a version must give back first."),
+    ] = 4,
+) -> None:
+    """Serve a model over HTTP, and follow its alias.
+
+    A new version starts beside the old one, is checked, and takes over; Ctrl-C ends all of it.
+    """
+    from flows.serve.plan import ServePlan, read_key
+    from flows.serve.serve import serve as run
+
+    run(
+        ServePlan(
+            reference=model,
+            host=host,
+            port=port,
+            engine=engine,
+            vllm=vllm,
+            api_key=read_key(api_key_file, os.environ.get("PRECIS_API_KEY")),
+            max_request_bytes=max_request_bytes,
+            request_timeout_seconds=request_timeout_seconds,
+            poll_seconds=poll_seconds,
+            check_rows=check_rows,
+        )
+    )
 
 
 def up(

@@ -1,0 +1,249 @@
+"""Follow an alias: a new version starts beside the old one, is checked, and takes over; or is refused.
+
+registry -> pull (digest) -> engine -> stored rows -> takes over -> the old one drains and ends
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from flows.serve.engines import Engine, EngineGone, EngineRefused, Target, say
+from flows.serve.plan import ServePlan
+from flows.serve.state import ServingState
+from tasks.contracts import digest
+from tasks.contracts.errors import RegistryError, ServedModelDiffers
+from tasks.contracts.records import Prediction
+
+BACKOFF_SECONDS = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0)
+STEADY_SECONDS = 120.0  # an engine that ran so long starts the count of restarts again
+HALF = 0.5  # of the rows, in 16 bits: there a tie between two tokens may be broken otherwise
+CHANGED, REFUSED = "precis.serving.changed", "precis.serving.refused"
+Start = Callable[[Target, Path], Awaitable[Engine]]
+Tell = Callable[[str, dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Package:
+    """A checked package on this machine, and the stored rows that its engines must give back."""
+
+    folder: Path
+    rows: list[Prediction]
+
+
+class View(Protocol):
+    """What the follower asks of the registry (registry_view.py)."""
+
+    def target(self) -> Target:
+        """The version that is to be served now."""
+        ...
+
+    def package(self, target: Target) -> Path:
+        """Its package, checked."""
+        ...
+
+    def rows(self, target: Target, count: int) -> list[Prediction]:
+        """Rows that it was judged by."""
+        ...
+
+    def forget_but(self, kept: set[str]) -> None:
+        """Remove the packages of others."""
+        ...
+
+
+class Follower:
+    """Keeps an engine of the right version answering."""
+
+    def __init__(
+        self, plan: ServePlan, state: ServingState, view: View, start: Start, tell: Tell
+    ) -> None:
+        """`tell`: sends an event, by its name and payload; it may wait, and never raises."""
+        self.plan, self.state, self.view, self.start, self.tell = plan, state, view, start, tell
+        self.served: Target
+        self.package: Package
+        self.asked = asyncio.Event()  # look now, and try again what was refused
+        self.refused: Target | None = None  # of where the alias points; not tried again by itself
+        self.background: set[asyncio.Task[Any]] = set()
+        self.ending = False
+
+    async def run(self) -> None:
+        """Serve until cancelled. Raises PrecisError when the first version cannot be served."""
+        target = await asyncio.to_thread(self.view.target)
+        await self._take_over(target, *await self._checked(target))
+        while True:
+            again = await self._pause()
+            try:
+                target = await asyncio.to_thread(self.view.target)
+                self.state.registry_error = None
+            except Exception as error:  # noqa: BLE001 - whatever MLflow raises, the old one serves on
+                if self.state.registry_error is None:
+                    say(
+                        f"{self.plan.name}: the registry does not answer ({error}); serving goes on"
+                    )
+                self.state.registry_error = str(error)
+                continue
+            if target == self.served:
+                self.refused = None
+            elif target.digest == self.served.digest:  # a rollback's version of the same model
+                self._rename(target)
+            elif target != self.refused or again:
+                await self._change(target)
+
+    async def end(self) -> None:
+        """End what runs: called once requests are answered, or no longer waited for."""
+        self.ending = True
+        for task in self.background:
+            task.cancel()
+        await asyncio.gather(*self.background, return_exceptions=True)
+        if engine := self.state.put(None):
+            await engine.drain(0)
+
+    async def _pause(self) -> bool:
+        """Wait until it is time to look again; whether that was asked for."""
+        try:
+            await asyncio.wait_for(self.asked.wait(), self.plan.poll_seconds)
+        except TimeoutError:
+            return False
+        self.asked.clear()
+        return True
+
+    async def _change(self, target: Target) -> None:
+        """Try to serve another version; the one that is served stays where that fails."""
+        say(f"{target.title} is to be served: pulling and checking it beside {self.served.title}")
+        try:
+            await self._take_over(target, *await self._checked(target))
+            self.refused = None
+        except Exception as error:  # noqa: BLE001 - a version may fail in any way, and is refused then
+            self.refused = target
+            self.state.refuse(target, str(error))
+            say(f"REFUSED {target.title}, {self.served.title} stays: {error}")
+            self._tell(REFUSED, target, reason=str(error), serving=self.served.number)
+
+    def _rename(self, target: Target) -> None:
+        """The model that is served has another version number now."""
+        say(
+            f"{target.title} is the model of {self.served.title}: it is served on, under its new number"
+        )
+        before, self.served, self.refused = self.served, target, None
+        if self.state.engine:
+            self.state.engine.target = target
+        self._tell(CHANGED, target, before=before.number)
+
+    async def _checked(self, target: Target) -> tuple[Engine, Package]:
+        """A running engine of this version that has given back stored texts.
+
+        Raises PrecisError for a version whose files or texts are not those that were judged.
+        """
+        folder = await asyncio.to_thread(self.view.package, target)
+        rows = await asyncio.to_thread(self.view.rows, target, self.plan.check_rows)
+        if not rows:
+            say(
+                f"{target.title}: no stored rows are left to compare with; its files are as registered"
+            )
+        return await self._started(target, Package(folder, rows)), Package(folder, rows)
+
+    async def _started(self, target: Target, package: Package) -> Engine:
+        engine = await self.start(target, package.folder)
+        try:
+            await _give_back(engine, package.rows)
+        except BaseException:
+            await asyncio.shield(engine.drain(0))
+            raise
+        return engine
+
+    async def _take_over(self, target: Target, engine: Engine, package: Package) -> None:
+        before = self.state.put(engine)
+        self.served, self.package = target, package
+        rows = self.state.rows_checked = len(package.rows)
+        say(
+            f"{target.title} is served ({engine.info.get('engine')}, {rows} stored texts given back)"
+        )
+        self._tell(CHANGED, target, before=before.target.number if before else None)
+        self._in_background(self._watch(engine))
+        if before:
+            self._in_background(before.drain(self.plan.request_timeout_seconds))
+        kept = {target.digest, *([before.target.digest] if before else [])}
+        await asyncio.to_thread(self.view.forget_but, kept)
+
+    async def _watch(self, engine: Engine) -> None:
+        """Start the same version again when its engine ends by itself, later and later."""
+        tries, started = 0, asyncio.get_running_loop().time()
+        while True:
+            while not engine.has_ended():
+                await asyncio.sleep(0.1)
+            if not self._is_current(engine):
+                return
+            if asyncio.get_running_loop().time() - started > STEADY_SECONDS:
+                tries = 0
+            say(f"the engine of {engine.target.title} ended; it is started again")
+            while self._is_current(engine):
+                await asyncio.sleep(BACKOFF_SECONDS[min(tries, len(BACKOFF_SECONDS) - 1)])
+                tries += 1
+                if (new := await self._again(engine)) is None:
+                    continue
+                if not self._is_current(engine):  # another version took over meanwhile
+                    await new.drain(0)
+                    return
+                self.state.put(new)
+                await engine.drain(0)
+                engine, started = new, asyncio.get_running_loop().time()
+                break
+
+    async def _again(self, engine: Engine) -> Engine | None:
+        """A new engine of the same package; None where it did not start. The registry is not needed."""
+        self.state.restarts += 1
+        package, target = self.package, engine.target
+        try:
+            if await asyncio.to_thread(digest.of_folder, package.folder) != target.digest:
+                await asyncio.to_thread(self.view.package, target)  # pulls it again
+            return await self._started(target, package)
+        except Exception as error:  # noqa: BLE001 - tried again, later
+            say(f"{target.title} could not be started again: {error}")
+            return None
+
+    def _is_current(self, engine: Engine) -> bool:
+        return self.state.engine is engine and not engine.retired and not self.ending
+
+    def _tell(self, event: str, target: Target, **more: Any) -> None:
+        payload = {"version": target.number, "digest": target.digest, **more}
+        self._in_background(asyncio.to_thread(self.tell, event, payload))
+
+    def _in_background(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self.background.add(task)
+        task.add_done_callback(self.background.discard)
+
+
+async def _give_back(engine: Engine, rows: Sequence[Prediction]) -> None:
+    """Raise ServedModelDiffers unless the engine writes the stored texts of these rows again."""
+    if not rows:
+        return
+    asked = {"kind": "documents", "items": [row.document for row in rows], "max_tokens": None}
+    texts: dict[int, str] = {}
+    title = engine.target.title
+    try:
+        async with contextlib.aclosing(engine.write(asked)) as lines:
+            async for line in lines:
+                if "text" in line:
+                    texts[line["index"]] = line["text"]
+    except (EngineGone, EngineRefused) as error:
+        raise RegistryError(
+            f"{title} cannot write the rows that it was judged by: {error}"
+        ) from error
+    differing = [i for i, row in enumerate(rows) if texts.get(i) != row.text]
+    is_exact = engine.info.get("dtype") == "float32"
+    if len(differing) > (0 if is_exact else HALF * len(rows)):
+        first = rows[differing[0]]
+        text = texts.get(differing[0], "")
+        pairs = zip(text, first.text, strict=False)
+        same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        raise ServedModelDiffers(
+            f"{title} does not give back what was judged: {len(differing)} of {len(rows)} stored texts "
+            f"differ, the first that of row {first.id} ({len(text)} characters, {len(first.text)} "
+            f"stored; the first {same} are equal); serve it on the kind of machine that it was judged on"
+        )

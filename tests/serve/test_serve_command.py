@@ -1,0 +1,52 @@
+"""`precis serve` says what it cannot serve, before it serves anything."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import served_models
+from served_models import NAME
+
+from flows.cli.entry import main
+
+
+@pytest.fixture
+def store(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Iterator[Any]:
+    with served_models.store(tmp_path_factory, tmp_path) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nosuch", "--port", "0"], "no model 'nosuch' is registered"),
+        ([f"{NAME}/9", "--port", "0"], "has no version 9"),
+        ([f"{NAME}@other", "--port", "0"], "has no alias 'other'"),
+        ([NAME, "--port", "0", "--vllm", "./no-such"], "./no-such is no command on this machine"),
+        ([NAME, "--port", "0", "--api-key-file", "none"], "name a file that holds the key"),
+        (["models:/m-1", "--port", "0"], "write NAME, NAME@ALIAS or NAME/VERSION"),
+    ],
+)
+def test_what_cannot_be_served_is_told(
+    store: Any, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert main(["serve", *words]) == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert message in capsys.readouterr().err
+
+
+def test_a_taken_port_is_told(store: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", NAME, "--port", port]) == 1
+    signal.signal(signal.SIGTERM, before)
+    assert "cannot be listened on" in capsys.readouterr().err
