@@ -86,14 +86,4 @@ def _store_recipe(run: mlflow_run.Run, recipe: Recipe) -> None:
     (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest(recipe, Path.cwd())))
     run.log_file(folder / "recipe.yaml")
     run.log_file(folder / "manifest.yaml")
-    run.log_params(_flat(recipe.model_dump(mode="json", exclude={"name"})))
-
-
-def _flat(values: dict[str, object], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif value is not None:
-            flat[prefix + key] = str(value)
-    return flat
+    run.log_params(mlflow_run.flat(recipe.model_dump(mode="json", exclude={"name"})))

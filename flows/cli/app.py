@@ -34,6 +34,7 @@ for verb in (
     models.history,
     models.ask,
     models.pull,
+    models.verify,
     servers.notify_data,
     models.rollback,
     servers.serve,

@@ -9,7 +9,6 @@ gate.feedback: open.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from pydantic import ValidationError
 from tasks.contracts import digest, formatting
 from tasks.contracts.errors import EvaluationError, PrecisError
 from tasks.contracts.recipe import Gate
-from tasks.contracts.records import Decision, Scores, from_json
+from tasks.contracts.records import Decision, OpenPart, Scores, from_json
 from tasks.gate.decide import SCHEMA
 from tasks.gate.earlier_looks import EarlierLook
 from tasks.gate.measure import Table
@@ -31,6 +30,7 @@ from tasks.tracking.predictions_table import read_table
 T = TypeVar("T")
 DECISION, INPUTS, EARLIER = "decision.json", "gate_inputs.json", "earlier_looks.json"
 TABLES = ("challenger", "opponent", "base", "lead3")
+GARBAGE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError)
 REQUIRED = (DECISION, INPUTS, "challenger.json", "opponent.json")
 HELP = """\
 FOLDER is the artifact `sealed/gate` of a retrain's MLflow run; under gate.feedback: open, and of
@@ -59,11 +59,26 @@ class GateInputs:
     split: Split = "none"  # of decisions before there were parts
 
 
+@dataclass(frozen=True)
+class Recomputed:
+    """A decision made again, and all that it was made of."""
+
+    decision: Decision
+    open_part: OpenPart | None
+    inputs: GateInputs
+    tables: dict[str, Table | None]
+
+
 def recompute(folder: Path) -> Decision:
+    """The decision made again; see `recompute_all`."""
+    return recompute_all(folder).decision
+
+
+def recompute_all(folder: Path) -> Recomputed:
     """The decision made again from the stored tables and settings, by the rules that made it.
 
-    Raises what `decide` raises, and EvaluationError for a folder that is not a gate's, or a table that
-    is not the one that was scored.
+    Raises what `decide` raises, and EvaluationError for a folder that is not a gate's, a table that is not
+    the one that was scored, and for what no gate has stored.
     """
     _check_complete(folder)
     inputs = _read(GateInputs, folder / INPUTS)
@@ -83,7 +98,14 @@ def recompute(folder: Path) -> Decision:
         tuple(_earlier(folder / EARLIER, inputs.earlier_digest)),
         schema,
     )
-    return decide_by_parts(tables, inputs.scores, setting)[0]
+    try:
+        decision, open_part = decide_by_parts(tables, inputs.scores, setting)
+    except GARBAGE as error:  # digests that were edited too, or are of before there were any
+        raise EvaluationError(
+            f"the scores and settings in {folder} are not what a gate has stored: no decision can be made "
+            f"of them ({type(error).__name__}: {error}); fetch the folder again"
+        ) from error
+    return Recomputed(decision, open_part, inputs, tables)
 
 
 def _check_complete(folder: Path) -> None:
@@ -124,7 +146,7 @@ def _table(path: Path, scores: Scores | None) -> Table | None:
         raise EvaluationError(f"{path} was changed after it was scored; fetch it again")
     try:
         return read_table(path)
-    except (KeyError, TypeError, json.JSONDecodeError, ValueError) as error:
+    except GARBAGE as error:
         raise EvaluationError(f"{path} is not a predictions table; fetch it again") from error
 
 

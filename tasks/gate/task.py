@@ -44,13 +44,24 @@ from tasks.gate.parts import (
 from tasks.gate.power import Advice, advise
 from tasks.gate.recompute import EARLIER
 from tasks.gate.shown import before_promotion, shown
+from tasks.gate.stored import check as check_stored
+from tasks.gate.stored import read_shown
 from tasks.orchestration.task_options import STEP
 from tasks.processes import resource_usage, workspace
 from tasks.tracking import artifacts, history, mlflow_run
 from tasks.tracking.looks import BASE
 from tasks.tracking.predictions_table import read_table, write_table
 
-__all__ = ["Advice", "Decay", "advice", "decay", "decay_headline", "gate"]
+__all__ = [
+    "Advice",
+    "Decay",
+    "advice",
+    "check_stored",
+    "decay",
+    "decay_headline",
+    "gate",
+    "read_shown",
+]
 
 OWN = "look.json"  # what a later look needs of this one
 SHOWN = "shown.json"  # what people are told

@@ -18,7 +18,7 @@ Over 250 lines: the succession is read in one place.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,7 +53,10 @@ __all__ = [
     "TOKENIZER",
     "Version",
     "does_not_exist",
+    "entries",
     "find_champion",
+    "last_finished",
+    "moved",
     "points_at",
     "reset_alias",
     "settle",
@@ -140,6 +143,11 @@ def versions(client: Any, name: str) -> list[Version]:
 
     Raises RegistryError that names every tag of theirs which cannot be read.
     """
+    return version_tags.read(name, entries(client, name))
+
+
+def entries(client: Any, name: str) -> list[Any]:
+    """All versions of a model as MLflow lists them, of precis and of others."""
     listed: list[Any] = []
     token = None
     while True:
@@ -147,7 +155,7 @@ def versions(client: Any, name: str) -> list[Version]:
         listed += page
         token = page.token
         if not token:
-            return version_tags.read(name, listed)
+            return listed
 
 
 def reset_alias(client: Any, name: str) -> Version | None:
@@ -168,14 +176,14 @@ def _finish_claims(client: Any, name: str) -> Version | None:
         # Another process may be between two writes; only a lasting difference is an error.
         if attempt < ALIAS_READS - 1:
             time.sleep(ALIAS_PAUSE_SECONDS)
-    raise _moved(name, last, alias)
+    raise moved(name, versions(client, name), alias)
 
 
 def _settle(client: Any, name: str) -> Version | None:
     """Finish the open claim, withdraw those that lost; the last finished version then."""
     while True:
         existing = versions(client, name)
-        last = _last_finished(existing)
+        last = last_finished(existing)
         open_claims = [v for v in existing if not v.finished and v.follows(last)]
         if not open_claims:
             break
@@ -202,7 +210,7 @@ def _align_alias(client: Any, name: str) -> Version | None:
     Each writer of the alias calls this afterwards: if it slept between reading and writing, others may
     have promoted since, and theirs counts. So of any number of writers the last one leaves it right.
     """
-    while last := _last_finished(versions(client, name)):
+    while last := last_finished(versions(client, name)):
         if _alias(client, name) == last.number:
             return last
         client.set_registered_model_alias(name, ALIAS, str(last.number))
@@ -241,7 +249,8 @@ def _same(champion: Version | None, expected: Version | None) -> bool:
     return expected.same_claim(champion) if expected else champion is None
 
 
-def _last_finished(existing: list[Version]) -> Version | None:
+def last_finished(existing: Sequence[Version]) -> Version | None:
+    """The last promotion or rollback that took place among these versions."""
     return max((v for v in existing if v.finished), key=lambda v: v.number, default=None)
 
 
@@ -268,15 +277,29 @@ def _ensure_model(client: Any, name: str) -> None:
             raise
 
 
-def _moved(name: str, last: Version | None, alias: int | None) -> ChampionMoved:
+def moved(name: str, existing: Sequence[Version], alias: int | None) -> ChampionMoved:
+    """The error for an alias that is not where the last promotion put it; its commands do what they say.
+
+    `existing`: the versions that precis made.
+    """
+    last = last_finished(existing)
     state = f"points at version {alias}" if alias else "is not set"
+    where = f"model {name!r}: alias {ALIAS!r} {state}"
     if last is None:
         return ChampionMoved(
-            f"model {name!r}: alias {ALIAS!r} {state}, a version that precis did not promote; "
-            "give the recipe another name, or remove the alias"
+            f"{where}, a version that precis did not promote; give the recipe another name, or remove the "
+            f"alias: mlflow.MlflowClient().delete_registered_model_alias({name!r}, {ALIAS!r})"
+        )
+    where += f", but the last promotion is version {last.number}"
+    undo = f"`precis rollback {name} --to {last.number}`"
+    if alias is None:
+        return ChampionMoved(f"{where}. If someone removed it by hand, {undo} sets it again")
+    if any(version.finished and version.number == alias for version in existing):
+        return ChampionMoved(
+            f"{where}. If someone moved it by hand, make that official with `precis rollback {name} --to "
+            f"{alias}`; to undo it, {undo}"
         )
     return ChampionMoved(
-        f"model {name!r}: alias {ALIAS!r} {state}, but the last promotion is version {last.number}. "
-        f"If someone moved it by hand, make that official with `precis rollback {name} --to "
-        f"{alias or last.number}`; to undo it, `precis rollback {name} --to {last.number}`"
+        f"{where}, and version {alias} never passed the gate. {undo} undoes it; to serve version {alias} "
+        "beside the champion, give it an alias of another name"
     )

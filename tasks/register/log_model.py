@@ -51,7 +51,8 @@ def log_model(
             experiment_id, name, source_run_id=run_id, tags={DIGEST_TAG: model.digest}
         )
         folder = scratch / logged.model_id
-        lay_out(Path(model.path), folder, model_id=logged.model_id, run_id=run_id)
+        served = lay_out(Path(model.path), folder, model_id=logged.model_id, run_id=run_id)
+        client.set_logged_model_tags(logged.model_id, {pyfunc.SERVED_DIGEST: served})
         with ThreadPoolExecutor(1) as executor:  # at the same time: both read from the page cache
             logged_digest = executor.submit(digest.of_folder, folder / "artifacts" / ARTIFACT)
             upload.upload_folder(folder, logged.artifact_location)
@@ -71,8 +72,11 @@ def log_model(
 
 def lay_out(
     package: Path, folder: Path, *, model_id: str | None = None, run_id: str | None = None
-) -> None:
-    """Write `folder` as an MLflow pyfunc model around a package, linking its files."""
+) -> str:
+    """Write `folder` as an MLflow pyfunc model around a package, linking its files.
+
+    Returns the digest of its manifest, which covers every file.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     mlflow_model = mlflow.models.Model(model_id=model_id, run_id=run_id)
     settings = SummarizerSettings.load(package)
@@ -96,6 +100,16 @@ def lay_out(
         _link(source, target)
     for cache in folder.rglob("__pycache__"):
         shutil.rmtree(cache)
+    return pyfunc.write_manifest(folder)
+
+
+def served_digest(client: Any, uri: str) -> dict[str, str]:
+    """The tag of a version whose source is this logged model: the digest of all that is served.
+
+    Empty for models that were logged before there was one.
+    """
+    tags = client.get_logged_model(uri.removeprefix("models:/")).tags
+    return {name: value for name, value in tags.items() if name == pyfunc.SERVED_DIGEST}
 
 
 def names_of(settings: SummarizerSettings) -> dict[str, str]:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mlflow.exceptions import MlflowException
 
 from tasks.contracts.errors import RegistryError
-from tasks.register.claims import ALIAS, DIGEST, does_not_exist
+from tasks.contracts.findings import Findings
+from tasks.register.claims import (
+    ALIAS,
+    DIGEST,
+    Version,
+    does_not_exist,
+    last_finished,
+    points_at,
+)
 
 PREFIX = "models:/"
 MAX_LISTED = 10
@@ -34,10 +43,8 @@ def resolve(client: Any, reference: str) -> LoggedModel:
         if reference.startswith(PREFIX) and "/" not in path and "@" not in path:
             tags = client.get_logged_model(path).tags
             return _made_by_precis(f"{PREFIX}{path}", tags, reference)
-        name, separator, rest = path.partition("@" if "@" in path else "/")
-        model = _model(client, name)
-        number = _number(name, rest) if separator == "/" else _aliased(model, rest or ALIAS)
-        version = _version(client, name, number)
+        version = _named(client, path)
+        name, number = version.name, int(version.version)
         return _made_by_precis(version.source, version.tags, f"{name} v{number}")
     except MlflowException as error:
         if does_not_exist(error):
@@ -45,6 +52,51 @@ def resolve(client: Any, reference: str) -> LoggedModel:
                 f"{reference}: there is no such model; see the MLflow UI"
             ) from error
         raise RegistryError(f"MLflow registry, {reference}: {error}") from error
+
+
+def number_of(client: Any, reference: str) -> int:
+    """The version that NAME, NAME@ALIAS or NAME/VERSION names.
+
+    Raises RegistryError when there is none, naming those that exist.
+    """
+    try:
+        return int(_named(client, reference.removeprefix(PREFIX)).version)
+    except MlflowException as error:
+        raise RegistryError(f"MLflow registry, {reference}: {error}") from error
+
+
+def name_in(reference: str) -> str:
+    """The model's name in NAME, NAME@ALIAS, NAME/VERSION."""
+    path = reference.removeprefix(PREFIX)
+    return path.partition("@" if "@" in path else "/")[0]
+
+
+def version_of(
+    client: Any, reference: str, versions: Sequence[Version], found: Findings
+) -> Version | None:
+    """The version among `versions` that is meant; NAME is what users are served: where the alias is now.
+
+    None for one that is not among them, which is a difference. Raises RegistryError when there is none.
+    """
+    name = name_in(reference)
+    is_exact = name != reference.removeprefix(PREFIX)
+    number = number_of(client, reference) if is_exact else points_at(client, name)
+    by_number = {version.number: version for version in versions}
+    if number in by_number:
+        return by_number[number]
+    if number is not None:
+        found.differences.append(
+            f"model {name!r}, version {number} could not be checked: precis did not make it, or its tags "
+            "cannot be read"
+        )
+    return None if is_exact else last_finished(versions)
+
+
+def _named(client: Any, path: str) -> Any:
+    name, separator, rest = path.partition("@" if "@" in path else "/")
+    model = _model(client, name)
+    number = _number(name, rest) if separator == "/" else _aliased(model, rest or ALIAS)
+    return _version(client, name, number)
 
 
 def _model(client: Any, name: str) -> Any:

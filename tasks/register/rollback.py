@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 from tasks.contracts.errors import NoSuchChampion, Overtaken, RegistryError
 from tasks.processes import step_process
 from tasks.register import claims
+from tasks.serving.summarizer import pyfunc
 from tasks.tracking import history
 
 PLAN = (
@@ -228,6 +229,7 @@ def restore(
             claims.DIGEST: target.digest,
             claims.RUN_ID: run_id,
             claims.ROLLBACK_TO: str(target.number),
+            **({pyfunc.SERVED_DIGEST: target.served} if target.served else {}),
             **({claims.TOKENIZER: target.tokenizer} if target.tokenizer else {}),
             **({claims.RECORD: record} if record else {}),
         },

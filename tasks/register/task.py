@@ -1,4 +1,7 @@
-"""Prefect tasks: the champion, promotion and rollback; and reading the registry without a flow."""
+"""Prefect tasks: the champion, promotion and rollback; and reading the registry without a flow.
+
+Over 250 lines: what flows may use of this step is listed here.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from typing import Any
 from prefect import task
 from prefect.logging import get_run_logger
 
-from tasks.contracts import digest
 from tasks.contracts.errors import EvaluationError, NoSuchChampion, RegistryError, SealBroken
 from tasks.contracts.formatting import headline, nearest
 from tasks.contracts.metrics import LOSS, NO_LOSS, other_tokenizer
@@ -19,27 +21,49 @@ from tasks.models.tokenizer_digest import tokenizer_digest
 from tasks.orchestration.task_options import STEP
 from tasks.processes import workspace
 from tasks.register import claims, log_model, lookup, rollback
-from tasks.register.claims import find_champion
+from tasks.register.claims import Version, find_champion
 from tasks.register.history_entries import history_of
 from tasks.register.leftovers import remove as remove_leftovers
-from tasks.register.lookup import resolve
+from tasks.register.lookup import name_in, resolve, version_of
 from tasks.register.own_promotion import promoted_before, tell_promotion
 from tasks.register.pull import Pulled, pull
 from tasks.register.same_inputs import require_readable_rows, require_same_inputs
 from tasks.register.stored_rows import stored_rows
+from tasks.register.verify import (
+    check_files,
+    check_succession,
+    check_summaries,
+    readable_versions,
+)
+from tasks.register.verify_records import (
+    check_history,
+    check_promotion,
+    check_refusal,
+    check_rollback,
+)
 from tasks.tracking import artifacts, connection, history, mlflow_run
 from tasks.tracking.predictions_table import read_table
 
 __all__ = [
     "Pulled",
+    "Version",
     "as_model",
+    "check_files",
+    "check_history",
+    "check_promotion",
+    "check_refusal",
+    "check_rollback",
+    "check_succession",
+    "check_summaries",
     "current_champion",
     "find_champion",
     "former_champion",
     "history_of",
+    "name_in",
     "package_of",
     "promoted_before",
     "pull",
+    "readable_versions",
     "register",
     "remove_leftovers",
     "require_comparable",
@@ -52,6 +76,7 @@ __all__ = [
     "stored_rows",
     "tell_promotion",
     "trained_by",
+    "version_of",
 ]
 
 
@@ -92,6 +117,7 @@ def register(
         claims.RECORD: history.decision_tags(run, recipe, decision)[history.RECORD],
         "precis.evaluation_digest": decision.evaluation_digest,
         f"precis.{recipe.gate.metric}": f"{decision.metrics[recipe.gate.metric].challenger:.4f}",
+        **log_model.served_digest(run.client, uri),
     }
     if challenger.tokenizer_digest:
         tags[claims.TOKENIZER] = challenger.tokenizer_digest
@@ -168,12 +194,13 @@ def former_champion(name: str, to: int | None) -> rollback.Plan:
     if plan.in_effect:
         return plan
     target = plan.target
-    folder = artifacts.fetch(target.source) / "artifacts" / "package"
-    if digest.of_folder(folder) != target.digest:
+    try:
+        artifacts.package(target.source, target.digest)
+    except RegistryError as error:
         raise RegistryError(
-            f"model {name!r}: the files of v{target.number} are not those that were judged (digest "
-            f"{target.digest[:16]}...); restore {folder} from a backup, or name another version"
-        )
+            f"model {name!r}: the files of v{target.number} are not those that were judged ({error}); "
+            "restore them from a backup, or name another version"
+        ) from error
     rollback.check_loads(target, workspace.work_folder() / "register" / run.id)
     return plan
 

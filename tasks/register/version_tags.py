@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tasks.contracts.errors import RegistryError
+from tasks.serving.summarizer import pyfunc
 
 SUCCEEDS, FINISHED = "precis.succeeds", "precis.finished"
 # Version numbers begin again when a registered model is deleted and made again: digest and run do not.
@@ -40,6 +41,7 @@ class Version:
     succeeds_digest: str = ""
     succeeds_run: str = ""
     record: str = ""  # its history entry as JSON, without the version's number
+    served: str = ""  # digest of the logged model's manifest; versions of before have none
     completed_by: str = (
         ""  # the run that found a rollback in effect whose own run had not ended well
     )
@@ -144,5 +146,6 @@ def _version(entry: Any) -> Version:
         succeeds_digest=entry.tags.get(SUCCEEDS_DIGEST, ""),
         succeeds_run=entry.tags.get(SUCCEEDS_RUN, ""),
         record=entry.tags.get(RECORD, ""),
+        served=entry.tags.get(pyfunc.SERVED_DIGEST, ""),
         completed_by=entry.tags.get(COMPLETED_BY, ""),
     )

@@ -2,6 +2,8 @@
 
 Each flow run writes its record as a tag of its own MLflow run, so no run ever rewrites another's;
 whether a promotion took effect is read from the registry, which alone decides it.
+
+Over 250 lines: entries are written and read in one place.
 """
 
 from __future__ import annotations
@@ -109,25 +111,29 @@ def runs_that_looked(run: Any, opponent: str, rows_digest: str) -> list[str]:
 
 def decision_tags(run: Any, recipe: Recipe, decision: ShownDecision) -> dict[str, str]:
     """The tag that puts a gate's decision into the history; written before anything acts on it."""
-    primary = decision.metrics.get(recipe.gate.metric)  # None: withheld
-    record = HistoryRecord(
+    return _as_tags(record_of(decision, recipe.name, recipe.gate.metric, run.id))
+
+
+def record_of(decision: ShownDecision, name: str, metric: str, run_id: str) -> HistoryRecord:
+    """A gate's decision as an entry of the history, of now, without its version."""
+    primary = decision.metrics.get(metric)  # None: withheld
+    return HistoryRecord(
         kind="promotion" if decision.verdict == "PROMOTE" else "refusal",
         time=now(),
-        name=recipe.name,
+        name=name,
         verdict=decision.verdict,
         reasons=decision.reasons,
         version=None,
         opponent_version=decision.opponent_version,
-        metric=recipe.gate.metric,
+        metric=metric,
         gain=primary.gain if primary else None,
         low=primary.low if primary else None,
         high=primary.high if primary else None,
         looks=decision.looks,
         evaluation_digest=decision.evaluation_digest,
         model_digest=decision.challenger_digest,
-        mlflow_run_id=run.id,
+        mlflow_run_id=run_id,
     )
-    return _as_tags(record)
 
 
 def gain_metrics(primary: MetricResult, prefix: str = "") -> dict[str, float]:

@@ -221,3 +221,14 @@ def _experiment(client: Any, name: str) -> str:
             f"--experiment-id {experiment.experiment_id}) or give the recipe another name"
         )
     return str(experiment.experiment_id)
+
+
+def flat(values: dict[str, object], prefix: str = "") -> dict[str, str]:
+    """Nested settings as a run's parameters: `training.seed`; those that are None left out."""
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            found[prefix + key] = str(value)
+    return found

@@ -140,6 +140,20 @@ def stack_with_judged(folder: Path, factory: pytest.TempPathFactory) -> Stack:
     return stack
 
 
+# Words counted otherwise are another seal: the models are there, and are judged again under sealed feedback.
+SEALED = {"gate__feedback": "sealed", "evaluation__words": "unicode"}
+
+
+def promoted_store(factory: pytest.TempPathFactory) -> Path:
+    """That store after its challenger was promoted under sealed feedback: v1 of demo; made once."""
+
+    def make(folder: Path) -> None:
+        promoted = stack_with_judged(folder / "stack", factory).run(**SEALED)
+        assert promoted["version"] == 1, promoted["headline"]
+
+    return once.made_once(factory, "promoted", make) / "stack"
+
+
 def put_modules_of_the_same_names(folder: Path) -> None:
     """A user's own tasks.py, flows.py and deployments.py: no process of ours may import them."""
     for name in ("tasks", "flows", "deployments"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+import warm
 from stack import Stack, free_port, up
 from test_retrain import *  # noqa: F403 - the same tests, on this module's stack
 
@@ -47,3 +48,21 @@ def test_everything_lies_in_postgresql_and_s3(stack: Stack, first: dict[str, Any
     assert list(bucket.rglob("model.safetensors")), "the registered model is in S3"
     sqlite = [p for p in stack.folder.rglob("*.db") if Path("deployments") not in p.parents]
     assert not [p for p in sqlite if p.name in ("mlflow.db", "prefect.db") and p.stat().st_size]
+
+
+def test_the_champion_is_verified_in_the_store(stack: Stack, first: dict[str, Any]) -> None:
+    """Its files in S3, not a copy; an edited file around the package is named, and never asked."""
+    found = stack.ask("verify", "demo/1", "--rows", "1")
+    assert found["as_judged"], found
+    assert "1 stored summaries, written again and equal" in found["versions"]["1"]["checked"]
+    [file] = (stack.folder / "mlruns/stack/s3").rglob("artifacts/pyfunc.py")
+    text = file.read_text()
+    file.write_text(text.replace("summary.text for", "'HACKED!!!!' for"))  # of the same length
+    try:
+        done = warm.warm_precis()(
+            ["verify", "demo/1", "--rows", "0"], stack.folder, stack.environment()
+        )
+        assert done.returncode == 1
+        assert "pyfunc.py was changed; restore it from a backup" in done.stdout
+    finally:
+        file.write_text(text)

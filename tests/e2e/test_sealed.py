@@ -11,16 +11,13 @@ from typing import Any
 
 import mlflow
 import pytest
-from stack import UNREACHABLE, Stack, stack_with_judged
+from stack import SEALED, UNREACHABLE, Stack, stack_with_judged
 
 from tasks.contracts.records import Decision, Prediction, ShownDecision, from_json
 from tasks.gate.recompute import main, recompute
 from tasks.tracking.predictions_table import read_table
 
 pytestmark = pytest.mark.timeout(900)
-
-# Words counted otherwise are another seal: the models are there, and are judged again under sealed feedback.
-SEALED = {"gate__feedback": "sealed", "evaluation__words": "unicode"}
 
 
 @pytest.fixture(scope="module")

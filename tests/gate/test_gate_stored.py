@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -182,6 +183,51 @@ def test_a_wrong_folder_is_a_sentence(
     printed = capsys.readouterr().err
     assert message in printed
     assert str(tmp_path) in printed
+
+
+def _edited_scores(value: Any) -> Callable[[Path], None]:
+    """A table whose scores were edited, and the digest by which that is known taken away."""
+
+    def make(folder: Path) -> None:
+        _stored(folder, 1)
+        inputs = json.loads((folder / "gate_inputs.json").read_text())
+        for scores in inputs["scores"].values():
+            scores["table_digest"] = ""
+        (folder / "gate_inputs.json").write_text(json.dumps(inputs))
+        table = json.loads((folder / "challenger.json").read_text())
+        table["data"][0][table["columns"].index("rougeL")] = value
+        (folder / "challenger.json").write_text(json.dumps(table))
+
+    return make
+
+
+@pytest.mark.parametrize("value", ["high", None, [], {}, float("nan"), 1e400, 10**400, 0.99])
+def test_edited_scores_are_a_sentence(
+    value: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever stands there in place of a score: exit status 1, and no traceback."""
+    _edited_scores(value)(tmp_path)
+    assert main([str(tmp_path)]) == 1
+    printed = capsys.readouterr()
+    assert re.search(
+        "fetch the folder again|score it again|not a number from 0 to 1", printed.err
+    ), printed
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe", b"[" * 100_000, b"null", b"[1]", b'{"data": 1}']
+)
+@pytest.mark.parametrize(
+    "name", ["decision.json", "gate_inputs.json", "challenger.json", "base.json"]
+)
+def test_garbage_is_a_sentence(
+    name: str, content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In any of the files; the message names it."""
+    _edited_scores(0.5)(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    assert main([str(tmp_path)]) == 1
+    assert name in capsys.readouterr().err
 
 
 def test_help_explains_the_folder(capsys: pytest.CaptureFixture[str]) -> None:

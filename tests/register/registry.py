@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import mlflow
 import once
 import pytest
+import tiny
 
-from tasks.register import claims, rollback
+from tasks.contracts import digest
+from tasks.contracts.records import ModelRef
+from tasks.register import claims, log_model, rollback
 from tasks.tracking import connection
 
 NAME = "summ"
@@ -103,3 +107,49 @@ def alias(client: Any) -> int | None:
     """Where the alias points."""
     found = client.get_registered_model(NAME).aliases.get(claims.ALIAS)
     return int(found) if found else None
+
+
+def lamps(factory: pytest.TempPathFactory, home: Path) -> Any:
+    """A client of a store in `home` where `lamps` v1, a tiny base's package, is champion; made once."""
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
+            patch.chdir(folder)
+            client = connection.connect()
+            base = tiny.make_tiny_base(folder / "base")
+            linked = tiny.packaged(base, folder / "linked", tiny.prepared(base).settings)
+            package = shutil.copytree(linked, folder / "package")
+            model = ModelRef(str(package), digest.of_folder(package), "b" * 64)
+            location = (folder / "mlruns/artifacts/lamps").as_uri()
+            experiment = client.create_experiment("lamps", artifact_location=location)
+            run_id = client.create_run(experiment).info.run_id
+            uri = log_model.log_model(
+                client, model, experiment_id=experiment, run_id=run_id, name="lamps",
+                scratch=folder / "served",
+            )  # fmt: skip
+            tags = {claims.DIGEST: model.digest, claims.RUN_ID: run_id}
+            tags |= log_model.served_digest(client, uri)
+            assert claims.succeed(client, "lamps", None, source=uri, tags=tags, description="first")
+
+    once.copy_store(once.made_once(factory, "lamps", make), home)
+    return connection.connect()
+
+
+def files_of(client: Any, name: str, version: str = "1") -> Path:
+    """The folder of a version's logged model in a local store."""
+    model_id = client.get_model_version(name, version).source.removeprefix("models:/")
+    return Path(client.get_logged_model(model_id).artifact_location.removeprefix("file://"))
+
+
+def flip(file: Path) -> None:
+    """Change one bit in the middle of a file; not of those that it is linked to."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    write(file, bytes(data))
+
+
+def write(file: Path, content: bytes) -> None:
+    """Put content in place of a file, as a new one: it may be a link to the run's own file."""
+    file.unlink(missing_ok=True)
+    file.write_bytes(content)

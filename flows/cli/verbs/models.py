@@ -1,4 +1,4 @@
-"""`precis champion`, `history`, `ask`, `pull` and `rollback`: what is done with a registered model."""
+"""`precis champion`, `history`, `ask`, `pull`, `verify`, `rollback`: what is done with a registered model."""
 
 from __future__ import annotations
 
@@ -103,6 +103,34 @@ def pull(
     from flows.pull import pull as pull_model
 
     print(pull_model(model, folder))
+
+
+def verify(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="The champion of that name, NAME@ALIAS or NAME/VERSION."
+        ),
+    ],
+    every: Annotated[
+        bool, typer.Option("--all", help="Every version, and every refusal in the history.")
+    ] = False,
+    rows: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="Stored summaries to write again, of each version."),
+    ] = 3,
+    as_json: Json = False,
+) -> None:
+    """Check a registered model against what was judged: files, decision, history, alias, summaries.
+
+    Changes nothing. Exit status 1 when something differs; each difference is named.
+    """
+    from flows.verify import verify_model
+
+    found = verify_model(model, rows, every)
+    print(json.dumps(found.as_dict(), indent=2) if as_json else found.as_text())
+    if not found.as_judged:
+        raise typer.Exit(1)
 
 
 def rollback(
