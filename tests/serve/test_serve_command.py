@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +14,9 @@ from served_models import NAME
 from flows.cli.entry import main
 
 
-@pytest.fixture
-def store(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Iterator[Any]:
-    with served_models.store(tmp_path_factory, tmp_path) as client:
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with served_models.store(tmp_path_factory, tmp_path_factory.mktemp("serve")) as client:
         yield client
 
 
