@@ -141,7 +141,9 @@ class ThreadStarter:
         service = await asyncio.to_thread(with_transformers, folder)
         self.sockets += 1
         socket = self.folder / f"{self.sockets}.sock"
-        server = Server(uvicorn.Config(engine_app(service), uds=str(socket), log_level="error"))
+        server = Server(
+            uvicorn.Config(engine_app(service), uds=str(socket), log_level="error", lifespan="off")
+        )
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         while not server.started:

@@ -75,6 +75,7 @@ async def run(
         proxy.app(),
         log_level="warning",
         access_log=False,
+        lifespan="off",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(plan.request_timeout_seconds) + 1,
     )

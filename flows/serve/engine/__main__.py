@@ -76,6 +76,7 @@ def main() -> int:
         uds=str(given.socket),
         log_level="warning",
         access_log=False,
+        lifespan="off",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=ENDING_SECONDS,
     )
