@@ -61,7 +61,7 @@ In this folder. With MLflow it answers exactly as it was judged, whatever it is 
 
 ```
 mlflow models serve -m models:/NAME@champion --env-manager local
-vllm serve . --served-model-name model --dtype float32 --max-model-len {source + new}
+TRITON_F32_DEFAULT=ieee vllm serve . --served-model-name model --dtype float32 --max-model-len {source + new}
 curl localhost:8000/v1/chat/completions -H 'Content-Type: application/json' \\
   -d '{{"model": "model", "messages": [{{"role": "user", "content": "THE DOCUMENT"}}]}}'
 ```
@@ -78,9 +78,10 @@ print(pipe(messages, return_full_text=False)[0]["generated_text"].strip())
 
 These read `chat_template.jinja` (the prompt), `generation_config.json` (greedy, {new} new tokens, what ends
 an answer) and `tokenizer_config.json` (the longest text): give no parameters. Only white space around an
-answer is left to you. In 16 bits, vLLM's default, two nearly equal tokens may be decided otherwise than when
-it was judged. Before `save_pretrained` set `model.generation_config.temperature = None`: vLLM needs the 0
-there, and transformers refuses to save it.
+answer is left to you. In 16 bits, vLLM's default, and on a GPU without `TRITON_F32_DEFAULT=ieee` (vLLM's
+attention then multiplies in TF32), two nearly equal tokens may be decided otherwise than when it was judged.
+Before `save_pretrained` set `model.generation_config.temperature = None`: vLLM needs the 0 there, and
+transformers refuses to save it.
 
 ## Long documents
 

@@ -8,7 +8,7 @@ bf16, whose summaries end at varied lengths; `fixed`, 500 dialogues by it, 128 t
 ignored. Each variant is a process of its own, as in an evaluation, and prints one line of JSON, which
 OUT/engines.json gathers: `whole_s` is from the start of the process to its first set of texts. One that
 fails says why, and the others go on. It needs torch, transformers and vLLM, and of precis tasks/serving
-alone.
+alone. Over 250 lines: one script, to be carried to a GPU machine as it is.
 """
 
 from __future__ import annotations

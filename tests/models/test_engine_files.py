@@ -325,6 +325,8 @@ def test_the_card_says_what_engines_cannot_be_told(tmp_path: Path) -> None:
     assert len(limits) == 3
     for line in (*limits, "their middle is cut", "| base | small ", "`def`", "Q: {question}"):
         assert line in card
+    # Without it vLLM writes other texts on a GPU.
+    assert "\nTRITON_F32_DEFAULT=ieee vllm serve" in card
     assert "/home/ann" not in card
     assert "stop=['\\n\\n', 'END']" in card
     assert engine_files.look(DEMO, PLAIN) == []

@@ -6,8 +6,10 @@ all slots write a token a step; a finished sequence's slot goes to the next prom
 OSDI). Longest prompts come first, so that every later one fits the slot that it gets.
 
 Considered: transformers' `generate_batch` needs flash-attn or kernels from the hub (without them one
-dense mask over everything that is cached), and vLLM computes other numbers and is an engine of its own
-to install; a registered model needs torch and transformers alone. Figures: docs/benchmarks.md.
+dense mask over everything that is cached). vLLM 0.25.1, measured beside this on an H200, takes 1.4 to 4.3
+times as long for an evaluation of 200 documents, for its start, writes other texts in float32 unless it
+is told to (454 of 500 the same), and is an engine of its own to install; a registered model needs torch
+and transformers alone. Figures: docs/benchmarks.md, "Evaluation by vLLM".
 """
 
 from __future__ import annotations
