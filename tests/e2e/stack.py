@@ -19,9 +19,11 @@ import once
 import pytest
 import warm
 from filelock import FileLock
+from warm import WarmProcess
 
 ROOT = Path(__file__).parents[2]
 PRECIS = Path(sys.executable).parent / "precis"
+Process = subprocess.Popen[str] | WarmProcess
 # The demo's own recipe on fewer rows: its base really learns, in seconds.
 SMALL = {
     "data.train_rows": 300,
@@ -47,7 +49,7 @@ UNREACHABLE = {"gate.min_delta": 0.99}
 class Stack:
     """A folder with the demo's recipe in it; `run` is `precis run` there, decision parsed.
 
-    `start` and `finish` are the real command, which takes 20 s of CPU more than `run` does, to import.
+    `start` with `real` is the command as a user starts it, which takes 20 s of CPU more, to import.
     """
 
     folder: Path
@@ -73,14 +75,17 @@ class Stack:
         ]
         return [str(PRECIS), "run", "deployments/recipes/demo.yaml", "--json", *sets]
 
-    def start(self, changes: dict[str, Any]) -> subprocess.Popen[str]:
-        """A run going on in the background."""
+    def start(self, changes: dict[str, Any], real: bool = False) -> Process:
+        """A run going on in the background; its log is err.log, after those of runs before."""
+        words, log = self.words(changes), self.folder / "err.log"
+        if not real:
+            return warm.warm_precis().start(words[1:], self.folder, self.environment(), log=log)
         return subprocess.Popen(
-            self.words(changes),
+            words,
             cwd=self.folder,
             env=self.environment(),
             stdout=subprocess.PIPE,
-            stderr=(self.folder / "err.log").open("a"),
+            stderr=log.open("a"),
             text=True,
         )
 
@@ -100,12 +105,12 @@ class Stack:
         decision = self.folder / f"{name}.json"
         with FileLock(self.folder / "runs.lock"):
             if not decision.exists():
-                made = self.finish(self.start(changes)) if real else self.run(**changes)
+                made = self.finish(self.start(changes, real)) if real else self.run(**changes)
                 decision.write_text(json.dumps(made))
         found: dict[str, Any] = json.loads(decision.read_text())
         return found
 
-    def finish(self, process: subprocess.Popen[str]) -> dict[str, Any]:
+    def finish(self, process: Process) -> dict[str, Any]:
         """The decision of a run that is going on; stdout must hold it and nothing else."""
         out, _ = process.communicate()
         assert process.returncode == 0, (self.folder / "err.log").read_text()[-4000:]

@@ -181,7 +181,7 @@ def test_kill_9_of_an_embedded_run_leaves_no_server(
     stack = stack_with_judged(tmp_path / "embedded", tmp_path_factory)
     work = stack.folder / "mlruns/work/train"
     before = len(list(work.glob("*/call.json")))
-    process = stack.start({"training.seed": 1})
+    process = stack.start({"training.seed": 1}, real=True)
     wait_for(lambda: len(list(work.glob("*/call.json"))) > before, 300, "training does not start")
     family = below(process.pid)
     assert any("uvicorn" in " ".join(p.cmdline()) for p in family)

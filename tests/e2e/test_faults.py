@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +12,12 @@ from typing import Any
 
 import psutil
 import pytest
-from stack import UNREACHABLE, Stack, stack_with_judged
+from stack import UNREACHABLE, Process, Stack, stack_with_judged
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1500)]
 
 
-def wait_for(what: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 300) -> Any:
+def wait_for(what: Callable[[], Any], process: Process, seconds: float = 300) -> Any:
     end = time.monotonic() + seconds
     while not (found := what()):
         assert process.poll() is None, "the run ended before"
@@ -40,7 +39,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Stack:
 @pytest.mark.long
 def test_kill_9_in_training_and_a_rerun_goes_on_from_the_checkpoint(stack: Stack) -> None:
     """The trainer dies with its flow, and the next run of the recipe takes up its checkpoint."""
-    process = stack.start({})
+    process = stack.start({}, real=True)
     work = stack.folder / "mlruns/work/train"
     wait_for(lambda: list(work.glob("*/job/checkpoints/checkpoint-*")), process)
     children = family(process.pid)

@@ -27,7 +27,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Stack:
 
 @pytest.fixture(scope="module")
 def refused(stack: Stack) -> dict[str, Any]:
-    """A run that no challenger passes, by the real command, whose log is kept."""
+    """A run that no challenger passes, whose log is kept."""
     changes = {key.replace("__", "."): value for key, value in SEALED.items()}
     return stack.finish(stack.start(changes | UNREACHABLE))
 

@@ -7,7 +7,9 @@ starts it; only the seconds of imports are saved. Some tests start the real comm
 A command finds its fork server (tasks.processes.fork_server) started: another fork, which saves the imports
 of torch and transformers for its steps. All else about it is as it would be.
 
-Run as a script it is that process: it reads a call in JSON per line and answers with exit statuses.
+Run as a script it is that process: it reads a request in JSON per line and answers in JSON.
+
+Over 250 lines: both ends of one pipe, and what a fork becomes.
 """
 
 from __future__ import annotations
@@ -48,28 +50,72 @@ class WarmPrecis:
         self, argv: list[str], folder: Path, environment: dict[str, str], stdin: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """What `subprocess.run` would return for the same command in that folder and environment."""
+        process = self.start(argv, folder, environment, stdin)
+        process.wait()
+        return subprocess.CompletedProcess(argv, process.returncode, *process.communicate())
+
+    def start(
+        self,
+        argv: list[str],
+        folder: Path,
+        environment: dict[str, str],
+        stdin: str = "",
+        log: Path | None = None,
+    ) -> WarmProcess:
+        """The same command in the background. Its standard error is appended to `log`, if there is one."""
+        scratch = tempfile.TemporaryDirectory()
+        files = [Path(scratch.name) / name for name in ("stdin", "stdout", "stderr")]
+        files[0].write_text(stdin)
+        files[2] = log or files[2]
+        call = {
+            "argv": argv,
+            "folder": str(folder),
+            "environment": _without_torchs(environment),
+            "files": [str(file) for file in files],
+        }
+        return WarmProcess(self, self.ask({"call": call}), files, scratch)
+
+    def ask(self, request: dict[str, Any]) -> Any:
+        """The process' answer to a request: see `serve`."""
         assert self.process.stdin
         assert self.process.stdout
-        with tempfile.TemporaryDirectory() as scratch:
-            files = [Path(scratch) / name for name in ("stdin", "stdout", "stderr")]
-            files[0].write_text(stdin)
-            call = {
-                "argv": argv,
-                "folder": str(folder),
-                "environment": _without_torchs(environment),
-                "files": [str(file) for file in files],
-            }
-            self.process.stdin.write(json.dumps(call) + "\n")
-            self.process.stdin.flush()
-            status = self.process.stdout.readline()
-            assert status, f"the warm process ended with {self.process.wait()}"
-            texts = [file.read_text() for file in files[1:]]
-        return subprocess.CompletedProcess(argv, int(status), *texts)
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        assert answer, f"the warm process ended with {self.process.wait()}"
+        return json.loads(answer)
 
     def close(self) -> None:
         assert self.process.stdin
         self.process.stdin.close()
         self.process.wait(60)
+
+
+class WarmProcess:
+    """What tests use of subprocess.Popen, of a command that was forked."""
+
+    def __init__(self, precis: WarmPrecis, pid: int, files: list[Path], scratch: Any) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._precis, self._files, self._scratch = precis, files, scratch
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.returncode = self._precis.ask({"poll": self.pid})
+        return self.returncode
+
+    def wait(self) -> int:
+        """Its exit status; no other command of the same warm process is answered before."""
+        if self.returncode is None:
+            self.returncode = self._precis.ask({"wait": self.pid})
+        assert self.returncode is not None
+        return self.returncode
+
+    def communicate(self) -> tuple[str, str]:
+        """All that it wrote to standard output and to standard error, once it has ended."""
+        self.wait()
+        out, err = (file.read_text() for file in self._files[1:])
+        return out, err
 
 
 def _without_torchs(environment: dict[str, str]) -> dict[str, str]:
@@ -87,7 +133,10 @@ def warm_precis() -> WarmPrecis:
 
 
 def serve() -> int:
-    """Fork for each call on standard input. In a fork this returns what its command returned."""
+    """Answer the requests on standard input. In a fork this returns what its command returned.
+
+    {"call": ...} forks and gives the pid; {"wait": pid} the exit status; {"poll": pid} that, or null.
+    """
     import gc
     import threading
 
@@ -111,9 +160,18 @@ def serve() -> int:
     os.dup2(2, 1)
     for line in sys.stdin:
         assert threading.active_count() == 1, threading.enumerate()  # a fork has only one
+        request = json.loads(line)
+        if "call" not in request:
+            pid, options = (
+                (request["wait"], 0) if "wait" in request else (request["poll"], os.WNOHANG)
+            )
+            ended, status = os.waitpid(pid, options)
+            answers.write(f"{os.waitstatus_to_exitcode(status) if ended else 'null'}\n")
+            answers.flush()
+            continue
         pid = os.fork()
         if not pid:
-            call = json.loads(line)
+            call = request["call"]
             _become(call)
             if forked_process._key(_environment_of_steps()) == imported_with:
                 forked_process._servers[imported_with] = _ForkedServer()
@@ -122,7 +180,7 @@ def serve() -> int:
                 return main(argv)
             exec(argv[1], {"__name__": "__main__"})
             return 0
-        answers.write(f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n")
+        answers.write(f"{pid}\n")
         answers.flush()
     return 0
 
@@ -136,7 +194,8 @@ def _become(call: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(ENVIRONMENT | call["environment"])
     os.chdir(call["folder"])
-    modes = (os.O_RDONLY, os.O_WRONLY | os.O_CREAT, os.O_WRONLY | os.O_CREAT)
+    appending = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    modes = (os.O_RDONLY, appending, appending)
     for number, (file, mode) in enumerate(zip(call["files"], modes, strict=True)):
         os.dup2(os.open(file, mode, 0o600), number)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - the buffer of the old one is the next call's
