@@ -1,4 +1,8 @@
-"""A user's own tasks.py, flows.py and deployments.py in the working folder are never imported."""
+"""A user's own tasks.py, flows.py and deployments.py in the working folder are never imported.
+
+Every folder of tests/e2e/stack.py holds such files too: that the embedded Prefect server starts there is
+shown by test_retrain.py, and that `precis up` and its servers and worker do, by test_browser.py.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from flows.stack import embedded, services
 from tasks.processes import step_process, supervised
 
 pytestmark = pytest.mark.timeout(180)
@@ -50,32 +53,6 @@ def test_a_supervised_process_starts(folder: Path) -> None:
     process = supervised.start([sys.executable, "-c", "print('done')"], folder / "log")
     assert process.wait(60) == 0, (folder / "log").read_text()
     supervised.stop(process)
-
-
-@pytest.mark.full  # in `make test` tests/e2e/test_retrain.py shows it: its folder holds such files too
-def test_the_embedded_server_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in `precis run`: uvicorn by itself would put the working folder first on its path."""
-    for name in ("PREFECT_API_URL", "PYTHONPATH"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PREFECT_HOME", str(folder / "prefect"))
-    script = (
-        "from flows.stack import embedded\n"
-        "with embedded.server() as wait_until_ready: wait_until_ready()\n"
-        "print('answered')"
-    )
-    words = [sys.executable, "-P", "-c", script]
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.stdout == "answered\n", done.stderr
-
-
-@pytest.mark.full
-def test_the_mlflow_server_starts(folder: Path) -> None:
-    """MLflow loads our plugin, tasks.tracking.request_headers, when it is imported."""
-    port = embedded.free_port()
-    words = services.mlflow_server(port, f"sqlite:///{folder}/mlflow.db", str(folder / "files"))
-    with services.service("mlflow", words, folder / "logs", services.SETTINGS) as server:
-        server.wait(lambda: services.answers(f"http://127.0.0.1:{port}/health"))
-    assert "of the user" not in (folder / "logs/mlflow.log").read_text()
 
 
 def test_postgresql_s_process_imports_ours(folder: Path) -> None:
