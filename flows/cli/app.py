@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.verbs import models, recipes, servers
+from flows.cli.verbs import lineage, models, recipes, servers
 
 # Plain text throughout: output is read by scripts and logs as well as at a terminal.
 app = typer.Typer(
@@ -35,6 +35,9 @@ for verb in (
     models.ask,
     models.pull,
     models.verify,
+    lineage.lineage,
+    lineage.who_learned,
+    lineage.page,
     servers.notify_data,
     models.rollback,
     servers.serve,

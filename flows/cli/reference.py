@@ -66,6 +66,13 @@ One JSON object on standard output, and nothing else.
 `time`, `name`, `verdict`, `reasons`, `version`, `opponent_version`, `metric`, `gain`, `low`, `high`, `looks`,
 `evaluation_digest`, `model_digest`, `mlflow_run_id`, `schema_version`. Under sealed feedback a refusal's
 `gain`, `low` and `high` are null.
+
+`precis lineage`: `name`, `version`, `model_digest`, `predecessor`, `rollback_to`, `registered_by_run`,
+`trained_by_run`, `datasets`, `base` (`model`, `revision`, `digest`), `adapter` (`uri`, `digest`),
+`recipe`, `settings`, `code` (`commit`, `dirty`) and more; null is not known.
+
+`precis who-learned`: `learners` (`name`, `version` or null, `run_id`, `train_digest`, and `rows` with `id`
+and `how`: `id`, `exact`, `similar`, `holds` or `part`), `searched`, and `unknown`: of whom it cannot be told.
 """
 
 

@@ -24,6 +24,7 @@ from tasks.ingest.champion_rows import seen_rows_of
 from tasks.ingest.column_facts import column_facts
 from tasks.ingest.fresh import KEY
 from tasks.ingest.gathering import contents_of
+from tasks.ingest.learned_rows import LearnedRow, rows_about, rows_with_id
 from tasks.ingest.prepare import EVALUATION, REPORT, TRAIN, look
 from tasks.ingest.seen_rows import lines
 from tasks.ingest.sources import source_digest
@@ -32,7 +33,24 @@ from tasks.models import find_base as bases
 from tasks.models.prepared_base import PreparedBase
 from tasks.orchestration.task_options import STEP
 from tasks.processes import resource_usage, step_process, workspace
-from tasks.tracking import artifacts, mlflow_run, step_cache
+from tasks.tracking import artifacts, dataset_inputs, mlflow_run, step_cache
+
+__all__ = [
+    "LearnedRow",
+    "dataset_of",
+    "document_forms",
+    "find_base",
+    "forms_of",
+    "ingest",
+    "ingest_fresh",
+    "learned_rows",
+    "new_rows",
+    "preflight",
+    "require_fresh",
+    "rows_of",
+    "seen_by_champion",
+    "seen_lines",
+]
 
 ROWS = ("train.jsonl", "evaluation.jsonl")
 # Settings of `data` that decide what the fresh rows are.
@@ -70,6 +88,7 @@ def ingest(recipe: Recipe, base: PreparedBase) -> DatasetRef:
         base=base.digest,  # its tokenizer measures the rows
     )
     if cached := step_cache.recall(run, "ingest", key, DatasetRef, _intact):
+        dataset_inputs.log(run, recipe.name, cached)
         return cached
     # A folder of this run alone: two runs over the same data would write into each other's files.
     folder = workspace.work_folder() / "data" / run.id
@@ -78,6 +97,7 @@ def ingest(recipe: Recipe, base: PreparedBase) -> DatasetRef:
     cost = resource_usage.as_metrics("ingest", resource_usage.by_child(work))
     dataset = dataclasses.replace(local, uri=run.log_folder(folder, "dataset"))
     step_cache.record(run, "ingest", key, dataset, cost)
+    dataset_inputs.log(run, recipe.name, dataset)
     get_run_logger().info(
         f"{dataset.train_rows} training rows, {dataset.evaluation_rows} evaluation rows, "
         f"{dataset.rejected} rejected"
@@ -190,6 +210,22 @@ def seen_by_champion(
         return (remark,)
     get_run_logger().info(f"no evaluation row is about a document that {champion} was trained on")
     return ()
+
+
+def learned_rows(
+    dataset: DatasetRef, row_id: str | None, document: str | None, like: tuple[float, float]
+) -> list[LearnedRow]:
+    """The training rows of a dataset with this id, or about a document like this one.
+
+    `like`: from what similarity and containment on. Raises RegistryError when the rows are gone, or were
+    changed.
+    """
+    if not artifacts.intact(dataset, _intact):
+        raise RegistryError(f"the rows in {dataset.uri} are gone, or were changed; restore them")
+    train = artifacts.fetch(dataset.uri) / TRAIN
+    if row_id is not None:
+        return rows_with_id(train, row_id)
+    return rows_about(train, str(document), *like)
 
 
 def rows_of(datasets: tuple[DatasetRef, ...]) -> list[Path]:

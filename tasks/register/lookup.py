@@ -18,6 +18,7 @@ from tasks.register.claims import (
     does_not_exist,
     last_finished,
     points_at,
+    versions,
 )
 
 PREFIX = "models:/"
@@ -72,16 +73,16 @@ def name_in(reference: str) -> str:
 
 
 def version_of(
-    client: Any, reference: str, versions: Sequence[Version], found: Findings
+    client: Any, reference: str, existing: Sequence[Version], found: Findings
 ) -> Version | None:
-    """The version among `versions` that is meant; NAME is what users are served: where the alias is now.
+    """The version among `existing` that is meant; NAME is what users are served: where the alias is now.
 
     None for one that is not among them, which is a difference. Raises RegistryError when there is none.
     """
     name = name_in(reference)
     is_exact = name != reference.removeprefix(PREFIX)
     number = number_of(client, reference) if is_exact else points_at(client, name)
-    by_number = {version.number: version for version in versions}
+    by_number = {version.number: version for version in existing}
     if number in by_number:
         return by_number[number]
     if number is not None:
@@ -89,7 +90,25 @@ def version_of(
             f"model {name!r}, version {number} could not be checked: precis did not make it, or its tags "
             "cannot be read"
         )
-    return None if is_exact else last_finished(versions)
+    return None if is_exact else last_finished(existing)
+
+
+def find_version(client: Any, reference: str) -> tuple[str, Version]:
+    """The model's name and the version of NAME (its champion), NAME@ALIAS, NAME/VERSION or their URIs.
+
+    Raises RegistryError as `number_of`, and for a version that precis did not make.
+    """
+    name, number = name_in(reference), number_of(client, reference)
+    try:
+        found = next((v for v in versions(client, name) if v.number == number), None)
+    except MlflowException as error:
+        raise RegistryError(f"MLflow registry, {reference}: {error}") from error
+    if found is None:
+        raise RegistryError(
+            f"{name} v{number} was not made by precis (it has none of its tags), so what made it is not "
+            "known; name another version"
+        )
+    return name, found
 
 
 def _named(client: Any, path: str) -> Any:

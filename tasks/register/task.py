@@ -22,9 +22,10 @@ from tasks.orchestration.task_options import STEP
 from tasks.processes import workspace
 from tasks.register import claims, log_model, lookup, rollback
 from tasks.register.claims import Version, find_champion
+from tasks.register.claims import versions as versions_of
 from tasks.register.history_entries import history_of
 from tasks.register.leftovers import remove as remove_leftovers
-from tasks.register.lookup import name_in, resolve, version_of
+from tasks.register.lookup import find_version, name_in, resolve, version_of
 from tasks.register.own_promotion import promoted_before, tell_promotion
 from tasks.register.pull import Pulled, pull
 from tasks.register.same_inputs import require_readable_rows, require_same_inputs
@@ -57,6 +58,7 @@ __all__ = [
     "check_summaries",
     "current_champion",
     "find_champion",
+    "find_version",
     "former_champion",
     "history_of",
     "name_in",
@@ -77,6 +79,7 @@ __all__ = [
     "tell_promotion",
     "trained_by",
     "version_of",
+    "versions_of",
 ]
 
 

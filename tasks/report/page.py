@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from tasks.contracts import formatting
@@ -52,6 +53,23 @@ def render_html(data: ReportData, plots: Sequence[Plot]) -> str:
 
     Raises KeyError when the two tables hold different rows.
     """
+    ordered = examples(data.challenger, data.opponent, data.metric)
+    page: str = template("report.html").render(
+        data=data,
+        decision=data.decision,
+        verdict=formatting.VERDICT_TITLES[data.decision.verdict].capitalize(),
+        plots=plots,
+        marks=Marker(data.challenger).parts,
+        wins=wins(ordered),
+        losses=losses(ordered),
+        about_feedback=formatting.about_feedback(data.decision),
+        forest_width=FOREST,
+    )
+    return page
+
+
+def template(name: str) -> Any:
+    """A Jinja template of this folder, for HTML: all text that it is given is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -63,18 +81,7 @@ def render_html(data: ReportData, plots: Sequence[Plot]) -> str:
     )
     environment.filters |= {function.__name__: function for function in (*FILTERS, forest)}
     environment.tests["link"] = is_link
-    ordered = examples(data.challenger, data.opponent, data.metric)
-    return environment.get_template("report.html").render(
-        data=data,
-        decision=data.decision,
-        verdict=formatting.VERDICT_TITLES[data.decision.verdict].capitalize(),
-        plots=plots,
-        marks=Marker(data.challenger).parts,
-        wins=wins(ordered),
-        losses=losses(ordered),
-        about_feedback=formatting.about_feedback(data.decision),
-        forest_width=FOREST,
-    )
+    return environment.get_template(name)
 
 
 def forest(metrics: Mapping[str, MetricResult]) -> dict[str, dict[str, float]]:

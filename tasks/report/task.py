@@ -26,10 +26,14 @@ from tasks.orchestration.task_options import STEP
 from tasks.processes import device, workspace
 from tasks.report.data import ReportData
 from tasks.report.markdown import render_markdown
+from tasks.report.model_page import ModelPage, VersionRow
+from tasks.report.model_page import render as render_model_page
 from tasks.report.page import render_html
 from tasks.report.plots import plots
 from tasks.tracking import artifacts, mlflow_run
 from tasks.tracking.predictions_table import read_table
+
+__all__ = ["ModelPage", "StoredReport", "VersionRow", "render_model_page", "report"]
 
 CURVE = ("loss", "learning_rate")
 COST_METRICS = ("seconds", "seconds_per_step", "tokens_per_second", "peak_memory_gib")

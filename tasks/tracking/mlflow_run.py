@@ -114,10 +114,15 @@ class Run:
 
 def run_url(run: Run) -> str | None:
     """The run's page in MLflow's UI; None on the embedded store, which has no server."""
+    return url_of(run.experiment_id, run.id)
+
+
+def url_of(experiment_id: str, run_id: str) -> str | None:
+    """The same of a run that was only read."""
     uri = re.sub(r"//[^/@]*@", "//", connection.tracking_uri())
     if not uri.startswith(("http://", "https://")):
         return None
-    return f"{uri.rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.id}"
+    return f"{uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def current() -> Run:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 
-def _model_name(text: str | None) -> str | None:
+def model_name(text: str | None) -> str | None:
     """A registered model's name, as recipes may give it."""
     from tasks.contracts.recipe import NAME
 
@@ -40,8 +40,8 @@ Show = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 ModelName = Annotated[
-    str, typer.Argument(metavar="NAME", help="The registered model.", callback=_model_name)
+    str, typer.Argument(metavar="NAME", help="The registered model.", callback=model_name)
 ]
 OptionalModelName = Annotated[
-    str | None, typer.Argument(metavar="NAME", help="The registered model.", callback=_model_name)
+    str | None, typer.Argument(metavar="NAME", help="The registered model.", callback=model_name)
 ]

@@ -1,0 +1,85 @@
+"""`precis page`: one HTML page of a model, with no sealed number on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+from register import made_store
+from register.made_store import NAME, REASON, Store
+
+from flows.model_page import page_of, write_page
+from tasks.contracts.errors import DataError, NoSuchChampion
+from tasks.register import claims
+from tasks.report.task import render_model_page
+from tasks.tracking import history
+
+
+@pytest.fixture
+def store(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """Two versions, a refusal and a rollback."""
+    yield made_store.put(home, tmp_path_factory)
+    mlflow.set_tracking_uri(None)
+
+
+def test_versions_refusals_and_looks_are_on_it(store: Store) -> None:
+    """What is served, what made each version, why others were refused, and looks by opponent and set."""
+    page = page_of(store.client, NAME)
+    assert (page.champion, [row.number for row in page.versions]) == (3, [1, 2, 3])
+    assert [row.made.run_id for row in page.versions] == [
+        store.first.run_id, store.second.run_id, store.first.run_id,
+    ]  # fmt: skip
+    assert [record.mlflow_run_id for record in page.refusals] == [store.refused.run_id]
+    assert page.looks == [("the untuned base", "e" * 64, 1), ("v1", "e" * 64, 3)]
+    html = render_model_page(page)
+    for text in ("version 3, champion since", "+0.0300", "worse, beyond noise", "rolled back to v1",
+                 store.second.dataset.train_digest[:8], store.refused.run_id[:8], "20 rows"):  # fmt: skip
+        assert text in html, text
+    # The base's name and the rollback's reason are users' own words.
+    assert "llama &lt;b&gt;" in html
+    assert REASON not in html
+    assert "<script" not in html
+
+
+def test_no_sealed_number_is_on_it(store: Store) -> None:
+    """A refusal shows a gain only where its entry has one: that of sealed feedback has none."""
+    refused = render_model_page(page_of(store.client, NAME))
+    assert "+0.0600" not in refused  # of the refusal, had it been open
+    record = json.loads(store.client.get_run(store.refused.run_id).data.tags[history.RECORD])
+    opened = record | {"gain": 0.06, "low": 0.01, "high": 0.1}
+    store.client.set_tag(store.refused.run_id, history.RECORD, json.dumps(opened))
+    store.client.log_metric(store.refused.run_id, "gain/rougeL", 0.0777)
+    html = render_model_page(page_of(store.client, NAME))
+    assert "+0.0600" in html
+    assert "0.0777" not in html
+
+
+def test_an_alias_that_was_moved_is_told(store: Store) -> None:
+    """No version is called served; the page says what to do."""
+    store.client.set_registered_model_alias(NAME, claims.ALIAS, "1")
+    html = render_model_page(page_of(store.client, NAME))
+    assert f"precis rollback {NAME} --to 3" in html
+    assert "champion since" not in html
+
+
+def test_what_was_deleted_is_called_not_known(store: Store) -> None:
+    """A version whose run MLflow has no more stays on the page."""
+    store.client.set_model_version_tag(NAME, "2", claims.RUN_ID, "0" * 32)
+    row = page_of(store.client, NAME).versions[1]
+    assert (row.made.known, row.run_url) == (False, None)
+    assert "not known" in render_model_page(page_of(store.client, NAME))
+
+
+def test_it_is_written_whole_or_not_at_all(store: Store) -> None:
+    """An earlier page is replaced; a folder that is not there is a sentence, and so is an unknown name."""
+    file = Path("page.html")
+    file.write_text("before")
+    assert write_page(NAME, file).read_text().startswith("<!doctype html>")
+    assert [path.name for path in Path().iterdir() if "page" in path.name] == ["page.html"]
+    with pytest.raises(DataError, match="cannot be written"):
+        write_page(NAME, Path("nowhere/page.html"))
+    with pytest.raises(NoSuchChampion, match="nearest"):
+        write_page("sum", file)
