@@ -184,7 +184,7 @@ class Served:
         self.server, self.follower = server, follower
         self.follower.tell = lambda event, payload: self.told.append((event, payload))
 
-    def wait(self, holds: Callable[[dict[str, Any]], bool], seconds: float = 60) -> dict[str, Any]:
+    def wait(self, holds: Callable[[dict[str, Any]], bool], seconds: float = 300) -> dict[str, Any]:
         """/health, once `holds` of it is true."""
         until, found = time.monotonic() + seconds, {}
         while time.monotonic() < until:
@@ -193,7 +193,7 @@ class Served:
                 found = httpx.get(f"{self.url}/health", timeout=10).json()
                 if holds(found):
                     return found
-            time.sleep(0.05)
+            time.sleep(0.2)
         raise AssertionError(f"it did not come about: {found}")
 
     def stop(self) -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -83,18 +85,41 @@ class VllmWriter:
             "stream": True,  # vLLM stops writing for a reader that closes the stream
         }
         whole: list[int] = []
-        async with self.client.stream("POST", "/v1/completions", json=body) as answer:
-            if answer.is_error:
-                raise RuntimeError(f"vLLM: {(await answer.aread()).decode(errors='replace')[:500]}")
-            async for line in answer.aiter_lines():
-                if not line.startswith("data: ") or line == "data: [DONE]":
-                    continue
-                event = json.loads(line.removeprefix("data: "))
-                if "error" in event:
-                    raise RuntimeError(f"vLLM: {event['error']}")
-                ids = [i for choice in event["choices"] for i in choice.get("token_ids") or []]
-                whole += ids
-                if in_pieces and ids:
-                    yield ids
+        try:
+            async with self.client.stream("POST", "/v1/completions", json=body) as answer:
+                if answer.is_error:
+                    await self._end_if_dead()
+                    raise RuntimeError(
+                        f"vLLM: {(await answer.aread()).decode(errors='replace')[:500]}"
+                    )
+                async for line in answer.aiter_lines():
+                    if not line.startswith("data: ") or line == "data: [DONE]":
+                        continue
+                    event = json.loads(line.removeprefix("data: "))
+                    if "error" in event:
+                        await self._end_if_dead()
+                        raise RuntimeError(f"vLLM: {event['error']}")
+                    ids = [i for choice in event["choices"] for i in choice.get("token_ids") or []]
+                    whole += ids
+                    if in_pieces and ids:
+                        yield ids
+        except httpx.HTTPError:
+            await self._end_if_dead()
+            raise
         if not in_pieces:
             yield whole
+
+    async def _end_if_dead(self) -> None:
+        """End this process where vLLM's own engine has ended: its server answers errors for seconds more.
+
+        The proxy then starts another, and asks that one.
+        """
+        try:
+            is_alive = (await self.client.get("/health", timeout=5)).is_success
+        except httpx.TimeoutException:  # it is busy
+            is_alive = True
+        except httpx.HTTPError:
+            is_alive = False
+        if not is_alive:
+            print("vLLM's engine has ended", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
