@@ -3,7 +3,8 @@
 - zombies: a run whose heartbeats stop becomes Crashed, so that it can be retried
 - new data: once arrivals for a model pause, the cheap check that counts new rows is started
 - decay: when a champion has decayed, a retrain is started
-- notifications: verdicts and failures go to a webhook, if one is set, in Slack's format or plain
+- notifications: verdicts, questions for approval and failures go to a webhook, if one is set, in Slack's
+  format or plain
 
 Prefect recreates the `triggers:` of a prefect.yaml at each deploy, and a running debounce is lost; these
 automations are compared, and left alone if they are the same.
@@ -36,7 +37,7 @@ GPU_LIMIT = "precis-gpu"
 WEBHOOKS = {"slack": "PRECIS_SLACK_WEBHOOK", "plain": "PRECIS_WEBHOOK"}
 
 LINE = (
-    "{% if event.event == 'precis.verdict' %}{{ event.payload.headline }}"
+    "{% if event.event in ['precis.verdict', 'precis.approval.asked'] %}{{ event.payload.headline }}"
     "{% for reason in event.payload.reasons %}\n- {{ reason }}{% endfor %}"
     "{% else %}{{ event.resource['prefect.resource.name'] }} {{ event.resource['prefect.state-name'] }}: "
     "{{ event.resource['prefect.state-message'] }}{% endif %}"
@@ -197,11 +198,17 @@ def _notifications() -> Iterator[AutomationCore]:
         block_id = block.save(f"precis-{form}", overwrite=True)
         yield AutomationCore(
             name=f"precis: verdicts to {form} webhook",
-            description=f"Verdicts, with their reasons, and failures; the address is {variable}.",
+            description="Verdicts, with their reasons, questions for approval, and failures; the address is "
+            f"{variable}.",
             trigger=EventTrigger(
                 posture=Posture.Reactive,
                 match_related=OURS,
-                expect={"precis.verdict", "prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
+                expect={
+                    "precis.verdict",
+                    "precis.approval.asked",
+                    "prefect.flow-run.Failed",
+                    "prefect.flow-run.Crashed",
+                },
                 threshold=1,
                 within=timedelta(0),
             ),

@@ -23,7 +23,7 @@ def announce(outcome: Outcome, dataset: DatasetRef) -> None:
     context = FlowRunContext.get()
     assert context is not None
     assert context.flow_run is not None
-    data, verdict = dataset.digest[:8], outcome.decision.verdict
+    data, verdict = dataset.digest[:8], outcome.decision.ending
     tags = {outcome.name, f"data:{data}", f"verdict:{verdict}"}
     # The version is registered already: a server that is away must not fail the run now.
     try:

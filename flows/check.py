@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flows import approval
 from tasks.contracts.errors import PrecisError
 from tasks.contracts.recipe import Recipe
 from tasks.costs import step_costs
@@ -60,7 +61,7 @@ def check(recipe: Recipe, shown: int = 0) -> Checked:
         for facts, problems in (data, training.preflight(recipe)):
             result.facts += facts
             result.problems += problems
-        result.problems += evaluating.preflight(recipe)
+        result.problems += evaluating.preflight(recipe) + approval.problems(recipe)
         result.facts += [one.fact for one in advised]
         result.problems += [one.problem for one in advised if one.problem]
         champion = _registry(recipe, base, report, result)

@@ -95,7 +95,7 @@ class Outcome:
         """The `--json` object; docs/cli.md lists its keys."""
         decision = self.decision
         values: dict[str, Any] = {
-            "verdict": decision.verdict,
+            "verdict": decision.ending,
             "name": self.name,
             "version": self.version,
             "champion_version": decision.opponent_version,
@@ -107,6 +107,7 @@ class Outcome:
             "reasons": decision.reasons,
             "notes": decision.notes,
             "looks": decision.looks,
+            "approval": asdict(decision.approval) if decision.approval else None,
             "cuts": [asdict(cut) for cut in self.cuts],
             "costs": [_cost_as_json(cost) for cost in self.costs],
             "mlflow_run_id": self.mlflow_run_id,

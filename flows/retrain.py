@@ -1,6 +1,7 @@
 """Retrain: raw data in, a registered champion out, or the numbers that tell why not.
 
-ingest -> train -> merge -> evaluate -> gate -> register, in that order, below.
+ingest -> train -> merge -> evaluate -> gate -> register, in that order, below. Where the recipe says so,
+people are asked between gate and register.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from typing import Any
 from prefect import flow
 from prefect.states import Completed, Failed
 
-from flows import home_folder
+from flows import approval, home_folder
 from flows.announce import announce
+from flows.approval_form import Answer
 from flows.outcome import Outcome, promotion_stands
 from flows.parameters import IfBusy, OneRecipe
 from flows.run_context import one_retrain_at_a_time, tracked_run
 from tasks.contracts.errors import PrecisError, RegistryError
 from tasks.contracts.recipe import Recipe
-from tasks.contracts.records import AdapterRef, DatasetRef, ModelRef, ShownDecision, VersionRef
+from tasks.contracts.records import AdapterRef, DatasetRef, Scores, ShownDecision, VersionRef
 from tasks.evaluate.task import evaluate, lead3, untuned
 from tasks.gate.task import gate
 from tasks.ingest.task import document_forms, find_base, ingest, seen_by_champion
@@ -27,8 +29,10 @@ from tasks.merge.task import merge
 from tasks.models.prepared_base import PreparedBase
 from tasks.orchestration.concurrency import Busy
 from tasks.register.task import (
+    Version,
     as_model,
     current_champion,
+    decided_before,
     promoted_before,
     register,
     require_comparable,
@@ -39,6 +43,7 @@ from tasks.register.task import (
 )
 from tasks.report.task import report
 from tasks.tracking import mlflow_run
+from tasks.tracking.approvals import Made
 from tasks.train.task import train
 
 MOST_CONTESTS = 10
@@ -49,8 +54,7 @@ def retrain(recipe: OneRecipe, if_busy: IfBusy = "wait") -> Any:
     """Train a challenger and promote it only if it is truly better than the champion."""
     home_folder.enter()
     try:
-        with one_retrain_at_a_time(recipe.name, if_busy):
-            outcome = run_retrain(recipe)
+        outcome = run_and_ask(recipe, if_busy)
     except Busy:
         return Completed(
             name="BUSY",
@@ -58,29 +62,52 @@ def retrain(recipe: OneRecipe, if_busy: IfBusy = "wait") -> Any:
         )
     except PrecisError as error:
         return Failed(message=str(error), data=error)
-    return Completed(name=outcome.decision.verdict, message=outcome.headline, data=outcome)
+    return Completed(name=outcome.decision.ending, message=outcome.headline, data=outcome)
 
 
-def run_retrain(recipe: Recipe) -> Outcome:
-    """The flow's body, in the order it happens."""
-    with tracked_run(recipe) as run:
+def run_and_ask(recipe: Recipe, if_busy: IfBusy) -> Outcome:
+    """The run; where people are asked it goes on with their answer, and holds no slot until then.
+
+    Raises Busy. Of a deployed run raises Prefect's Pause: a worker starts it again with the answer.
+    """
+    answer = None
+    while True:
+        try:
+            with one_retrain_at_a_time(recipe.name, "wait" if answer else if_busy):
+                return run_retrain(recipe, answer)
+        except approval.AwaitsApproval as waits:
+            answer = approval.wait(waits)
+
+
+def run_retrain(recipe: Recipe, answer: Answer | None = None) -> Outcome:
+    """The flow's body, in the order it happens. `answer`: to what it asked, at a terminal."""
+    approval.require_someone(recipe)
+    with tracked_run(recipe, again=answer is not None) as run:
+        approval.collect(recipe, answer)
         champion = current_champion(recipe.name)  # fails now if the registry does not answer
         require_same_inputs(champion, recipe)
         base = find_base(recipe)
         require_comparable(champion, base.path, recipe)
-        dataset = ingest(recipe, base)
-        require_readable_rows(champion, document_forms(dataset))
-        adapter = train(dataset, base, recipe)
+        dataset, adapter = approval.asked_about(base) or learn(champion, base, recipe)
         with adapter_is_kept(adapter):
-            model = merge(adapter, base, dataset, recipe)
-            decision, version = contest(model, base, dataset, recipe)
+            made = Made(dataset, adapter, merge(adapter, base, dataset, recipe))
+            decision, version = contest(made, base, recipe)
         outcome = Outcome.of(run, recipe, decision, version)
         with promotion_stands(outcome):
             tell_promotion(decision, version, recipe)
-            page = report(recipe, decision, version, outcome.headline, dataset, adapter, model)
+            page = report(recipe, decision, version, outcome.headline, dataset, adapter, made.model)
             outcome = outcome.with_report(page)
             announce(outcome, dataset)
         return outcome
+
+
+def learn(
+    champion: Version | None, base: PreparedBase, recipe: Recipe
+) -> tuple[DatasetRef, AdapterRef]:
+    """The rows, and the adapter that was trained on them."""
+    dataset = ingest(recipe, base)
+    require_readable_rows(champion, document_forms(dataset))
+    return dataset, train(dataset, base, recipe)
 
 
 @contextlib.contextmanager
@@ -96,9 +123,10 @@ def adapter_is_kept(adapter: AdapterRef) -> Iterator[None]:
 
 
 def contest(
-    model: ModelRef, base: PreparedBase, dataset: DatasetRef, recipe: Recipe
+    made: Made, base: PreparedBase, recipe: Recipe
 ) -> tuple[ShownDecision, VersionRef | None]:
     """Judge the challenger, and register it if it wins; again if the champion changed meanwhile."""
+    model, dataset = made.model, made.dataset
     challenger = evaluate(model, dataset, base, recipe, "challenger")
     lead3_scores = lead3(dataset, base, recipe)
     base_scores = evaluate(untuned(base), dataset, base, recipe, "base")
@@ -106,21 +134,32 @@ def contest(
         champion = current_champion(recipe.name)
         if before := promoted_before(recipe.name):
             return before
-        opponent = base_scores
-        remarks: tuple[str, ...] = ()
-        if champion:
-            opponent = evaluate(as_model(champion), dataset, base, recipe, "champion")
-            its_run = trained_by(mlflow_run.current().client, recipe.name, champion)
-            remarks = seen_by_champion(dataset, champion.number, its_run, recipe)
-        version = champion.number if champion else None
-        rows = dataset.evaluation_digest
-        decision = gate(
-            challenger, opponent, base_scores, lead3_scores, version, rows, recipe, remarks
-        )
-        if decision.verdict != "PROMOTE":
+        decision = decided_before(model.digest, champion)
+        if decision is None:
+            opponent = base_scores
+            remarks: tuple[str, ...] = ()
+            if champion:
+                opponent, remarks = judge_champion(champion, dataset, base, recipe)
+            version = champion.number if champion else None
+            rows = dataset.evaluation_digest
+            decision = gate(
+                challenger, opponent, base_scores, lead3_scores, version, rows, recipe, remarks
+            )
+        if decision.verdict == "PROMOTE":
+            decision = approval.ask(decision, made, champion, recipe)
+        if decision.ending != "PROMOTE":
             return decision, None
         if registered := register(model, challenger, decision, recipe, champion):
             return decision, registered
     raise RegistryError(
         f"the champion of {recipe.name!r} changed {MOST_CONTESTS} times during this run; run again"
     )
+
+
+def judge_champion(
+    champion: Version, dataset: DatasetRef, base: PreparedBase, recipe: Recipe
+) -> tuple[Scores, tuple[str, ...]]:
+    """The champion's scores on today's rows, and what is to be known of the rows that it was trained on."""
+    scores = evaluate(as_model(champion), dataset, base, recipe, "champion")
+    its_run = trained_by(mlflow_run.current().client, recipe.name, champion)
+    return scores, seen_by_champion(dataset, champion.number, its_run, recipe)

@@ -24,9 +24,12 @@ OURS = "precis"  # the tag by which automations recognize our flow runs
 
 
 @contextlib.contextmanager
-def tracked_run(recipe: Recipe) -> Iterator[mlflow_run.Run]:
-    """The MLflow run of the current flow run, with recipe and manifest stored before any work."""
-    with bare_run(recipe.name) as run:
+def tracked_run(recipe: Recipe, again: bool = False) -> Iterator[mlflow_run.Run]:
+    """The MLflow run of the current flow run, with recipe and manifest stored before any work.
+
+    `again`: this process has opened and closed it before.
+    """
+    with bare_run(recipe.name, again) as run:
         _store_recipe(run, recipe)
         yield run
 
@@ -45,7 +48,7 @@ def one_retrain_at_a_time(name: str, if_busy: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def bare_run(name: str) -> Iterator[mlflow_run.Run]:
+def bare_run(name: str, again: bool = False) -> Iterator[mlflow_run.Run]:
     """The MLflow run of the current flow run, for the registered model `name`."""
     context = FlowRunContext.get()
     assert context is not None
@@ -60,7 +63,7 @@ def bare_run(name: str) -> Iterator[mlflow_run.Run]:
         link = f"{ui}/runs/flow-run/{flow_run.id}"
         tags |= {"precis.prefect_url": link, "mlflow.note.content": f"[Prefect flow run]({link})"}
     # A suspended run that is resumed has run_count 1 too, but has run for a while.
-    first_try = flow_run.run_count == 1 and not flow_run.total_run_time
+    first_try = flow_run.run_count == 1 and not flow_run.total_run_time and not again
     with _untagged_tasks(), mlflow_run.run_for(name, str(flow_run.id), tags, first_try) as run:
         stale_runs.close(run.client, run.experiment_id, run.id)
         remove_leftovers(run.client, run.experiment_id)

@@ -28,7 +28,7 @@ One JSON object on standard output, and nothing else.
 
 | key | value |
 |---|---|
-| `verdict` | `PROMOTE`, `REJECT` or `INCONCLUSIVE` |
+| `verdict` | `PROMOTE`, `REJECT` or `INCONCLUSIVE`; `NOT_APPROVED` where people refused it |
 | `name` | the registered model |
 | `version` | the version that was registered, or null |
 | `champion_version` | the version that the challenger was compared with; null: the untuned base |
@@ -39,6 +39,7 @@ One JSON object on standard output, and nothing else.
 | `open_part` | of the open rows, which decide nothing: `metrics`, `guardrails`, `notes` and more; or null |
 | `reasons`, `notes` | what decided, and what did not but is worth knowing; lists of sentences |
 | `looks` | challengers judged on these evaluation rows, this one included |
+| `approval` | where people are asked: `state`, `by`, `comment`, `pairs`, `until`; or null |
 | `cuts` | texts that did not fit: `what`, `done`, `count`, `of`, `mean`, `largest` |
 | `costs` | of each `step`, `estimated` and `measured`: `seconds` and `memory_gib` (null: not known) |
 | `mlflow_run_id`, `prefect_flow_run_id` | the run, in MLflow and in Prefect |
@@ -64,8 +65,9 @@ One JSON object on standard output, and nothing else.
 
 `precis history` prints a list of records, oldest first: `kind` (`promotion`, `refusal` or `rollback`),
 `time`, `name`, `verdict`, `reasons`, `version`, `opponent_version`, `metric`, `gain`, `low`, `high`, `looks`,
-`evaluation_digest`, `model_digest`, `mlflow_run_id`, `schema_version`. Under sealed feedback a refusal's
-`gain`, `low` and `high` are null.
+`evaluation_digest`, `model_digest`, `mlflow_run_id`, `schema_version`; and where people are asked `approval`
+(`waits`, `approved`, `refused` or `expired`), `approved_by` (who answered), `comment`, `approval_until`. A
+promotion that waits has no `version`. Under sealed feedback a refusal's `gain`, `low` and `high` are null.
 
 `precis lineage`: `name`, `version`, `model_digest`, `predecessor`, `rollback_to`, `registered_by_run`,
 `trained_by_run`, `datasets`, `base` (`model`, `revision`, `digest`), `adapter` (`uri`, `digest`),

@@ -10,12 +10,14 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 from tasks.contracts.metrics import DIRECTION, LOSS, UNIT, change, direction, sign
-from tasks.contracts.records import MetricResult, OpenPart, ShownDecision, Verdict
+from tasks.contracts.records import Ending, MetricResult, OpenPart, ShownDecision
 
-VERDICT_TITLES: dict[Verdict, str] = {
+VERDICT_TITLES: dict[Ending, str] = {
     "PROMOTE": "PROMOTED",
     "REJECT": "REJECTED",
     "INCONCLUSIVE": "INCONCLUSIVE",
+    "WAITS_FOR_APPROVAL": "WAITS FOR APPROVAL",
+    "NOT_APPROVED": "NOT APPROVED",
 }
 SAME_MODEL = "same model"
 GUARDRAIL_TITLES = {
@@ -45,10 +47,14 @@ def headline(decision: ShownDecision, name: str, version: int | None, metric: st
     under sealed feedback has the kind of its reason in place of numbers.
     `version`: the new version, None when there is none; `metric`: the gate's primary metric.
     """
-    model = f"{VERDICT_TITLES[decision.verdict]} {name}"
+    model = f"{VERDICT_TITLES[decision.ending]} {name}"
     stays = "no champion yet"
     if decision.opponent == "champion":
         stays = f"champion v{decision.opponent_version} stays"
+    if decision.approval and decision.ending != "PROMOTE":
+        waits = decision.approval.state == "waits" and decision.opponent == "champion"
+        until = " until then" if waits else ""
+        return f"{model}: passed the gate, {decision.approval.sentence()}; {stays}{until}"
     if decision.withheld:
         return f"{model}: {decision.reasons[0]}, {stays}"
     moved, low, high = change_of(decision.metrics[metric], metric)
@@ -56,7 +62,9 @@ def headline(decision: ShownDecision, name: str, version: int | None, metric: st
         f"{metric} {short_gain(moved)} [{short_score(low)}, {short_score(high)}]{direction(metric)}"
     )
     if decision.verdict == "PROMOTE":
-        return f"{model} v{version}: {numbers}" if version is not None else f"{model}: {numbers}"
+        model += f" v{version}" if version is not None else ""
+        approved = f", approved by {decision.approval.by}" if decision.approval else ""
+        return f"{model}: {numbers}{approved}"
     why = SAME_MODEL if SAME_MODEL in decision.reasons else numbers
     return f"{model}: {why}, {stays}"
 

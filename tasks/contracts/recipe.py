@@ -920,6 +920,21 @@ class Gate(Settings):
         description="report: a slice on which the challenger is worse by more than noise stands in the "
         "decision's notes. veto: it refuses the challenger.",
     )
+    approval: Literal["none", "required"] = Field(
+        "none",
+        title="Approval",
+        description="required: a challenger that passed the gate is registered once a person has said so, in "
+        "the form of the run that waits in Prefect, with twenty blind pairs to compare; `precis run` asks at "
+        "the terminal. none: the gate alone decides, so that schedules need nobody.",
+    )
+    approval_timeout_days: float = Field(
+        7.0,
+        gt=0,
+        le=365,
+        title="Time for approval (days)",
+        description="A challenger that nobody approved for so long is refused. A week: a person on leave, or "
+        "a holiday, does not decide; after it the champion has most often new data to be compared on.",
+    )
     bootstrap_samples: int = Field(
         10_000,
         ge=1_000,

@@ -16,6 +16,8 @@ from pydantic import TypeAdapter
 from tasks.contracts.documents import Document
 
 Verdict = Literal["PROMOTE", "REJECT", "INCONCLUSIVE"]
+# What a run ends in: a challenger that passed the gate may wait for people, or be refused by them.
+Ending = Literal["PROMOTE", "REJECT", "INCONCLUSIVE", "WAITS_FOR_APPROVAL", "NOT_APPROVED"]
 ROUGE_NAMES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 T = TypeVar("T")
 
@@ -207,6 +209,26 @@ class OpenPart:
 
 
 @dataclass(frozen=True)
+class Approval:
+    """What people said of a challenger that passed the gate, where the recipe asks them (gate.approval)."""
+
+    state: Literal["waits", "approved", "refused"]
+    until: str = ""  # UTC, ISO 8601: when the question ends
+    by: str = ""  # who answered, as typed
+    comment: str = ""
+    pairs: str = ""  # which side was preferred in the blind pairs, in a sentence
+
+    def sentence(self) -> str:
+        """Who said what."""
+        if self.state == "waits":
+            return f"waits for approval until {self.until}"
+        said = f"{'approved' if self.state == 'approved' else 'not approved'} by {self.by}"
+        return "; ".join(
+            filter(None, (f"{said}: {self.comment}" if self.comment else said, self.pairs))
+        )
+
+
+@dataclass(frozen=True)
 class ShownDecision(Decision):
     """What people are told of a decision; made by tasks/gate/shown.py alone.
 
@@ -218,6 +240,14 @@ class ShownDecision(Decision):
     feedback: Literal["sealed", "open"] = "open"
     evaluation_rows: int = 0  # of the whole set: deciding, open, and left out of both
     open_part: OpenPart | None = None  # None under open feedback, or where there are no open rows
+    approval: Approval | None = None  # None where nobody is asked
+
+    @property
+    def ending(self) -> Ending:
+        """The verdict, unless people's approval is missing."""
+        if self.approval is None or self.approval.state == "approved":
+            return self.verdict
+        return "WAITS_FOR_APPROVAL" if self.approval.state == "waits" else "NOT_APPROVED"
 
     @property
     def withheld(self) -> bool:

@@ -65,6 +65,11 @@ __all__ = [
 
 OWN = "look.json"  # what a later look needs of this one
 SHOWN = "shown.json"  # what people are told
+NO_LOOK = {
+    "metric",
+    "approval",
+    "approval_timeout_days",
+}  # settings that are not in a look's digest
 README = """\
 Here is what the gate decided from: every row of the evaluation set, those that decide included.
 
@@ -152,9 +157,10 @@ def _metrics(told: ShownDecision, primary: str) -> dict[str, float]:
 def judged_by(settings: Gate) -> str:
     """What a look was taken by: the metric, and a digest of the gate's settings that are not the defaults.
 
+    Approval is asked after the verdict and changes none: it is left out.
     The same challenger asked again with another min_delta or alpha tells more of the deciding rows.
     """
-    changed = settings.model_dump(mode="json", exclude_defaults=True, exclude={"metric"})
+    changed = settings.model_dump(mode="json", exclude_defaults=True, exclude=NO_LOOK)
     return f"{settings.metric}-{digest.of_value(changed)[:8]}" if changed else settings.metric
 
 

@@ -250,6 +250,11 @@ def dataset_of(client: Any, run_id: str) -> DatasetRef:
     )
 
 
+def rows_are_stored(dataset: DatasetRef) -> bool:
+    """Whether the rows of a dataset are there, and unchanged."""
+    return artifacts.intact(dataset, _intact)
+
+
 def _intact(dataset: DatasetRef) -> bool:
     if not artifacts.readable(dataset):
         return False

@@ -21,7 +21,6 @@ from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import get_client
-from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 
@@ -48,7 +47,8 @@ def sole_retrain(name: str, wait: bool) -> Iterator[None]:
     """
     limit = f"precis-retrain-{name}"
     _create(limit)
-    is_retry = _run_count() > 1  # its own killed predecessor may still hold the slot
+    # Its own killed predecessor may still hold the slot; and people have answered a run that was suspended.
+    is_retry = waiting_runs.ran_before()
     with _slots(
         limit,
         1,
@@ -188,8 +188,3 @@ def _create(limit: str) -> None:
     """Make a limit of one slot, unless it is there; another run may be making it at the same time."""
     with get_client(sync_client=True) as client, contextlib.suppress(ObjectAlreadyExists):
         client.upsert_global_concurrency_limit_by_name(limit, 1)
-
-
-def _run_count() -> int:
-    context = FlowRunContext.get()
-    return context.flow_run.run_count if context and context.flow_run else 1

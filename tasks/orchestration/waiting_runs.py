@@ -39,6 +39,12 @@ PAGE = 200
 UNANSWERED = (httpx.HTTPError, RuntimeError, PrefectException)
 
 
+def ran_before() -> bool:
+    """Whether this flow run is a retry, or was suspended (which Prefect does not count as another run)."""
+    run = _own_run()
+    return run is not None and (run.run_count > 1 or bool(run.total_run_time))
+
+
 def requeue(name: str) -> None:
     """End this process and have the worker start the run again later; returns where no worker started it.
 
@@ -76,7 +82,10 @@ def start_first(name: str) -> None:
 
 
 def end_those_that_do_not_wait(name: str) -> None:
-    """Complete as BUSY the runs with `if_busy: end` that are due, and wait for a place of a full worker."""
+    """Complete as BUSY the runs with `if_busy: end` that are due, and wait for a place of a full worker.
+
+    Not those that ran before: a retry, or a run that people have answered, has work to finish.
+    """
     with contextlib.suppress(*UNANSWERED), get_client(sync_client=True) as client:
         due = FlowRunFilter(
             state=_in_state(StateType.SCHEDULED),
@@ -85,7 +94,7 @@ def end_those_that_do_not_wait(name: str) -> None:
             ),
         )
         for run in _runs(client, name, due):
-            if run.parameters.get("if_busy") == "end":
+            if run.parameters.get("if_busy") == "end" and not run.run_count:
                 message = f"another retrain of {name} is running; this one did nothing"
                 client.set_flow_run_state(run.id, Completed(name=BUSY, message=message))
 

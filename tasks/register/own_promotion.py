@@ -1,15 +1,15 @@
-"""The promotion that this very run made: found again by a retry, and told once it took place."""
+"""What this very run decided and did before: found again by a retry, or after people have answered."""
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from tasks.contracts.errors import RegistryError
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import Decision, ShownDecision, VersionRef, from_json
 from tasks.register import claims
-from tasks.tracking import artifacts, history, mlflow_run
+from tasks.tracking import approvals, artifacts, history, mlflow_run
 
 
 def tell_promotion(decision: ShownDecision, version: VersionRef | None, recipe: Recipe) -> None:
@@ -35,7 +35,36 @@ def promoted_before(name: str) -> tuple[ShownDecision, VersionRef] | None:
     promoted = [v for v in claims.versions(run.client, name) if v.finished and v.run_id == run.id]
     if not promoted:
         return None
-    return _decided(run), VersionRef(name, promoted[0].number, promoted[0].digest)
+    question = approvals.question_of(run)
+    decision = replace(_decided(run), approval=question.answer if question else None)
+    return decision, VersionRef(name, promoted[0].number, promoted[0].digest)
+
+
+def succession(champion: claims.Version | None) -> str:
+    """Which champion a challenger is to succeed, in one word: another with its number differs."""
+    return f"v{champion.number} {champion.digest} {champion.run_id}" if champion else "none"
+
+
+def decided_before(model_digest: str, champion: claims.Version | None) -> ShownDecision | None:
+    """The decision on which this run asked people, where it still stands: same challenger, same champion.
+
+    A refusal of the challenger stands against any champion. The decision is not made again: challengers that
+    were judged meanwhile would count as looks, though this one was judged before them.
+    """
+    run = mlflow_run.current()
+    if not run.resumed:
+        return None
+    question = approvals.question_of(run)
+    if question is None or question.made.model.digest != model_digest:
+        return None
+    is_refused = question.answer is not None and question.answer.state == "refused"
+    return _decided(run) if is_refused or question.champion == succession(champion) else None
+
+
+def public_decision() -> ShownDecision:
+    """This run's decision as it may be told before a promotion took place."""
+    run = mlflow_run.current()
+    return from_json(ShownDecision, artifacts.fetch(f"runs:/{run.id}/gate/shown.json").read_bytes())
 
 
 def _decided(run: mlflow_run.Run) -> ShownDecision:

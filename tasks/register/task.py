@@ -26,7 +26,13 @@ from tasks.register.claims import versions as versions_of
 from tasks.register.history_entries import history_of
 from tasks.register.leftovers import remove as remove_leftovers
 from tasks.register.lookup import find_version, name_in, resolve, version_of
-from tasks.register.own_promotion import promoted_before, tell_promotion
+from tasks.register.own_promotion import (
+    decided_before,
+    promoted_before,
+    public_decision,
+    succession,
+    tell_promotion,
+)
 from tasks.register.pull import Pulled, pull
 from tasks.register.same_inputs import require_readable_rows, require_same_inputs
 from tasks.register.stored_rows import stored_rows
@@ -57,6 +63,7 @@ __all__ = [
     "check_succession",
     "check_summaries",
     "current_champion",
+    "decided_before",
     "find_champion",
     "find_version",
     "former_champion",
@@ -64,6 +71,7 @@ __all__ = [
     "name_in",
     "package_of",
     "promoted_before",
+    "public_decision",
     "pull",
     "readable_versions",
     "register",
@@ -76,11 +84,14 @@ __all__ = [
     "resolve",
     "restore",
     "stored_rows",
+    "succession",
     "tell_promotion",
     "trained_by",
     "version_of",
     "versions_of",
 ]
+
+APPROVED_BY, APPROVAL_COMMENT = "precis.approved_by", "precis.approval_comment"
 
 
 @task(name="champion", **STEP)
@@ -124,6 +135,8 @@ def register(
     }
     if challenger.tokenizer_digest:
         tags[claims.TOKENIZER] = challenger.tokenizer_digest
+    if decision.approval:
+        tags |= {APPROVED_BY: decision.approval.by, APPROVAL_COMMENT: decision.approval.comment}
     version = claims.succeed(
         run.client,
         recipe.name,

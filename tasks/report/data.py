@@ -68,6 +68,13 @@ class ReportData:
         return parts
 
     @property
+    def no_examples(self) -> str:
+        """Why single rows are not shown with the models' names; empty where they are."""
+        if self.decision.ending != "WAITS_FOR_APPROVAL":
+            return ""
+        return "Single rows are shown in the blind pairs alone until somebody has answered."
+
+    @property
     def example_rows(self) -> str:
         """Which rows examples and plots are of, where they are not all rows."""
         if self.decision.feedback == "open":

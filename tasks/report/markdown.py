@@ -28,15 +28,21 @@ def render_markdown(data: ReportData, plots: Sequence[Plot]) -> str:
     ordered = examples(data.challenger, data.opponent, data.metric)
     return "\n\n".join(
         [
-            f"# {_inline(data.headline)}",
+            f"# {inline(data.headline)}",
             _bullets(data.decision.reasons),
-            *filter(None, [_inline(formatting.about_feedback(data.decision))]),
+            *filter(None, [inline(formatting.about_feedback(data.decision))]),
             *([f"To know:\n\n{_bullets(data.decision.notes)}"] if data.decision.notes else []),
             *(text for part in data.parts for text in _numbers(data, part)),
             *filter(None, [data.example_rows]),
             *(_image(plot) for plot in plots if len(plot.uri) <= MAX_IMAGE_CHARACTERS),
-            *_examples("Biggest wins", wins(ordered), data),
-            *_examples("Biggest losses", losses(ordered), data),
+            *(
+                [data.no_examples]
+                if data.no_examples
+                else [
+                    *_examples("Biggest wins", wins(ordered), data),
+                    *_examples("Biggest losses", losses(ordered), data),
+                ]
+            ),
             *_cuts(data),
             *_steps(data),
             *_facts("Cost", data.cost),
@@ -160,7 +166,7 @@ def _examples(title: str, chosen: Sequence[Example], data: ReportData) -> list[s
             data.opponent_name.capitalize(): example.opponent.text,
             "Challenger": example.challenger.text,
         }
-        parts += [f"{who}:\n\n{_block(text)}" for who, text in texts.items()]
+        parts += [f"{who}:\n\n{block(text)}" for who, text in texts.items()]
         if marked := marker.marked(example.challenger):
             found = ", ".join(map(_code, marked))
             parts.append(
@@ -194,15 +200,16 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], right: int = 0) -
 
 
 def _cell(text: str) -> str:
-    return " ".join(_inline(text).replace("|", "\\|").split())
+    return " ".join(inline(text).replace("|", "\\|").split())
 
 
-def _inline(text: str) -> str:
+def inline(text: str) -> str:
+    """Untrusted text within a line."""
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _bullets(texts: Iterable[str]) -> str:
-    return "\n".join(f"- {_inline(text)}" for text in texts)
+    return "\n".join(f"- {inline(text)}" for text in texts)
 
 
 def _code(text: str) -> str:
@@ -210,9 +217,9 @@ def _code(text: str) -> str:
     return f"`{' '.join(text.replace('`', ' ').split())}`"
 
 
-def _block(text: str) -> str:
-    """A fence longer than any run of backticks inside it."""
-    lines = formatting.shortened(text, MAX_TEXT_CHARACTERS).split("\n")
+def block(text: str, most_characters: int = MAX_TEXT_CHARACTERS) -> str:
+    """Untrusted text as it is: in a fence longer than any run of backticks inside it."""
+    lines = formatting.shortened(text, most_characters).split("\n")
     shown = "\n".join(map(WRAP.fill, lines)) or "(empty)"
     longest = max((len(run) for run in re.findall(r"`+", shown)), default=0)
     fence = "`" * max(3, longest + 1)

@@ -57,7 +57,7 @@ def render_html(data: ReportData, plots: Sequence[Plot]) -> str:
     page: str = template("report.html").render(
         data=data,
         decision=data.decision,
-        verdict=formatting.VERDICT_TITLES[data.decision.verdict].capitalize(),
+        verdict=formatting.VERDICT_TITLES[data.decision.ending].capitalize(),
         plots=plots,
         marks=Marker(data.challenger).parts,
         wins=wins(ordered),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from tasks.contracts.records import (
     AdapterRef,
     DatasetRef,
     ModelRef,
+    Prediction,
     ShownDecision,
     StepCost,
     VersionRef,
@@ -24,6 +26,13 @@ from tasks.contracts.truncation import Cut
 from tasks.costs import step_costs
 from tasks.orchestration.task_options import STEP
 from tasks.processes import device, workspace
+from tasks.report.blind_pairs import (
+    MAX_DOCUMENT_CHARACTERS,
+    Blind,
+    choose,
+    compare,
+    render_pairs,
+)
 from tasks.report.data import ReportData
 from tasks.report.markdown import render_markdown
 from tasks.report.model_page import ModelPage, VersionRow
@@ -38,6 +47,11 @@ __all__ = ["ModelPage", "StoredReport", "VersionRow", "render_model_page", "repo
 CURVE = ("loss", "learning_rate")
 COST_METRICS = ("seconds", "seconds_per_step", "tokens_per_second", "peak_memory_gib")
 EVALUATED, OPEN = "evaluation documents", "open evaluation documents"  # what a truncation is of
+PAIRS, PAIRS_KEY = "approval", f"{mlflow_run.SEALED}/approval"  # artifact folders, apart on purpose
+ALL_CHARACTERS = 10_000_000
+KEY_ABOUT = (
+    "for each pair, in the order of rows, the side of the challenger; read it after the answer"
+)
 
 
 @dataclass(frozen=True)
@@ -61,8 +75,7 @@ def report(
 ) -> StoredReport:
     """Render the report, and store it in MLflow and as a Prefect artifact."""
     run = mlflow_run.current()
-    gate = artifacts.fetch(f"runs:/{run.id}/gate")
-    challenger, opponent = read_table(gate / "challenger.json"), read_table(gate / "opponent.json")
+    challenger, opponent = _shown_tables(run)
     recorded = run.client.get_run(run.id).data
     steps = step_costs.compare(recorded.tags, recorded.metrics)
     if decision.opponent != "champion":
@@ -93,6 +106,66 @@ def report(
     uri = _store(run, data)
     get_run_logger().info(f"report: {uri}")
     return StoredReport(uri, (*of_challenger, *of_training), tuple(steps))
+
+
+@task(name="blind pairs", **STEP)
+def blind_pairs(name: str, decision: ShownDecision) -> tuple[int, str]:
+    """Draw blind pairs of the rows that may be shown; how many, and the `runs:/` URI of their page.
+
+    The key says which side is the challenger's. It is stored apart from the page, and is drawn from no
+    seed that a reader of the run knows.
+    """
+    run = mlflow_run.current()
+    challenger, opponent = _shown_tables(run)
+    seed = secrets.randbits(63)
+    blind = choose(challenger, opponent, seed)
+    folder = workspace.work_folder() / "approval" / run.id
+    folder.mkdir(parents=True, exist_ok=True)
+    ids = [ours.id for ours, _ in blind.pairs]
+    key = {"about": KEY_ABOUT, "seed": seed, "rows": ids, "challenger_is": blind.key}
+    (folder / "key.json").write_text(json.dumps(key))
+    run.log_file(folder / "key.json", PAIRS_KEY)
+    return len(blind.pairs), _store_pairs(run, blind, name, decision, "")
+
+
+@task(name="blind pairs named", **STEP)
+def name_blind_pairs(name: str, decision: ShownDecision) -> None:
+    """Name the sides on their page, once the answer is stored."""
+    run, key = mlflow_run.current(), _key()
+    ours, theirs = ({row.id: row for row in table} for table in _shown_tables(run))
+    pairs = tuple((ours[one], theirs[one]) for one in key["rows"])
+    blind = Blind(pairs, key["challenger_is"], 0, len(ours))
+    answer = decision.approval.sentence() if decision.approval else "none"
+    _store_pairs(run, blind, name, decision, f"The answer: {answer}.")
+
+
+def preferred_in_pairs(preferred: str) -> tuple[int, int, int]:
+    """In how many blind pairs the challenger was preferred, the other model, and neither (compare)."""
+    return compare(_key()["challenger_is"], preferred)
+
+
+def _key() -> dict[str, Any]:
+    uri = f"runs:/{mlflow_run.current().id}/{PAIRS_KEY}/key.json"
+    found: dict[str, Any] = json.loads(artifacts.fetch(uri).read_text())
+    return found
+
+
+def _shown_tables(run: mlflow_run.Run) -> tuple[list[Prediction], list[Prediction]]:
+    """The challenger's and the opponent's rows that may be shown."""
+    gate = artifacts.fetch(f"runs:/{run.id}/gate")
+    return read_table(gate / "challenger.json"), read_table(gate / "opponent.json")
+
+
+def _store_pairs(
+    run: mlflow_run.Run, blind: Blind, name: str, decision: ShownDecision, solution: str
+) -> str:
+    opponent = "champion" if decision.opponent == "champion" else "untuned base"
+    path = workspace.work_folder() / "approval" / run.id / "pairs.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render_pairs(blind, name, opponent, ALL_CHARACTERS, solution), encoding="utf-8")
+    page = render_pairs(blind, name, opponent, MAX_DOCUMENT_CHARACTERS, solution)
+    create_markdown_artifact(page, key="blind-pairs", description=f"{len(blind.pairs)} pairs")
+    return run.log_file(path, PAIRS)
 
 
 def _store(run: mlflow_run.Run, data: ReportData) -> str:

@@ -12,70 +12,32 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from tasks.contracts.errors import RegistryError
-from tasks.contracts.metrics import change, direction
 from tasks.contracts.recipe import Recipe
-from tasks.contracts.records import MetricResult, ShownDecision, Verdict, from_json
+from tasks.contracts.records import MetricResult, ShownDecision, from_json
+from tasks.tracking.history_record import HistoryRecord
 from tasks.tracking.looks import record_look
+
+__all__ = [
+    "HistoryRecord",
+    "TookEffect",
+    "as_json",
+    "count_look",
+    "decision_tags",
+    "gain_metrics",
+    "now",
+    "part_metrics",
+    "read",
+    "runs",
+    "runs_that_looked",
+    "withdraw_question",
+    "write",
+]
 
 RECORD, LOOK_MODEL, LOOK_ROWS = "precis.history", "precis.look.model", "precis.look.rows"
 LOOK_OPPONENT = "precis.look.opponent"
-SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class HistoryRecord:
-    """One entry. `version` is None for refusals, and for a promotion that never took effect.
-
-    `gain` and its bounds are improvements, of a loss how far it fell; `line` shows the loss's change. They
-    are None for a rollback, and for a refusal under sealed feedback.
-    """
-
-    kind: Literal["promotion", "refusal", "rollback"]
-    time: str  # UTC, ISO 8601
-    name: str
-    verdict: Verdict | None
-    reasons: tuple[str, ...]
-    version: int | None
-    opponent_version: int | None = None
-    metric: str | None = None
-    gain: float | None = None
-    low: float | None = None
-    high: float | None = None
-    looks: int | None = None
-    evaluation_digest: str | None = None
-    model_digest: str
-    mlflow_run_id: str
-    schema_version: int = SCHEMA_VERSION
-
-    def line(self) -> str:
-        """One line for a terminal."""
-        titles = {
-            "promotion": f"promoted v{self.version}",
-            "rollback": f"rolled back to v{self.version}",
-        }
-        title = titles.get(self.kind, f"refused ({self.verdict})")
-        if self.kind == "promotion" and self.version is None:
-            title = "passed the gate, not registered"
-        if self.kind == "rollback" and self.version is None:
-            title = "rollback started, not finished"
-        against = f"v{self.opponent_version}" if self.opponent_version else "the untuned base"
-        gain = ""
-        metric, numbers = (
-            self.metric,
-            [n for n in (self.gain, self.low, self.high) if n is not None],
-        )
-        if metric is not None and len(numbers) == 3:
-            moved, low, high = change(metric, *numbers)
-            gain = (
-                f"  {metric} {moved:+.4f} [{low:+.4f}, {high:+.4f}]{direction(metric)} "
-                f"against {against}, look {self.looks}"
-            )
-        elif self.kind == "refusal":  # its numbers are sealed
-            gain = f"  {'; '.join(self.reasons)}, against {against}, look {self.looks}"
-        return f"{self.time}  {title}{gain}"
 
 
 def count_look(
@@ -117,8 +79,9 @@ def decision_tags(run: Any, recipe: Recipe, decision: ShownDecision) -> dict[str
 def record_of(decision: ShownDecision, name: str, metric: str, run_id: str) -> HistoryRecord:
     """A gate's decision as an entry of the history, of now, without its version."""
     primary = decision.metrics.get(metric)  # None: withheld
+    approval = decision.approval
     return HistoryRecord(
-        kind="promotion" if decision.verdict == "PROMOTE" else "refusal",
+        kind="promotion" if decision.ending in {"PROMOTE", "WAITS_FOR_APPROVAL"} else "refusal",
         time=now(),
         name=name,
         verdict=decision.verdict,
@@ -133,6 +96,10 @@ def record_of(decision: ShownDecision, name: str, metric: str, run_id: str) -> H
         evaluation_digest=decision.evaluation_digest,
         model_digest=decision.challenger_digest,
         mlflow_run_id=run_id,
+        approval=approval.state if approval else None,
+        approved_by=approval.by or None if approval else None,
+        comment=approval.comment or None if approval else None,
+        approval_until=approval.until or None if approval else None,
     )
 
 
@@ -160,9 +127,19 @@ def write(run: Any, record: HistoryRecord) -> None:
     run.write(tags=_as_tags(record))
 
 
+def withdraw_question(client: Any, run_id: str, why: str) -> None:
+    """Write that a run which waited for approval has ended without it; a run with an answer is left alone."""
+    text = client.get_run(run_id).data.tags.get(RECORD)
+    record = from_json(HistoryRecord, text).as_of(now()) if text else None
+    if record and record.approval in {"waits", "expired"}:
+        reasons = (why, *record.reasons)
+        ended = replace(record, kind="refusal", approval="expired", reasons=reasons)
+        client.set_tag(run_id, RECORD, as_json(ended))
+
+
 def as_json(record: HistoryRecord) -> str:
-    """A record as tags hold it."""
-    return json.dumps(asdict(record))
+    """A record as tags hold it: MLflow cuts a tag of over 8,000 characters, and \\u4e2d is six of them."""
+    return json.dumps(asdict(record), ensure_ascii=False)
 
 
 def _as_tags(record: HistoryRecord) -> dict[str, str]:
@@ -215,7 +192,7 @@ def read(client: Any, name: str, took_effect: Sequence[TookEffect]) -> list[Hist
                 records.append(replace(record, version=each.version))
     if problems:
         raise RegistryError.of(problems)
-    return sorted(records, key=lambda record: record.time)
+    return sorted((record.as_of(now()) for record in records), key=lambda record: record.time)
 
 
 def _recorded(client: Any, name: str) -> Iterator[Any]:

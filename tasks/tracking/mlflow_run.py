@@ -30,7 +30,12 @@ ERROR = "precis.error"  # why a run failed
 MAX_TAG_CHARACTERS = 5000
 LOGGED_TABLES = "mlflow.loggedArtifacts"
 SEALED = "sealed"  # the artifact folder of what a report's reader must not meet: see its README.txt
+SCHEDULED = "SCHEDULED"  # MLflow's status of a run that goes on later
 _current: ContextVar[Run] = ContextVar("precis_run")
+
+
+class GoesOnLater(Exception):
+    """Ends this process of a run that another one goes on with: its MLflow run is SCHEDULED until then."""
 
 
 @dataclass
@@ -137,8 +142,8 @@ def run_for(
     """The MLflow run of one flow run: created at its first try, resumed by a retry.
 
     `first_try`: it is known to be the first, so no earlier run is searched for. Ends FINISHED, FAILED,
-    or KILLED when the flow is cancelled or interrupted. Raises RegistryError when MLflow cannot be
-    reached or the experiment was deleted.
+    SCHEDULED by GoesOnLater, or KILLED when the flow is cancelled or interrupted. Raises RegistryError
+    when MLflow cannot be reached or the experiment was deleted.
     """
     with connection.first_request() as client:
         experiment_id = _experiment(client, name)
@@ -157,6 +162,9 @@ def run_for(
         if run.pending_tags:
             run.write()
         status = "FINISHED"
+    except GoesOnLater:
+        status = SCHEDULED
+        raise
     except Exception as error:
         status = "FAILED"
         told = with_way_back(run, name, error)
@@ -173,7 +181,10 @@ def run_for(
 def _terminate(run: Run, name: str, status: str) -> None:
     """Close the run. Raises RegistryError if that fails and nothing failed before."""
     try:
-        run.client.set_terminated(run.id, status=status)
+        if status == SCHEDULED:
+            run.client.update_run(run.id, status=status)
+        else:
+            run.client.set_terminated(run.id, status=status)
     except MlflowException as error:
         if status == "FINISHED":
             raise with_way_back(run, name, error) from error

@@ -106,6 +106,11 @@ def _remove_checkpoints(place: str, job: str) -> None:
         get_run_logger().warning(f"the finished job's checkpoints stay in the store: {error}")
 
 
+def adapter_is_stored(adapter: AdapterRef) -> bool:
+    """Whether an adapter's files are there, and unchanged."""
+    return artifacts.intact(adapter, _intact)
+
+
 def _intact(adapter: AdapterRef) -> bool:
     return (
         artifacts.readable(adapter)

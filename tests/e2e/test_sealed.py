@@ -12,6 +12,7 @@ from typing import Any
 import mlflow
 import pytest
 from stack import SEALED, UNREACHABLE, Stack, stack_with_judged
+from terminal import Terminal
 
 from tasks.contracts.records import Decision, Prediction, ShownDecision, from_json
 from tasks.gate.recompute import main, recompute
@@ -136,6 +137,40 @@ def test_a_sealed_decision_recomputes_without_a_number(
     assert f"{stored.metrics['rougeL'].challenger:.4f}" in printed
     assert "used these evaluation rows up" in printed
     assert "uses the evaluation set up" in (folder.parent / "README.txt").read_text()
+
+
+@pytest.mark.full
+def test_who_refuses_a_winner_has_met_no_deciding_row(
+    stack: Stack, refused: dict[str, Any], client: Any
+) -> None:
+    """Asked at a terminal, with the open rows as blind pairs: what is seen then, and what is stored."""
+    changes = {key.replace("__", "."): value for key, value in SEALED.items()}
+    words = stack.words(changes | {"gate.approval": "required"})
+    terminal = Terminal(words, stack.folder, stack.environment())
+    terminal.wait_for("blind pairs (A, B or =)")
+    (asks,) = client.search_runs([client.get_experiment_by_name("demo").experiment_id],
+                                 "attributes.status = 'SCHEDULED'")  # fmt: skip
+    asking = {"mlflow_run_id": asks.info.run_id}
+    rows, decision = deciding(folder_of(stack, asking))
+    terminal.type("", "refuse", "Ann Lee", "too terse")
+    outcome = json.loads(terminal.finish())
+    assert (outcome["verdict"], outcome["version"], outcome["metrics"]) == (
+        "NOT_APPROVED",
+        None,
+        {},
+    )
+    assert (outcome["approval"]["by"], decision.verdict) == ("Ann Lee", "PROMOTE")
+    assert outcome["mlflow_run_id"] == asking["mlflow_run_id"]
+    folder = folder_of(stack, outcome)
+    page = (folder / "approval/pairs.md").read_text()
+    assert 0 < page.count("## Pair ") <= outcome["rows"]["all"] - outcome["rows"]["deciding"]
+    opened = json.dumps(outcome["open_part"]) + (folder / "gate/challenger.json").read_text()
+    opened += "".join((folder / f"gate/{who}.json").read_text() for who in ("base", "lead3"))
+    own = {secret for secret in secrets(rows, decision) if secret not in opened}
+    assert len(own) > 80
+    for place, text in [("terminal", terminal.text), *places(stack, outcome, client)]:
+        assert not [secret for secret in own if holds(text, secret)], place
+    assert stack.ask("history", "demo")[-1]["approved_by"] == "Ann Lee"
 
 
 def test_after_the_promotion_its_numbers_are_told(

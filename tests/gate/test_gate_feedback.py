@@ -134,6 +134,8 @@ def test_a_gate_with_other_settings_is_another_look() -> None:
     others = [Gate(min_delta=0.01), Gate(min_delta=0.02), Gate(alpha=0.01), Gate(open_share=0.9)]
     assert len({judged_by(gate) for gate in (Gate(), *others)}) == 5
     assert judged_by(Gate(min_delta=0.01)) == judged_by(Gate(min_delta=0.01))
+    # Approval is asked after the verdict: it tells nothing of the deciding rows.
+    assert judged_by(Gate(approval="required", approval_timeout_days=1)) == "rougeL"
 
 
 def test_open_feedback_shows_and_judges_all_rows() -> None:

@@ -1,0 +1,51 @@
+"""The question whether a challenger may be promoted, as a run stores it: what was asked, and the answer.
+
+A run that waits for people has no process, and any machine may go on with it. So what was asked is
+a tag of its MLflow run, by which the run finds the decision again that the answer is about.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.contracts.records import AdapterRef, Approval, DatasetRef, ModelRef, from_json, to_json
+
+TAG = "precis.approval"
+
+
+@dataclass(frozen=True)
+class Made:
+    """A challenger, with what it was made of."""
+
+    dataset: DatasetRef
+    adapter: AdapterRef
+    model: ModelRef
+
+
+@dataclass(frozen=True)
+class Question:
+    """One challenger against one opponent. `key`: of the answer, at the Prefect server."""
+
+    key: str
+    made: Made
+    champion: str  # which succession was asked about: version, digest and run of the champion
+    until: str  # UTC, ISO 8601
+    pairs: int  # blind pairs that were shown
+    answer: Approval | None = None
+    unusable: str = ""  # why an answer that was given is none; it is asked again
+    skipped: tuple[str, ...] = ()  # steps whose stored result was taken until it was asked
+
+
+def question_of(run: Any) -> Question | None:
+    """What this run has asked; None if it has not."""
+    text = run.client.get_run(run.id).data.tags.get(TAG)
+    return from_json(Question, text) if text else None
+
+
+def store(run: Any, question: Question, tags: dict[str, str]) -> None:
+    """Store a question, or its answer, and `tags` with it.
+
+    An answer is stored before anything acts on it: a retry finds it, and asks nobody twice.
+    """
+    run.write(tags={TAG: to_json(question)} | tags)

@@ -1,0 +1,173 @@
+"""Asking for approval where no server keeps the question: at a terminal, or not at all."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import tiny
+from pydantic import ValidationError
+
+from flows import approval, terminal_question
+from flows.approval_form import Answer, form_for, one_line, problem_of, why_again
+from tasks.contracts.errors import RecipeError
+from tasks.contracts.recipe import Gate, Recipe
+from tasks.contracts.records import AdapterRef, Approval, DatasetRef, ModelRef
+from tasks.register.task import Version, succession
+from tasks.tracking.approvals import Made, Question
+
+
+def recipe(**gate: object) -> Recipe:
+    return tiny.make_recipe(Path("unused"), gate=gate)
+
+
+def test_a_run_that_can_ask_nobody_is_refused_at_the_start(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By `check` and by the run, with what to do; who asks nobody is not stopped."""
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    (problem,) = approval.problems(recipe(approval="required"))
+    assert "gate.approval is required, and nobody can be asked here" in problem
+    assert "precis up" in problem
+    with pytest.raises(RecipeError, match="no deployment started this run"):
+        approval.require_someone(recipe(approval="required"))
+    assert approval.problems(recipe()) == []
+    approval.require_someone(recipe())
+
+
+def test_the_terminal_asks_until_it_has_an_answer(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On standard error alone; what is no decision is asked again, an empty name is the user's."""
+    monkeypatch.setenv("LOGNAME", "ann")
+    answers = io.StringIO("AB=\nwhat\n\nr\n\ntoo long\n")
+    given = terminal_question.ask("WAITS FOR APPROVAL demo", 3, answers)
+    assert given == {
+        "decision": "refuse", "approved_by": "ann", "comment": "too long", "preferred": "AB=",
+    }  # fmt: skip
+    assert Answer(**given).decision == "refuse"
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "WAITS FOR APPROVAL demo" in err
+    assert err.count("[a]pprove") == 3
+
+
+def test_the_terminal_asks_again_for_what_cannot_be_used(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Too few letters, or a name of nothing: with the reason, and from the start."""
+    answers = io.StringIO("AB\na\nAnn\n" "\np\nAnn\n" "AB=\np\n--\n" "AB=\np\nAnn\nfine\n")  # fmt: skip
+    given = terminal_question.ask("demo", 3, answers)
+    assert given == {
+        "decision": "as the pairs say", "approved_by": "Ann", "comment": "fine", "preferred": "AB=",
+    }  # fmt: skip
+    _, err = capsys.readouterr()
+    for problem in ("there are 3 pairs", "no pair had a letter", "who answers?"):
+        assert problem in err
+
+
+@pytest.mark.parametrize("user", ["ann", "--", "\u200b"])
+def test_the_end_of_the_input_approves_nothing(user: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-D at any question, whatever the user is called: it is an answer, so nobody is asked for ever."""
+    monkeypatch.setenv("LOGNAME", user)
+    for text in ("", "A\n", "A\na\n", "A\na\nAnn\n"):
+        given = terminal_question.ask("demo", 1, io.StringIO(text))
+        assert (given["decision"], given["comment"]) == (
+            "refuse",
+            "the input ended without an answer",
+        )
+        assert not problem_of(given["decision"], given["approved_by"], given["preferred"], 1)
+
+
+@pytest.mark.parametrize(
+    ("preferred", "fits"),
+    [("", True), ("AB=", True), ("a b,=", True), ("AB", False), ("ABBA", False), ("ABC", False)],
+)
+def test_the_form_takes_a_letter_a_pair(preferred: str, fits: bool) -> None:
+    """As many as there are pairs, or none; the server refuses what the form does not allow."""
+    form = form_for(3)
+    values = {"decision": "approve", "approved_by": "Ann", "preferred": preferred}
+    if fits:
+        assert form(**values).approved_by == "Ann"
+    else:
+        with pytest.raises(ValidationError):
+            form(**values)
+
+
+@pytest.mark.parametrize("values", [{"decision": "approve"}, {"decision": "yes", "approved_by": "A"},
+                                    {"decision": "approve", "approved_by": "  "}])  # fmt: skip
+def test_the_form_wants_a_decision_and_a_name(values: dict[str, str]) -> None:
+    """Neither has a default: nothing is approved by a click."""
+    with pytest.raises(ValidationError):
+        form_for(0)(**values)
+
+
+@pytest.mark.parametrize(
+    ("typed", "stands"),
+    [
+        ("  Ann\t Lee\n", "Ann Lee"),
+        ("Ann\x1b[31m\x07", "Ann[31m"),
+        ("\u202eeeL nnA", "eeL nnA"),
+        ("Ann\u200bLee\ud800", "AnnLee"),
+        (
+            "\u0639\u0644\u06cc\u200c\u0631\u0636\u0627",
+            "\u0639\u0644\u06cc\u200c\u0631\u0636\u0627",
+        ),
+        ("e\u0301", "\u00e9"),
+        ("\u674e", "\u674e"),
+    ],
+)
+def test_what_a_person_typed_is_one_harmless_line(typed: str, stands: str) -> None:
+    """No escape for a terminal, no turned reading, no half of a character; names of all scripts stay."""
+    assert one_line(typed) == stands
+    assert not problem_of("approve", typed, "", 0)
+
+
+@pytest.mark.parametrize("name", ["", "  ", "\u200b", "\u200c", "\u3164", "--", "\x1b", "\u2800"])
+def test_a_name_that_nobody_can_read_is_no_name(name: str) -> None:
+    """The form's pattern lets invisible characters pass; the run then asks again, and says why."""
+    assert "who answers?" in problem_of("approve", name, "", 0)
+
+
+def asked(digest: str = "m", champion: str = "none", answer: Approval | None = None) -> Question:
+    made = Made(
+        DatasetRef("d", "d", "t", "e", 1, 1, 0),
+        AdapterRef("a", "a", "b"),
+        ModelRef("p", digest, "b"),
+    )
+    return Question("key", made, champion, "2026", 20, answer)
+
+
+def test_an_approval_is_of_one_challenger_against_one_champion() -> None:
+    """A refusal is of the challenger, whoever is champion; neither is of another challenger."""
+    v1 = Version(1, 0, True, "c", "run", "", datetime.now(UTC), None, "v1")
+    yes, no = Approval("approved", "2026", "Ann"), Approval("refused", "2026", "Ann")
+    approved, refused = asked(answer=yes), asked(answer=no)
+    assert approval.stands(approved, approved.made, None)
+    assert not approval.stands(approved, approved.made, v1)
+    assert not approval.stands(asked(champion=succession(v1), answer=yes), approved.made, None)
+    assert approval.stands(asked(champion=succession(v1), answer=yes), approved.made, v1)
+    again = replace(v1, number=2)  # by a rollback
+    assert not approval.stands(asked(champion=succession(v1), answer=yes), approved.made, again)
+    assert approval.stands(refused, refused.made, v1)
+    assert not approval.stands(refused, asked("other").made, None)
+    assert not approval.stands(asked(), asked().made, None)
+
+
+def test_who_is_asked_again_hears_why() -> None:
+    """The champion changed, the challenger is another, or the answer could not be used."""
+    yes = asked(answer=Approval("approved", "2026", "Ann"))
+    assert why_again(asked(), None) == why_again(asked(), asked()) == ""
+    assert "approved by Ann, but meanwhile the champion changed" in why_again(asked(), yes)
+    assert "that challenger cannot be had any more" in why_again(asked("other"), yes)
+    assert "no letter" in why_again(asked(), replace(asked(), unusable="no letter"))
+
+
+@pytest.mark.parametrize("days", [0, -1, 366])
+def test_the_time_for_an_answer_has_bounds(days: float) -> None:
+    """More than nothing, at most a year."""
+    with pytest.raises(ValidationError):
+        Gate(approval_timeout_days=days)
