@@ -225,8 +225,7 @@ def _answered(decision: ShownDecision, answer: Approval) -> ShownDecision:
     """A decision with its answer; of one that was refused, what may be told without a promotion."""
     if answer.state == "refused":
         decision = public_decision()
-        return replace(decision, approval=answer, reasons=(answer.sentence(), *decision.reasons))
-    return replace(decision, approval=answer, reasons=(*decision.reasons, answer.sentence()))
+    return approvals.answered(decision, answer)
 
 
 def _tags(run: mlflow_run.Run, recipe: Recipe, told: ShownDecision) -> dict[str, str]:

@@ -178,7 +178,7 @@ def _check_refusals(client: Any, records: Sequence[Any], scratch: Path, found: F
                 f"MLflow run {record.mlflow_run_id}: its entry in the history has no decision beside it"
             )
             continue
-        guarded(check_refusal, record, decision, record.metric, found)
+        guarded(check_refusal, client, record, decision, record.metric, found)
         count += 1
     if count:
         found.checked.append(f"{count} refusals in the history")

@@ -20,7 +20,7 @@ from tasks.contracts.records import ModelRef, Scores, ShownDecision, VersionRef
 from tasks.models.tokenizer_digest import tokenizer_digest
 from tasks.orchestration.task_options import STEP
 from tasks.processes import workspace
-from tasks.register import claims, log_model, lookup, rollback
+from tasks.register import claims, log_model, lookup, rollback, version_tags
 from tasks.register.claims import Version, find_champion
 from tasks.register.claims import versions as versions_of
 from tasks.register.history_entries import history_of
@@ -91,8 +91,6 @@ __all__ = [
     "versions_of",
 ]
 
-APPROVED_BY, APPROVAL_COMMENT = "precis.approved_by", "precis.approval_comment"
-
 
 @task(name="champion", **STEP)
 def current_champion(name: str) -> claims.Version | None:
@@ -136,7 +134,10 @@ def register(
     if challenger.tokenizer_digest:
         tags[claims.TOKENIZER] = challenger.tokenizer_digest
     if decision.approval:
-        tags |= {APPROVED_BY: decision.approval.by, APPROVAL_COMMENT: decision.approval.comment}
+        tags |= {
+            version_tags.APPROVED_BY: decision.approval.by,
+            version_tags.APPROVAL_COMMENT: decision.approval.comment,
+        }
     version = claims.succeed(
         run.client,
         recipe.name,

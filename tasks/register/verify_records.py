@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,10 +12,10 @@ from mlflow.exceptions import MlflowException
 from tasks.contracts.errors import RegistryError
 from tasks.contracts.findings import Findings
 from tasks.contracts.formatting import headline
-from tasks.contracts.records import ShownDecision, from_json
-from tasks.register import claims
+from tasks.contracts.records import Approval, ShownDecision, from_json
+from tasks.register import claims, version_tags
 from tasks.register.history_entries import history_of
-from tasks.tracking import history
+from tasks.tracking import approvals, history
 
 EVALUATION_DIGEST = "precis.evaluation_digest"
 CLOCKS = timedelta(minutes=10)  # by which the clocks of two machines may differ
@@ -59,6 +59,10 @@ def check_promotion(
         )
     tags = client.get_model_version(name, str(version.number)).tags
     expected = {EVALUATION_DIGEST: decision.evaluation_digest}
+    question = approvals.read(client, version.run_id)
+    if question and question.answer:
+        decision = approvals.answered(decision, question.answer)
+        expected[version_tags.APPROVED_BY] = question.answer.by
     if metric in decision.metrics:
         expected[f"precis.{metric}"] = f"{decision.metrics[metric].challenger:.4f}"
     for tag, value in expected.items():
@@ -95,15 +99,33 @@ def check_rollback(client: Any, name: str, version: claims.Version, found: Findi
 
 
 def check_refusal(
-    record: history.HistoryRecord, decision: ShownDecision, metric: str, found: Findings
+    client: Any,
+    record: history.HistoryRecord,
+    decision: ShownDecision,
+    metric: str,
+    found: Findings,
 ) -> None:
     """A refusal's entry, or that of a promotion which never took place, against what was decided."""
     place = f"MLflow run {record.mlflow_run_id}: its tag {history.RECORD}"
-    expected = history.record_of(decision, record.name, metric, record.mlflow_run_id)
+    asked = _as_asked(client, record, decision)
+    expected = history.record_of(asked, record.name, metric, record.mlflow_run_id)
+    if record.approval == "expired":  # why it ended stands first
+        reasons = (*record.reasons[:1], *expected.reasons)
+        expected = replace(expected, kind="refusal", approval="expired", reasons=reasons)
     if different := _different(record, expected, NUMBERS if decision.verdict == "PROMOTE" else ()):
         found.differences.append(
             f"{place}: {', '.join(different)} differ from the decision; restore it from a backup"
         )
+
+
+def _as_asked(client: Any, record: history.HistoryRecord, decision: ShownDecision) -> ShownDecision:
+    """The decision with what people were asked and said, as their run holds it."""
+    question = approvals.read(client, record.mlflow_run_id) if record.approval else None
+    if question is None:
+        return decision
+    if question.answer:
+        return approvals.answered(decision, question.answer)
+    return replace(decision, approval=Approval("waits", question.until))
 
 
 def _entries(client: Any, name: str, version: claims.Version) -> Iterator[tuple[str, str]]:

@@ -20,6 +20,7 @@ DIGEST, RUN_ID = "precis.model_digest", "precis.run_id"
 ROLLBACK_TO, COMPLETED_BY = "precis.rollback_to", "precis.completed_by"
 TOKENIZER = "precis.tokenizer_digest"
 RECORD = "precis.history"  # of a version: its entry, which outlives its run
+APPROVED_BY, APPROVAL_COMMENT = "precis.approved_by", "precis.approval_comment"
 NOBODY = 0  # what the first champion succeeds
 
 

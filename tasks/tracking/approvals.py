@@ -6,10 +6,18 @@ a tag of its MLflow run, by which the run finds the decision again that the answ
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tasks.contracts.records import AdapterRef, Approval, DatasetRef, ModelRef, from_json, to_json
+from tasks.contracts.records import (
+    AdapterRef,
+    Approval,
+    DatasetRef,
+    ModelRef,
+    ShownDecision,
+    from_json,
+    to_json,
+)
 
 TAG = "precis.approval"
 
@@ -39,8 +47,20 @@ class Question:
 
 def question_of(run: Any) -> Question | None:
     """What this run has asked; None if it has not."""
-    text = run.client.get_run(run.id).data.tags.get(TAG)
+    return read(run.client, run.id)
+
+
+def read(client: Any, run_id: str) -> Question | None:
+    """What a run has asked; None if it has not."""
+    text = client.get_run(run_id).data.tags.get(TAG)
     return from_json(Question, text) if text else None
+
+
+def answered(decision: ShownDecision, answer: Approval) -> ShownDecision:
+    """A decision with its answer, which stands first among the reasons of a refusal."""
+    said, reasons = (answer.sentence(),), decision.reasons
+    told = said + reasons if answer.state == "refused" else reasons + said
+    return replace(decision, approval=answer, reasons=told)
 
 
 def store(run: Any, question: Question, tags: dict[str, str]) -> None:
