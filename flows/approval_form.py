@@ -80,12 +80,10 @@ def why_again(question: Question, before: Question | None) -> str:
         return f"Asked again: {before.unusable}."
     if before is None or before.answer is None:
         return ""
-    said = f"Asked again: it was {before.answer.sentence()}, but"
+    answer = f"Asked again: it was {before.answer.sentence()}, but"
     if before.made.model.digest != question.made.model.digest:
-        return f"{said} that challenger cannot be had any more, and this is another one."
-    return (
-        f"{said} meanwhile the champion changed, and the challenger was judged against the new one."
-    )
+        return f"{answer} that challenger cannot be had any more, and this is another one."
+    return f"{answer} meanwhile the champion changed, and the challenger was judged against the new one."
 
 
 def _is_text(character: str) -> bool:

@@ -2,6 +2,8 @@
 
 Two precisions, on purpose: a headline or a reason has three decimals (`short_score`, `short_gain`), a
 table has four (`score`, `gain`).
+
+Over 250 lines: all that is shown in the same words everywhere is in one place.
 """
 
 from __future__ import annotations

@@ -923,7 +923,7 @@ class Gate(Settings):
     approval: Literal["none", "required"] = Field(
         "none",
         title="Approval",
-        description="required: a challenger that passed the gate is registered once a person has said so, in "
+        description="required: a challenger that passed the gate is registered once a person approves it, in "
         "the form of the run that waits in Prefect, with twenty blind pairs to compare; `precis run` asks at "
         "the terminal. none: the gate alone decides, so that schedules need nobody.",
     )

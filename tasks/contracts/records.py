@@ -210,7 +210,7 @@ class OpenPart:
 
 @dataclass(frozen=True)
 class Approval:
-    """What people said of a challenger that passed the gate, where the recipe asks them (gate.approval)."""
+    """What people answered about a challenger that passed the gate (gate.approval)."""
 
     state: Literal["waits", "approved", "refused"]
     until: str = ""  # UTC, ISO 8601: when the question ends
@@ -219,12 +219,12 @@ class Approval:
     pairs: str = ""  # which side was preferred in the blind pairs, in a sentence
 
     def sentence(self) -> str:
-        """Who said what."""
+        """Who answered what."""
         if self.state == "waits":
             return f"waits for approval until {self.until}"
-        said = f"{'approved' if self.state == 'approved' else 'not approved'} by {self.by}"
+        answer = f"{'approved' if self.state == 'approved' else 'not approved'} by {self.by}"
         return "; ".join(
-            filter(None, (f"{said}: {self.comment}" if self.comment else said, self.pairs))
+            filter(None, (f"{answer}: {self.comment}" if self.comment else answer, self.pairs))
         )
 
 

@@ -119,7 +119,7 @@ def check_refusal(
 
 
 def _as_asked(client: Any, record: history.HistoryRecord, decision: ShownDecision) -> ShownDecision:
-    """The decision with what people were asked and said, as their run holds it."""
+    """The decision with what people were asked and answered, as their run holds it."""
     question = approvals.read(client, record.mlflow_run_id) if record.approval else None
     if question is None:
         return decision

@@ -58,8 +58,8 @@ def read(client: Any, run_id: str) -> Question | None:
 
 def answered(decision: ShownDecision, answer: Approval) -> ShownDecision:
     """A decision with its answer, which stands first among the reasons of a refusal."""
-    said, reasons = (answer.sentence(),), decision.reasons
-    told = said + reasons if answer.state == "refused" else reasons + said
+    sentence, reasons = (answer.sentence(),), decision.reasons
+    told = sentence + reasons if answer.state == "refused" else reasons + sentence
     return replace(decision, approval=answer, reasons=told)
 
 

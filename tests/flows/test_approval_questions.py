@@ -142,7 +142,7 @@ def asked(digest: str = "m", champion: str = "none", answer: Approval | None = N
 
 
 def test_an_approval_is_of_one_challenger_against_one_champion() -> None:
-    """A refusal is of the challenger, whoever is champion; neither is of another challenger."""
+    """A refusal is of the challenger, with any champion; neither is of another challenger."""
     v1 = Version(1, 0, True, "c", "run", "", datetime.now(UTC), None, "v1")
     yes, no = Approval("approved", "2026", "Ann"), Approval("refused", "2026", "Ann")
     approved, refused = asked(answer=yes), asked(answer=no)

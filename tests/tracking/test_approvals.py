@@ -1,4 +1,4 @@
-"""What the history tells of approval: it waits, somebody said yes or no, or nobody did in time."""
+"""What the history tells of approval: it waits, somebody answered yes or no, or nobody did in time."""
 
 from __future__ import annotations
 
