@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
 import sys
 import time
 import urllib.error
@@ -22,6 +21,7 @@ from typing import Any
 
 import once
 import psutil
+import warm
 from stack import ROOT, SMALL, Stack, free_port
 
 from flows.stack import services
@@ -77,6 +77,7 @@ class Servers:
             store = self.extra.get("TEST_MLFLOW_STORE", f"sqlite:///{self.folder}/mlflow.db")
             where = self.extra.get("TEST_ARTIFACTS", str(self.folder / "artifacts"))
             words = services.mlflow_server(self.ports["mlflow"], store, where)
+            words += ["--workers", "1"]  # each takes 7 s of CPU to start
             return [*words, *self.extra.get("TEST_MLFLOW_OPTIONS", "").split()]
         return services.worker("precis", 2)
 
@@ -132,15 +133,9 @@ class Servers:
         return self.prefect("--no-prompt", "deploy", "--all", "--prefect-file", file, **env)
 
     def prefect(self, *words: str, **env: str) -> str:
-        """A `prefect` command, from the checkout."""
-        done = subprocess.run(
-            [BIN / "prefect", *words],
-            cwd=ROOT,
-            env=self.client.environment() | env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        """A `prefect` command, from the checkout, without the seconds of imports."""
+        script = ["-c", "from prefect.cli import app; app()", *words]
+        done = warm.warm_precis()(script, ROOT, self.client.environment() | env)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -6,7 +6,6 @@ Over 250 lines: its tests share their fixtures.
 from __future__ import annotations
 
 import json
-import subprocess
 import threading
 import uuid
 from collections.abc import Iterator
@@ -16,8 +15,9 @@ from typing import Any
 
 import mlflow
 import pytest
+import warm
 from servers import Servers, wait_for
-from stack import PRECIS, judged_store
+from stack import ROOT, judged_store
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1500)]
 
@@ -198,10 +198,10 @@ def test_a_burst_of_arrivals_starts_one_check_and_the_check_one_retrain(
     servers: Servers, promoted: dict[str, Any]
 ) -> None:
     """Debounced: three notices, one check-data run; 420 unseen rows are enough for a retrain."""
-    words = [str(PRECIS), "notify-data", "demo", "--source", "deployments/demo/data"]
-    env = servers.client.environment()
-    notices = [subprocess.Popen(words, env=env) for _ in range(3)]  # at once: debounced by 10 s
-    assert [notice.wait(300) for notice in notices] == [0, 0, 0]
+    words = ["notify-data", "demo", "--source", "deployments/demo/data"]
+    env, precis = servers.client.environment(), warm.warm_precis()
+    notices = [precis.start(words, ROOT, env) for _ in range(3)]  # at once: debounced by 10 s
+    assert [notice.wait() for notice in notices] == [0, 0, 0]
     checks = wait_for(lambda: servers.runs("check-data"), 120, "no check started")
     state = servers.wait(checks[0]["id"])
     assert state["name"] == "RETRAIN_STARTED", state["message"]
