@@ -24,6 +24,7 @@ from tasks.tracking.predictions_table import read_table, write_table
 
 # Written by the code of 2026-11-28 before its packages were made (commit b98b9c9): `promoted` and
 # `rejected` are 40 rows of two runs of the demo, their texts shortened; the others are made-up scores.
+# `sliced` is of the last code before the data's columns could be slices (1b3cb95).
 PREVIOUS = Path(__file__).parent / "previous_decision"
 
 
@@ -133,7 +134,7 @@ def test_a_doctored_table_is_found_out(tmp_path: Path) -> None:
         recompute(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["promoted", "rejected", "inconclusive", "by_loss"])
+@pytest.mark.parametrize("name", ["promoted", "rejected", "inconclusive", "by_loss", "sliced"])
 def test_a_decision_of_the_version_before_is_recomputed_exactly(name: str) -> None:
     """Numbers to the last bit, reasons to the letter; only the wording of notes may change."""
     stored = from_json(Decision, (PREVIOUS / name / "decision.json").read_bytes())
