@@ -141,9 +141,8 @@ def contest(
             if champion:
                 opponent, remarks = judge_champion(champion, dataset, base, recipe)
             version = champion.number if champion else None
-            rows = dataset.evaluation_digest
             decision = gate(
-                challenger, opponent, base_scores, lead3_scores, version, rows, recipe, remarks
+                challenger, opponent, base_scores, lead3_scores, version, dataset, recipe, remarks
             )
         if decision.verdict == "PROMOTE":
             decision = approval.ask(decision, made, champion, recipe)

@@ -907,12 +907,14 @@ class Gate(Settings):
         description="Bounds of the outputs' words over the references' words. Outside half to twice their "
         "length a model trades precision for recall, or recall for precision.",
     )
-    slices: tuple[Literal["length", "language"], ...] = Field(
+    slices: tuple[Column, ...] = Field(
         (),
         title="Slices",
-        description="Parts of the evaluation set on which the gain is shown too. length: documents in "
-        "thirds by their words. language: by the script of their letters. Bounds hold for all slices at "
-        "once, so that many slices do not make false alarms. None by default: a mean decides.",
+        description="Parts of the evaluation set on which the gain is shown too: by each value of a column "
+        "of the data (topic). length: documents in thirds by their words. language: by the script of their "
+        "letters. source: by the file, or by a column of that name. column:length is a column that is called "
+        "length. Bounds hold for all slices at once, so that many slices do not make false alarms. None by "
+        "default: a mean decides.",
     )
     slice_loss: Literal["report", "veto"] = Field(
         "report",

@@ -33,6 +33,7 @@ class DatasetRef:
     train_rows: int
     evaluation_rows: int
     rejected: int
+    labels_digest: str = ""  # of `labels.json`, which is there if gate.slices needs it
 
 
 @dataclass(frozen=True)

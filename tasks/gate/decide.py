@@ -14,6 +14,7 @@ from tasks.contracts import metrics
 from tasks.contracts.metrics import LOSS
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import ROUGE_NAMES, Decision, Scores
+from tasks.contracts.slice_labels import Labels
 from tasks.gate import guardrails_schema_1
 from tasks.gate.earlier_looks import EarlierLook, Spent, usable
 from tasks.gate.guardrails import Finding, guardrails
@@ -43,6 +44,7 @@ def decide(
     lead3: Table | None,
     looks: int,
     earlier: Sequence[EarlierLook] = (),
+    labels: Labels | None = None,
     sealed: bool = False,
     schema: int = SCHEMA,
 ) -> Decision:
@@ -54,12 +56,13 @@ def decide(
     at hand. In the decision's metrics, bounds of gate.metric are at
     the decision's alpha, those of the other metrics at gate.alpha, as guardrails use them.
 
-    `sealed`: only the verdict of these rows is told, see `judge` in verdict.py. `schema`: the version of the
-    rules, see SCHEMA; a stored decision is recomputed under the version that made it.
+    `sealed`: only the verdict of these rows is told, see `judge` in verdict.py. `labels`: of the rows, where
+    gate.slices needs them. `schema`: the version of the rules, see SCHEMA; a stored decision is recomputed
+    under the version that made it.
 
     Raises SealBroken when the two were scored under different evaluation digests, or a loss with
     different tokenizers; EvaluationError for tables that are empty, of different rows, or hold a score
-    that is missing or no number.
+    that is missing or no number, or rows without a label that gate.slices needs.
     """
     _check_compared(challenger, opponent, challenger_scores, opponent_scores, gate, opponent_kind)
     _check_shown(challenger, base, lead3, metrics.measured(gate.metric))
@@ -81,7 +84,7 @@ def decide(
         spent=Spent.of(used),
         skew=schema > 2,
     )
-    slices = slice_results(challenger, opponent, measured.cluster, gate)
+    slices = slice_results(challenger, opponent, measured.cluster, gate, labels or {})
     of_outputs = _findings(schema, challenger, opponent, challenger_scores, measured, gate)
     findings = [*of_outputs, *slice_findings(slices, gate)]
     same_model = challenger_scores.model_digest == opponent_scores.model_digest

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tasks.contracts.comparable_text import comparable_words
@@ -16,6 +16,7 @@ from tasks.contracts.documents import plain_text
 from tasks.contracts.errors import EvaluationError
 from tasks.contracts.recipe import Gate, Recipe
 from tasks.contracts.records import Decision, OpenPart, Prediction, Row, Scores
+from tasks.contracts.slice_labels import Labels
 from tasks.contracts.words import words
 from tasks.gate.clusters import clusters
 from tasks.gate.decide import SCHEMA, decide
@@ -41,6 +42,7 @@ class Setting:
     opponent_version: int | None
     looks: int
     earlier: tuple[EarlierLook, ...] = ()  # of the deciding rows
+    labels: Labels = field(default_factory=dict)  # of all rows, where gate.slices needs them
     schema: int = SCHEMA
 
 
@@ -170,6 +172,7 @@ def _decide(
         lead3=tables["lead3"],
         looks=looks,
         earlier=earlier,
+        labels=setting.labels,
         sealed=setting.split != "none",
         schema=setting.schema,
     )

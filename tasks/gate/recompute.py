@@ -21,6 +21,7 @@ from tasks.contracts import digest, formatting
 from tasks.contracts.errors import EvaluationError, PrecisError
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import Decision, OpenPart, Scores, from_json
+from tasks.contracts.slice_labels import LABELS, Labels, read_labels
 from tasks.gate.decide import SCHEMA
 from tasks.gate.earlier_looks import EarlierLook
 from tasks.gate.measure import Table
@@ -37,7 +38,8 @@ FOLDER is the artifact `sealed/gate` of a retrain's MLflow run; under gate.feedb
 runs before it, `gate`. On the embedded store that is mlruns/artifacts/NAME/RUN/artifacts/sealed/gate; from
 a server, fetch it with `mlflow artifacts download -u runs:/RUN/sealed/gate`. It holds decision.json,
 gate_inputs.json, the predictions tables challenger.json, opponent.json, base.json and lead3.json, and
-earlier_looks.json, which has what was used of earlier challengers' scores.
+earlier_looks.json, which has what was used of earlier challengers' scores; and labels.json, where
+gate.slices needs labels of the rows.
 
 No number of the deciding rows is printed without --show-deciding. A person who reads them and
 goes on choosing settings has used the evaluation set up: take fresh rows then.
@@ -57,6 +59,7 @@ class GateInputs:
     scores: dict[str, Scores]  # challenger, opponent; others may be there
     earlier_digest: str = ""  # of the file EARLIER; empty where no earlier look was used
     split: Split = "none"  # of decisions before there were parts
+    labels_digest: str = ""  # of the file LABELS; empty where gate.slices needs none
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ def recompute_all(folder: Path) -> Recomputed:
         inputs.opponent_version,
         inputs.looks,
         tuple(_earlier(folder / EARLIER, inputs.earlier_digest)),
+        labels_in(folder, inputs.labels_digest),
         schema,
     )
     try:
@@ -137,6 +141,22 @@ def _earlier(path: Path, stored_digest: str) -> list[EarlierLook]:
     if not path.is_file() or digest.of_file(path) != stored_digest:
         raise EvaluationError(f"{path} is gone or was changed after the decision; fetch it again")
     return _read(list[EarlierLook], path)
+
+
+def labels_in(folder: Path, stored_digest: str) -> Labels:
+    """The labels of evaluation rows in a folder; none without a digest.
+
+    Raises EvaluationError unless the file is the one that was digested.
+    """
+    if not stored_digest:
+        return {}
+    path = folder / LABELS
+    if not path.is_file() or digest.of_file(path) != stored_digest:
+        raise EvaluationError(f"{path} is gone or was changed; fetch it again")
+    try:
+        return read_labels(path)
+    except ValidationError as error:
+        raise EvaluationError(f"{path} does not hold labels; fetch it again") from error
 
 
 def _table(path: Path, scores: Scores | None) -> Table | None:

@@ -18,6 +18,7 @@ from tasks.contracts.records import Decision, OpenPart, ShownDecision
 from tasks.gate.level import level
 from tasks.gate.notes import about_looks
 from tasks.gate.pairs import RESOLUTION
+from tasks.gate.slices import small_note
 
 PASSED = "better on the deciding rows, and every guardrail holds"
 WORSE = "worse, beyond noise"
@@ -94,11 +95,13 @@ def kind(decision: Decision, gate: Gate) -> str:
 
 def _notes(decision: Decision, gate: Gate) -> tuple[str, ...]:
     """Those that depend on no score."""
+    small = small_note(decision.slices)
     if decision.looks < 2:
-        return ()
+        return tuple(small)
     if gate.looks == "count":
-        return (about_looks(decision.alpha, gate, decision.looks, 0),)
-    return (
+        return about_looks(decision.alpha, gate, decision.looks, 0), *small
+    looks = (
         f"challenger {decision.looks} judged on this evaluation set, so its bound is stricter than a first "
-        "one's; fresh data start the count again",
+        "one's; fresh data start the count again"
     )
+    return looks, *small

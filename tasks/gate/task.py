@@ -21,6 +21,7 @@ from tasks.contracts.documents import plain_text
 from tasks.contracts.errors import EvaluationError, RegistryError
 from tasks.contracts.recipe import Gate, Recipe
 from tasks.contracts.records import (
+    DatasetRef,
     Decision,
     Prediction,
     Scores,
@@ -29,6 +30,7 @@ from tasks.contracts.records import (
     read_rows,
     to_json,
 )
+from tasks.contracts.slice_labels import LABELS, Labels, labelled, read_labels, write_labels
 from tasks.gate.clusters import clusters
 from tasks.gate.decay import Decay, decay_headline, decay_markdown, decide_decay
 from tasks.gate.earlier_looks import EarlierLook, look_of
@@ -42,8 +44,10 @@ from tasks.gate.parts import (
     split_of,
 )
 from tasks.gate.power import Advice, advise
-from tasks.gate.recompute import EARLIER
+from tasks.gate.recompute import EARLIER, labels_in
 from tasks.gate.shown import before_promotion, shown
+from tasks.gate.slice_members import small_slices
+from tasks.gate.slices import about_small
 from tasks.gate.stored import check as check_stored
 from tasks.gate.stored import read_shown
 from tasks.orchestration.task_options import STEP
@@ -82,12 +86,22 @@ looks knows it. What may be read freely is in the folder `gate`: the open rows.
 
 
 def advice(rows: Path, recipe: Recipe) -> Advice:
-    """What the evaluation rows in this file can show, before anything is spent on them."""
-    evaluation, split = read_rows(rows), split_of(recipe)
+    """What the evaluation rows in this file can show, before anything is spent on them.
+
+    Labels that gate.slices needs lie beside it.
+    """
+    evaluation, split, slices = read_rows(rows), split_of(recipe), recipe.gate.slices
     part = part_of_each(evaluation, split, recipe.gate.open_share)
     deciding = [row for row, name in zip(evaluation, part, strict=True) if name == "deciding"]
-    documents = max(clusters(deciding), default=-1) + 1
-    return advise(documents, len(deciding), part.count("open"), recipe.gate, named=split == "named")
+    cluster = clusters(deciding)
+    documents = max(cluster, default=-1) + 1
+    named = split == "named"
+    found = advise(documents, len(deciding), part.count("open"), recipe.gate, named=named)
+    if not slices or found.problem:
+        return found
+    labels = read_labels(rows.with_name(LABELS)) if labelled(slices) else {}
+    small = about_small(small_slices(slices, deciding, cluster, labels))
+    return replace(found, fact="; ".join([found.fact, *small]))
 
 
 @task(name="gate", **STEP)
@@ -97,7 +111,7 @@ def gate(
     base: Scores,
     lead3: Scores,
     champion_version: int | None,
-    rows_digest: str,
+    dataset: DatasetRef,
     recipe: Recipe,
     remarks: tuple[str, ...] = (),
 ) -> ShownDecision:
@@ -107,6 +121,8 @@ def gate(
     `remarks`: on the evaluation rows; they stand in the decision's notes.
     """
     run, watch = mlflow_run.current(), resource_usage.Watch()
+    rows_digest = dataset.evaluation_digest
+    labels = _labels(dataset, recipe.gate)  # a loss of them shall not cost a look
     scores = {"challenger": challenger, "opponent": opponent, "base": base, "lead3": lead3}
     tables, split = {who: _table(record) for who, record in scores.items()}, split_of(recipe)
     deciding = {
@@ -123,7 +139,7 @@ def gate(
     )
     kind: Literal["champion", "base"] = "champion" if champion_version else "base"
     earlier = _earlier(run, against, rows_digest)
-    setting = Setting(recipe.gate, split, kind, champion_version, looks, tuple(earlier))
+    setting = Setting(recipe.gate, split, kind, champion_version, looks, tuple(earlier), labels)
     decision, open_part = decide_by_parts(tables, scores, setting)
     decision = replace(decision, notes=(*decision.notes, *remarks))
     told = shown(decision, open_part, recipe.gate, len(tables["challenger"]), remarks)
@@ -211,6 +227,12 @@ def _table(scores: Scores) -> list[Prediction]:
     return read_table(path)
 
 
+def _labels(dataset: DatasetRef, settings: Gate) -> Labels:
+    if not labelled(settings.slices):
+        return {}
+    return labels_in(artifacts.fetch(dataset.uri), dataset.labels_digest)
+
+
 def _earlier(run: mlflow_run.Run, opponent: str, rows_digest: str) -> list[EarlierLook]:
     """The looks of earlier runs that are at hand: a run that was killed, deleted or pruned has none."""
     looks = []
@@ -240,12 +262,15 @@ def _store(
     (folder / OWN).write_text(to_json(own))
     earlier = TypeAdapter(list[EarlierLook]).dump_json(list(setting.earlier))
     (folder / EARLIER).write_bytes(earlier)
+    if setting.labels:
+        write_labels(folder / LABELS, setting.labels)
     inputs = {
         "opponent_kind": decision.opponent,
         "opponent_version": decision.opponent_version,
         "looks": decision.looks,
         "split": setting.split,
         "earlier_digest": digest.of_file(folder / EARLIER) if setting.earlier else "",
+        "labels_digest": digest.of_file(folder / LABELS) if setting.labels else "",
     }
     _write_folder(folder, "gate", decision, scores, setting.gate, inputs)
     after, public = told

@@ -147,6 +147,7 @@ def _unused_roles(columns: Columns, rows: Rows, prompt: Prompt) -> Roles:
             roles[name] = role
         elif name in places:
             roles[name] = "part of the prompt"
+    roles |= {name: "part of the prompt" for name in columns.only_labels if name in places}
     return roles
 
 

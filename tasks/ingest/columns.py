@@ -1,4 +1,7 @@
-"""Which column of a file is what: named by the recipe, or guessed from names and the first rows."""
+"""Which column of a file is what: named by the recipe, or guessed from names and the first rows.
+
+Over 250 lines: the guesses take turns, and each leaves its traces in one record.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from types import NoneType
 from typing import Any
 
 from tasks.contracts.recipe import Fields, Prompt
+from tasks.contracts.slice_labels import SOURCE, column_of, labelled
 from tasks.ingest.chat import CLOSE, mostly_chat_texts
 from tasks.ingest.column_roles import holds_nothing, role_of
 from tasks.ingest.messages import ends_in_question, is_messages, may_be_messages, unused_keys
@@ -55,6 +59,7 @@ class Columns:
     inputs: dict[str, str] = field(default_factory=dict)  # a name in the prompt: its column
     optional: tuple[str, ...] = ()  # names of `inputs` that may be blank
     ignored: tuple[str, ...] = ()  # by the recipe: columns, and keys of messages
+    labels: dict[str, str] = field(default_factory=dict)  # a name of gate.slices: its column
     unused: tuple[str, ...] = ()  # by nobody's word
     # Of the unused: blank in all sampled rows, though their names promise content.
     blank: tuple[str, ...] = ()
@@ -69,6 +74,18 @@ class Columns:
         named = (self.text, self.document, *self.inputs.values(), *self.summary)
         used = (*named, self.id, self.system)
         return tuple(dict.fromkeys(name for name in (*used, *self.blank) if name))
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """What is asked of a table: also labels, which it may lack."""
+        there = (column for column in self.labels.values() if column in self.sampled)
+        return tuple(dict.fromkeys((*self.names, *there)))
+
+    @property
+    def only_labels(self) -> tuple[str, ...]:
+        """Columns of the first rows that are labels, and otherwise as good as unused."""
+        used = {*self.names, *self.ignored}
+        return tuple(name for name in self.read if name not in used)
 
     def as_reported(self) -> dict[str, Any]:
         """For the data report."""
@@ -92,26 +109,46 @@ class Columns:
             for use, columns in uses.items()
             if columns
         ]
-        return ", ".join(inputs + found)
+        there = [column for column in self.labels.values() if column in self.sampled]
+        labels = [f"label is {quoted(there)}"] if there else []
+        return ", ".join(inputs + found + labels)
 
 
 def choose(
-    fields: Fields, names: list[str], rows: list[dict[str, Any]], prompt: Prompt
+    fields: Fields,
+    names: list[str],
+    rows: list[dict[str, Any]],
+    prompt: Prompt,
+    slices: Sequence[str] = (),
 ) -> tuple[Columns, bool]:
-    """The recipe's columns, those it leaves open guessed from names; and whether any guess fits."""
+    """The recipe's columns, those it leaves open guessed from names; and whether any guess fits.
+
+    `slices`: of the recipe's gate. They change nothing of what is the document or a reference.
+    """
     columns, fit = _chosen(fields, names, rows)
     if prompt.format == "chat":
         columns = _with_system(columns, fields, names, rows)
-    unused = [name for name in names if name not in {*columns.names, *fields.ignore}]
+    labels = _labels(columns, slices)
+    known = {*columns.names, *fields.ignore, *labels.values()}
+    unused = [name for name in names if name not in known]
     blank = [name for name in unused if role_of(name) and holds_nothing(rows, name)]
     return replace(
         columns,
         ignored=fields.ignore,
+        labels=labels,
         notes=(*columns.notes, *_absent(columns, names), *_message_notes(columns, rows)),
         unused=tuple(unused),
         blank=tuple(blank),
         sampled=frozenset(names),
     ), fit
+
+
+def _labels(columns: Columns, slices: Sequence[str]) -> dict[str, str]:
+    labels = {name: column_of(name) for name in labelled(slices)}
+    texts = {columns.document, columns.text, *columns.inputs.values(), *columns.summary}
+    if SOURCE in texts:  # pairs of source and target call their documents so: the file is it then
+        labels.pop(SOURCE, None)
+    return labels
 
 
 def _absent(columns: Columns, names: list[str]) -> list[str]:

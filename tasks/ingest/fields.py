@@ -12,6 +12,7 @@ from tasks.contracts.recipe import Prompt
 from tasks.ingest.chat import answer_of, question, split_conversation
 from tasks.ingest.column_roles import is_nothing, is_unused, role_of
 from tasks.ingest.columns import Columns
+from tasks.ingest.label_values import labels_of
 from tasks.ingest.messages import Reading, as_messages, is_messages
 from tasks.ingest.reasoning import settled
 from tasks.ingest.row_types import RAW_CHARACTERS, Example, Raw, Reject
@@ -37,7 +38,8 @@ def example_of(raw: Raw, file: str, columns: Columns, prompt: Prompt) -> Example
             references, missing = _references(raw.value, columns, prompt)
     except ValueError as error:
         return rejected(file, raw.line, str(error), raw.value)
-    return Example(file, raw.line, id_, document, references, missing)
+    labels = labels_of(raw.value, columns)
+    return Example(file, raw.line, id_, document, references, missing, labels)
 
 
 def rejected(file: str, line: int, problem: str, value: Any) -> Reject:
@@ -56,7 +58,7 @@ def _require_known_columns(row: dict[str, Any], columns: Columns) -> None:
     for name in columns.blank:
         if not is_unused(row.get(name)):
             raise ValueError(f'has text in "{name}", which is blank in the first rows; {_SETTLE}')
-    for name in row.keys() - columns.sampled - set(columns.names):
+    for name in row.keys() - columns.sampled - {*columns.names, *columns.labels.values()}:
         if name in columns.ignored or is_unused(row[name]):
             continue
         if role_of(name) is None:

@@ -34,6 +34,7 @@ def prepare_fresh(
     tokenizer_folder: Path,
     seen: Sequence[Path],
     folder: Path,
+    slices: Sequence[str] = (),
 ) -> DatasetRef:
     """Read the source `fresh` in the columns of `data`, and write `folder` as evaluation rows.
 
@@ -48,7 +49,7 @@ def prepare_fresh(
     meter = meter_for(tokenizer_folder, settings, prompt)
     split = SplitWriter(folder / "fresh.partial", None)
     with workspace.temporary_folder("fresh") as scratch, split:
-        source = open_input(KEY, fresh, data.evaluation_split, data, prompt, scratch)
+        source = open_input(KEY, fresh, data.evaluation_split, data, prompt, scratch, slices)
         with (folder / REJECTS).open("wb") as rejects:
             tally = write_splits(
                 measured(source, prompt, meter), lambda _: split, (split,), rejects.write

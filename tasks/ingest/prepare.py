@@ -7,7 +7,7 @@ report. Over 250 lines: one path through the input, of which no part is used els
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +19,9 @@ from tasks.contracts.errors import DataError, PrecisError
 from tasks.contracts.recipe import Data, Prompt
 from tasks.contracts.records import DatasetRef
 from tasks.contracts.similar_documents import DocumentIndex
+from tasks.contracts.slice_labels import LABELS, write_labels
 from tasks.ingest.drop_overlap import Overlap, drop_overlap
+from tasks.ingest.evaluation_labels import EvaluationLabels
 from tasks.ingest.lengths import Meter
 from tasks.ingest.report import full_report
 from tasks.ingest.seen_rows import ROWS, seen_rows
@@ -50,12 +52,18 @@ class Built:
 
 
 def prepare(
-    data: Data, prompt: Prompt, settings: SummarizerSettings, tokenizer_folder: Path, folder: Path
+    data: Data,
+    prompt: Prompt,
+    settings: SummarizerSettings,
+    tokenizer_folder: Path,
+    folder: Path,
+    slices: Sequence[str] = (),
 ) -> DatasetRef:
     """Read the recipe's sources and write `folder`: canonical rows, rejects and the data report.
 
     `train.jsonl` and `evaluation.jsonl` hold a `Row` a line, `rejects.jsonl` every row set aside
-    (file, line, problem, raw), `report.json` the data report. The same input gives the same bytes.
+    (file, line, problem, raw), `report.json` the data report, and where `slices` (gate.slices) need it
+    `labels.json` the labels of the evaluation rows. The same input gives the same bytes.
     Texts are as they came, but for CRLF, which becomes LF.
 
     Raises DataError with all problems of the input at once (sources and columns first, then rows;
@@ -63,11 +71,11 @@ def prepare(
     long, BaseModelError when there is no tokenizer.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (TRAIN, EVALUATION, REJECTS, REPORT):
+    for name in (TRAIN, EVALUATION, REJECTS, REPORT, LABELS):
         (folder / name).unlink(missing_ok=True)
     meter = meter_for(tokenizer_folder, settings, prompt)
     with workspace.temporary_folder("ingest") as scratch:
-        built = build(data, prompt, meter, folder, scratch)
+        built = build(data, prompt, meter, folder, scratch, slices=slices)
     if built.problems:
         if built.counts.get("rejected"):
             built.problems.append(f"every row set aside is in {folder / REJECTS}")
@@ -84,20 +92,21 @@ def look(
     tokenizer_folder: Path | None = None,
     shown: int = ROWS,
     with_evaluation: Callable[[Path], object] | None = None,
+    slices: Sequence[str] = (),
 ) -> Built:
     """What would stop `prepare`, row counts once rows could be read, and the report; leaves no file.
 
     Counts are train_rows, evaluation_rows, rejected, duplicates and overlap. Reads everything.
     Without settings and tokenizer (a base that was not found) nothing is measured in tokens, and
     rows too long for `prompt.truncate: error` are not noticed. `with_evaluation` is called with the file of
-    evaluation rows before it is removed, if there are no problems.
+    evaluation rows before it and `labels.json` beside it are removed, if there are no problems.
     """
     with workspace.temporary_folder("check") as scratch:
         try:
             meter = None
             if settings is not None and tokenizer_folder is not None:
                 meter = meter_for(tokenizer_folder, settings, prompt)
-            built = build(data, prompt, meter, scratch, scratch, shown)
+            built = build(data, prompt, meter, scratch, scratch, shown, slices)
             if with_evaluation and not built.problems:
                 with_evaluation(scratch / EVALUATION)
             return built
@@ -126,6 +135,7 @@ def _reference(folder: Path, built: Built) -> DatasetRef:
         train_rows=built.counts["train_rows"],
         evaluation_rows=built.counts["evaluation_rows"],
         rejected=built.counts["rejected"],
+        labels_digest=digest.of_file(folder / LABELS) if (folder / LABELS).exists() else "",
     )
 
 
@@ -136,19 +146,21 @@ def build(
     folder: Path,
     scratch: Path,
     shown: int = ROWS,
+    slices: Sequence[str] = (),
 ) -> Built:
     """Write rows and rejects to `folder`; downloads go to `scratch`. The report shows `shown` rows.
 
     With problems only the rejects are left there. Without a meter nothing is measured in tokens.
     """
     index = DocumentIndex(data.near_duplicate_jaccard, data.near_duplicate_containment)
-    inputs, problems = open_inputs(data, prompt, scratch)
+    inputs, problems = open_inputs(data, prompt, scratch, slices)
     if problems:
         return Built(problems)
+    labels = EvaluationLabels(slices, PARTS[OPEN_EVALUATION])
     with ExitStack() as stack:
         train = stack.enter_context(SplitWriter(folder / "train.partial", data.train_rows))
         evaluation = stack.enter_context(
-            SplitWriter(folder / "evaluation.partial", data.evaluation_rows)
+            SplitWriter(folder / "evaluation.partial", data.evaluation_rows, labels)
         )
         tallies = _read_into(train, evaluation, data, prompt, inputs, meter, folder / REJECTS)
         train.close()
@@ -162,17 +174,27 @@ def build(
             )
         if not problems and (problem := evaluation.facts.problem("evaluation rows")):
             problems.append(problem)
+        problems += labels.problems(_columns_of_evaluation(inputs))
         counts = _counts(tallies, train, evaluation, overlap)
         if problems:
             (folder / TRAIN).unlink()
             return Built(problems, counts)
         evaluation.path.replace(folder / EVALUATION)
+    if labels.names:
+        write_labels(folder / LABELS, labels.labels())
     settings = meter.settings if meter else None
     report = full_report(data, prompt, inputs, tallies, train, evaluation, overlap, settings)
+    report["remarks"] += labels.remarks()
     if meter:
         report["remarks"] += meter.notes()
         report["seen_rows"] = seen_rows(folder / TRAIN, meter, shown)
     return Built([], counts, report)
+
+
+def _columns_of_evaluation(inputs: Inputs) -> list[str]:
+    sources = [source for key, source in inputs.items() if key != "data.train" or len(inputs) == 1]
+    found = [columns for source in sources for columns in source.columns]
+    return sorted({name for columns in found for name in {*columns.sampled, *columns.late}})
 
 
 def _read_into(

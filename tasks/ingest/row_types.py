@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ class Example:
     document: Document
     references: tuple[str, ...]
     missing_references: int = 0  # null or blank ones beside those
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # those that the row has
 
 
 def normalized(text: str) -> str:

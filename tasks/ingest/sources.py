@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,26 +60,36 @@ def source_digest(data: Data) -> str:
     return digest.of_value(contents)
 
 
-def open_inputs(data: Data, prompt: Prompt, scratch: Path) -> tuple[dict[str, Input], list[str]]:
+def open_inputs(
+    data: Data, prompt: Prompt, scratch: Path, slices: Sequence[str] = ()
+) -> tuple[dict[str, Input], list[str]]:
     """Every source that can be read, by its key in the recipe, and the problems of the others.
 
-    Downloads go to `scratch`. Only the first rows of each file are read.
+    Downloads go to `scratch`. Only the first rows of each file are read. `slices`: of the recipe's gate.
     """
     inputs: dict[str, Input] = {}
     problems: list[str] = []
     for key, (spec, split) in sources_of(data).items():
         try:
-            inputs[key] = open_input(key, spec, split, data, prompt, scratch)
+            inputs[key] = open_input(key, spec, split, data, prompt, scratch, slices)
         except DataError as error:
             problems += str(error).splitlines()
     return inputs, problems
 
 
-def open_input(key: str, spec: str, split: str, data: Data, prompt: Prompt, scratch: Path) -> Input:
+def open_input(
+    key: str,
+    spec: str,
+    split: str,
+    data: Data,
+    prompt: Prompt,
+    scratch: Path,
+    slices: Sequence[str] = (),
+) -> Input:
     """One source, `key` its name in messages. Raises DataError with all its problems."""
     gathered = gather(key, spec, split, data, scratch / key)
     fields = data.fields if key == "data.train" else data.fields_of_evaluation
-    columns, read_as, problems = _columns(key, gathered, fields, prompt)
+    columns, read_as, problems = _columns(key, gathered, fields, prompt, slices)
     if key != "data.train":
         problems = [_of_evaluation(problem, data) for problem in problems]
     if problems:
@@ -97,7 +107,7 @@ def _of_evaluation(problem: str, data: Data) -> str:
 
 
 def _columns(
-    key: str, gathered: Gathered, fields: Fields, prompt: Prompt
+    key: str, gathered: Gathered, fields: Fields, prompt: Prompt, slices: Sequence[str]
 ) -> tuple[tuple[Columns, ...], tuple[list[str], ...], list[str]]:
     columns: list[Columns] = []
     read_as: list[list[str]] = []
@@ -106,7 +116,7 @@ def _columns(
     for file in gathered.files:
         try:
             begin = sample(file)
-            used, file_problems = _columns_of(file, begin, fields, prompt)
+            used, file_problems = _columns_of(file, begin, fields, prompt, slices)
         except DataError as error:
             problems.append(str(error))
             continue
@@ -123,9 +133,9 @@ def _columns(
 
 
 def _columns_of(
-    file: SourceFile, begin: Sample, fields: Fields, prompt: Prompt
+    file: SourceFile, begin: Sample, fields: Fields, prompt: Prompt, slices: Sequence[str]
 ) -> tuple[Columns, list[str]]:
-    columns, fit = choose(fields, begin.columns, begin.rows, prompt)
+    columns, fit = choose(fields, begin.columns, begin.rows, prompt, slices)
     if begin.rows:
         problems = problems_of(file.name, columns, fit, begin.columns, begin.rows, fields, prompt)
         if problems and "it has: " in problems[-1] and begin.read_as[0] == "CSV":

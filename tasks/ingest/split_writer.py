@@ -15,6 +15,7 @@ from tasks.contracts.recipe import Prompt
 from tasks.contracts.records import Row
 from tasks.ingest.canonical_rows import identity, row_json
 from tasks.ingest.columns import Columns
+from tasks.ingest.evaluation_labels import EvaluationLabels
 from tasks.ingest.fields import example_of, rejected
 from tasks.ingest.groups import Groups
 from tasks.ingest.lengths import Lengths, Meter
@@ -46,8 +47,10 @@ class Tally:
 class SplitWriter:
     """Writes one split: a line a distinct row, and keeps the rows' lengths in the same order."""
 
-    def __init__(self, path: Path, max_rows: int | None) -> None:
-        self.path, self.max_rows = path, max_rows
+    def __init__(
+        self, path: Path, max_rows: int | None, labels: EvaluationLabels | None = None
+    ) -> None:
+        self.path, self.max_rows, self.labels = path, max_rows, labels
         self.used_rows = 0  # good rows, duplicates included: what `max_rows` limits
         self.duplicates = 0
         self.facts = SplitFacts()
@@ -90,12 +93,16 @@ class SplitWriter:
         key = identity(source, example.document, example.references)
         if key in self._written:
             self.duplicates += 1
+            if self.labels:
+                self.labels.add_duplicate(key, example)
             return
         self._written.add(key)
         own_id = example.id or f"{Path(example.file).stem}:{example.line}"
         id_ = self._unique(f"{self.id_prefix}{own_id}")
         self._file.write(row_json(Row(id_, source, example.document, example.references)))
         self.facts.add(example)
+        if self.labels:
+            self.labels.add(key, id_, source, example, self.id_prefix)
         self.prompts.append(lengths.prompt)
         self.cuts.append(lengths.cut)
         self.summaries.extend(lengths.summaries)
@@ -118,7 +125,7 @@ def measured(
     items = (
         example_of(raw, file.name, columns, prompt)
         for file, columns in files
-        for raw in read(file, columns.names)
+        for raw in read(file, columns.read)
     )
     while batch := list(itertools.islice(items, BATCH_ROWS)):
         examples = [item for item in batch if isinstance(item, Example)]

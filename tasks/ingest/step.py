@@ -16,7 +16,9 @@ from tasks.models.prepared_base import PreparedBase
 def rows(recipe: dict[str, Any], base: dict[str, Any], folder: str) -> Any:
     """`prepare` for a recipe and a base as JSON; the DatasetRef as JSON."""
     of, known = Recipe.model_validate(recipe), PreparedBase.from_json(base)
-    return _json(prepare(of.data, of.prompt, known.settings, known.path, Path(folder)))
+    return _json(
+        prepare(of.data, of.prompt, known.settings, known.path, Path(folder), of.gate.slices)
+    )
 
 
 def fresh_rows(
@@ -26,7 +28,16 @@ def fresh_rows(
     of, known = Recipe.model_validate(recipe), PreparedBase.from_json(base)
     files = [Path(file) for file in seen]
     return _json(
-        prepare_fresh(of.data, fresh, of.prompt, known.settings, known.path, files, Path(folder))
+        prepare_fresh(
+            of.data,
+            fresh,
+            of.prompt,
+            known.settings,
+            known.path,
+            files,
+            Path(folder),
+            of.gate.slices,
+        )
     )
 
 

@@ -20,6 +20,7 @@ from tasks.contracts.errors import RecipeError, RegistryError
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import DatasetRef
 from tasks.contracts.similar_documents import DocumentIndex
+from tasks.contracts.slice_labels import LABELS, labelled
 from tasks.ingest.champion_rows import seen_rows_of
 from tasks.ingest.column_facts import column_facts
 from tasks.ingest.fresh import KEY
@@ -86,6 +87,7 @@ def ingest(recipe: Recipe, base: PreparedBase) -> DatasetRef:
         prompt=recipe.prompt.model_dump(mode="json"),
         settings=dataclasses.asdict(base.settings),
         base=base.digest,  # its tokenizer measures the rows
+        **_label_columns(recipe),
     )
     if cached := step_cache.recall(run, "ingest", key, DatasetRef, _intact):
         dataset_inputs.log(run, recipe.name, cached)
@@ -138,6 +140,7 @@ def ingest_fresh(recipe: Recipe, base: PreparedBase, seen: tuple[DatasetRef, ...
         prompt=recipe.prompt.model_dump(mode="json"),
         settings=dataclasses.asdict(base.settings),
         base=base.digest,
+        **_label_columns(recipe),
     )
     if cached := step_cache.recall(run, "fresh", key, DatasetRef, _intact):
         return cached
@@ -166,6 +169,12 @@ def _evaluation_fields(recipe: Recipe) -> dict[str, Any]:
     return recipe.data.fields_of_evaluation.model_dump(mode="json")
 
 
+def _label_columns(recipe: Recipe) -> dict[str, Any]:
+    # Only where there are any, so that the keys of other recipes stay what they are.
+    names = labelled(recipe.gate.slices)
+    return {"slices": names} if names else {}
+
+
 def require_fresh(recipe: Recipe) -> str:
     """The recipe's fresh data. Raises RecipeError when it names none."""
     if recipe.evaluation.fresh is None:
@@ -182,7 +191,7 @@ def new_rows(recipe: Recipe, seen: tuple[DatasetRef, ...]) -> tuple[int, str]:
     # Digested before they are read: rows that arrive in between are counted now, and the next check sees
     # another digest.
     contents = source_digest(recipe.data)
-    return count_new(recipe.data, recipe.prompt, rows_of(seen)), contents
+    return count_new(recipe.data, recipe.prompt, rows_of(seen), recipe.gate.slices), contents
 
 
 @task(name="champion's training rows", **STEP)
@@ -259,11 +268,12 @@ def _intact(dataset: DatasetRef) -> bool:
     if not artifacts.readable(dataset):
         return False
     folder = artifacts.fetch(dataset.uri)
-    recorded = dict(zip(ROWS, (dataset.train_digest, dataset.evaluation_digest), strict=True))
+    digests = (dataset.train_digest, dataset.evaluation_digest, dataset.labels_digest)
+    recorded = dict(zip((*ROWS, LABELS), digests, strict=True))
     return all(
         (folder / name).is_file() and digest.of_file(folder / name) == file_digest
         for name, file_digest in recorded.items()
-        if file_digest  # fresh rows have no training split
+        if file_digest  # fresh rows have no training split, and labels only where gate.slices needs them
     )
 
 
@@ -298,7 +308,15 @@ def preflight(
     `with_evaluation` is called with the file of evaluation rows, which is then removed.
     """
     settings, folder = (base.settings, base.path) if base else (None, None)
-    built = look(recipe.data, recipe.prompt, settings, folder, shown, with_evaluation)
+    built = look(
+        recipe.data,
+        recipe.prompt,
+        settings,
+        folder,
+        shown,
+        with_evaluation,
+        recipe.gate.slices,
+    )
     counts = ", ".join(f"{n} {name}" for name, n in built.counts.items())
     facts = [f"data: {counts}"] if counts else []
     facts += column_facts(built.report)

@@ -12,7 +12,7 @@ from tasks.ingest.prepare import TRAIN, build
 from tasks.processes import workspace
 
 
-def count_new(data: Data, prompt: Prompt, seen: Sequence[Path]) -> int:
+def count_new(data: Data, prompt: Prompt, seen: Sequence[Path], slices: Sequence[str] = ()) -> int:
     """Training rows that a run over `data` would use now and that are in none of the files `seen`.
 
     `seen`: files of canonical rows. A row is its document and references, but for white space:
@@ -30,7 +30,7 @@ def count_new(data: Data, prompt: Prompt, seen: Sequence[Path]) -> int:
         for _, row in read_lines(path)
     }
     with workspace.temporary_folder("newer") as folder:
-        built = build(data, prompt, None, folder, folder)
+        built = build(data, prompt, None, folder, folder, slices=slices)
         if built.problems:
             raise DataError.of(built.problems)
         rows = read_lines(folder / TRAIN)

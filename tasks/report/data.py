@@ -18,6 +18,8 @@ from tasks.contracts.records import (
 )
 from tasks.contracts.truncation import Cut
 
+SLICES_SHOWN = 40
+
 
 @dataclass(frozen=True)
 class Part:
@@ -30,6 +32,7 @@ class Part:
     clusters: int
     alpha: float
     slices: Sequence[SliceResult]
+    slices_left_out: int  # of those that were measured, which a page has no room for
     decides: bool
 
 
@@ -94,7 +97,14 @@ class ReportData:
         return f"{'the ' if self.decision.opponent == 'base' else ''}{self.opponent_name}"
 
 
+def worst_slices(slices: Sequence[SliceResult], most: int = SLICES_SHOWN) -> list[SliceResult]:
+    """Those that a page has room for, in their order: first ones with bounds, the least gains of them."""
+    ranked = sorted(range(len(slices)), key=lambda n: (slices[n].low is None, slices[n].gain))
+    return [slices[n] for n in sorted(ranked[:most])]
+
+
 def _part(title: str, found: ShownDecision | OpenPart, *, decides: bool) -> Part:
+    slices = worst_slices(found.slices)
     return Part(
         title,
         found.metrics,
@@ -102,6 +112,7 @@ def _part(title: str, found: ShownDecision | OpenPart, *, decides: bool) -> Part
         found.rows,
         found.clusters,
         found.alpha,
-        found.slices,
+        slices,
+        len(found.slices) - len(slices),
         decides,
     )

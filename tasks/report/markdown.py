@@ -107,7 +107,7 @@ def _slices(part: Part, title: str) -> list[str]:
         return []
     rows = [
         [
-            f"{one.by}: {one.value}",
+            _code(f"{one.by}: {one.value}"),
             str(one.documents),
             formatting.gain(one.gain),
             "too few documents"
@@ -119,6 +119,11 @@ def _slices(part: Part, title: str) -> list[str]:
     return [
         f"## Slices{title}",
         _table(["Slice", "documents", "gain", "[low, high]"], rows, right=3),
+        *(
+            [f"{part.slices_left_out} more slices are in the decision."]
+            if part.slices_left_out
+            else []
+        ),
     ]
 
 
@@ -199,8 +204,15 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], right: int = 0) -
     return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in (head, rules, *rows))
 
 
+class _Code(str):
+    """A code span, in which nothing is HTML."""
+
+    __slots__ = ()
+
+
 def _cell(text: str) -> str:
-    return " ".join(inline(text).replace("|", "\\|").split())
+    text = text if isinstance(text, _Code) else inline(text)
+    return " ".join(text.replace("|", "\\|").split())
 
 
 def inline(text: str) -> str:
@@ -212,9 +224,9 @@ def _bullets(texts: Iterable[str]) -> str:
     return "\n".join(f"- {inline(text)}" for text in texts)
 
 
-def _code(text: str) -> str:
+def _code(text: str) -> _Code:
     """A name as code on one line, so that it cannot be a link or picture."""
-    return f"`{' '.join(text.replace('`', ' ').split())}`"
+    return _Code(f"`{' '.join(text.replace('`', ' ').split())}`")
 
 
 def block(text: str, most_characters: int = MAX_TEXT_CHARACTERS) -> str:

@@ -20,6 +20,8 @@ from tasks.tracking.predictions_table import read_table
 
 pytestmark = pytest.mark.timeout(900)
 
+SLICED = SEALED | {"gate__slices": "[source, length]"}
+
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Stack:
@@ -29,7 +31,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Stack:
 @pytest.fixture(scope="module")
 def refused(stack: Stack) -> dict[str, Any]:
     """A run that no challenger passes, whose log is kept."""
-    changes = {key.replace("__", "."): value for key, value in SEALED.items()}
+    changes = {key.replace("__", "."): value for key, value in SLICED.items()}
     return stack.finish(stack.start(changes | UNREACHABLE))
 
 
@@ -57,6 +59,8 @@ def secrets(rows: list[Prediction], decision: Decision) -> set[str]:
     values = [one.value for one in decision.guardrails]
     for found in decision.metrics.values():
         values += [found.base, found.lead3, found.challenger, found.gain, found.low, found.high]
+    for one in decision.slices:
+        values += [one.gain, one.low, one.high]
     told = [abs(v) for v in values if v is not None and 0.001 < abs(v) != 1]
     # As they are printed, and as they are stored.
     numbers = {f"{v:.4f}" for v in told} | {repr(v)[:9] for v in told}
@@ -130,6 +134,10 @@ def test_a_sealed_decision_recomputes_without_a_number(
     folder = folder_of(stack, refused) / "sealed/gate"
     stored = from_json(Decision, (folder / "decision.json").read_bytes())
     assert recompute(folder) == stored
+    assert (stored.slices[0].by, stored.slices[0].value) == ("source", "evaluation.jsonl")
+    assert (folder / "labels.json").read_bytes() == (
+        folder.parents[1] / "dataset/labels.json"
+    ).read_bytes()
     assert main([str(folder)]) == 0
     assert not re.search(r"\d", capsys.readouterr().out)
     assert main([str(folder), "--show-deciding"]) == 0
@@ -177,7 +185,7 @@ def test_after_the_promotion_its_numbers_are_told(
     stack: Stack, refused: dict[str, Any], client: Any
 ) -> None:
     """The same challenger by a gate that it passes: JSON, metrics, version and history hold them."""
-    promoted = stack.run(**SEALED)
+    promoted = stack.run(**SLICED)
     assert (promoted["verdict"], promoted["version"]) == ("PROMOTE", 1)
     found = promoted["metrics"]["rougeL"]
     metrics = client.get_run(promoted["mlflow_run_id"]).data.metrics

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import ROUGE_NAMES, Decision, Prediction, Scores, ShownDecision
+from tasks.contracts.slice_labels import Labels
 from tasks.gate.decide import decide
 from tasks.gate.earlier_looks import EarlierLook
 from tasks.gate.shown import shown
@@ -89,6 +90,7 @@ def judged(
     digests: tuple[str, str] = ("new", "old"),
     tokenizers: tuple[str, str] = ("", ""),
     sealed: bool = False,
+    labels: Labels | None = None,
 ) -> Decision:
     """`decide` with records that fit the tables."""
     return decide(
@@ -103,6 +105,7 @@ def judged(
         lead3=lead3,
         looks=looks,
         earlier=earlier,
+        labels=labels,
         sealed=sealed,
     )
 

@@ -1,4 +1,7 @@
-"""Stored decisions: recomputed from what lies beside them, those of the version before too."""
+"""Stored decisions: recomputed from what lies beside them, those of the version before too.
+
+Over 250 lines: each kind of file beside a decision is stored, and then doctored.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from tasks.contracts.digest import of_file
 from tasks.contracts.errors import EvaluationError
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import Decision, Prediction, from_json, to_json
+from tasks.contracts.slice_labels import write_labels
 from tasks.gate.decide import decide
 from tasks.gate.earlier_looks import EarlierLook, look_of
 from tasks.gate.recompute import GateInputs, main, recompute
@@ -114,6 +118,39 @@ def test_doctored_earlier_looks_are_found_out(
     _stored_with_earlier(tmp_path)
     change(tmp_path / "earlier_looks.json")
     with pytest.raises(EvaluationError, match=r"earlier_looks\.json is gone or was changed"):
+        recompute(tmp_path)
+
+
+def _stored_with_labels(folder: Path) -> Decision:
+    """A decision by topics, as the gate task writes it."""
+    ours, theirs = two_models(1, gain=0.011)
+    labels = {"topic": {row.id: (f"t{n % 3}", "每") for n, row in enumerate(ours)}}
+    write_labels(folder / "labels.json", labels)
+    scores = {"challenger": record(ours, "new"), "opponent": record(theirs, "old")}
+    for name, rows in (("challenger", ours), ("opponent", theirs)):
+        write_table(folder / f"{name}.json", rows)
+    digest = of_file(folder / "labels.json")
+    gate = Gate(slices=("topic", "length"), bootstrap_samples=1000)
+    inputs = GateInputs(gate, "champion", 2, 1, scores, labels_digest=digest)
+    decision = judged(ours, theirs, gate, labels=labels)
+    (folder / "gate_inputs.json").write_text(to_json(inputs))
+    (folder / "decision.json").write_text(to_json(decision))
+    return decision
+
+
+def test_a_decision_by_labels_is_recomputed_exactly(tmp_path: Path) -> None:
+    """The labels are stored with it."""
+    decision = _stored_with_labels(tmp_path)
+    assert recompute(tmp_path) == decision
+    assert [one.value for one in decision.slices][:4] == ["t0", "t1", "t2", "每"]
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_text("{}")])
+def test_doctored_labels_are_found_out(change: Callable[[Path], Any], tmp_path: Path) -> None:
+    """The file that is gone or was changed is named."""
+    _stored_with_labels(tmp_path)
+    change(tmp_path / "labels.json")
+    with pytest.raises(EvaluationError, match=r"labels\.json is gone or was changed"):
         recompute(tmp_path)
 
 

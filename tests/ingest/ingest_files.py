@@ -60,12 +60,18 @@ class Ingest:
     def __init__(self, tokenizer: Path, folder: Path) -> None:
         self.tokenizer, self.folder = tokenizer, folder
 
-    def __call__(self, prompt: Prompt | None = None, most: int = 2000, **data: Any) -> DatasetRef:
+    def __call__(
+        self,
+        prompt: Prompt | None = None,
+        most: int = 2000,
+        slices: tuple[str, ...] = (),
+        **data: Any,
+    ) -> DatasetRef:
         prompt = prompt or Prompt(template=TEMPLATE)
         wanted = Data(**data)
         inputs = tuple(wanted.fields.inputs or ())
         used = replace(settings(most, prompt.template), inputs=inputs)
-        return prepare(wanted, prompt, used, self.tokenizer, self.folder)
+        return prepare(wanted, prompt, used, self.tokenizer, self.folder, slices)
 
     def rows(self, split: str) -> list[Row]:
         return read_rows(self.folder / f"{split}.jsonl")

@@ -6,6 +6,7 @@ import pytest
 from gate.gate_tables import two_models
 from report.report_data import by_loss, report_data
 
+from tasks.contracts.records import SliceResult
 from tasks.report import markdown
 from tasks.report.data import ReportData
 from tasks.report.markdown import render_markdown
@@ -65,6 +66,19 @@ def test_a_text_cannot_end_its_block() -> None:
     assert ", row `row000" in text
     assert "![x](y)`\n" in text
     assert "| a\\|b | &lt;i> x |" in text
+
+
+def test_slices_are_code_and_a_page_has_the_worst() -> None:
+    """A label of the data is no link, picture or tag; of a hundred the least gains stand."""
+    data = report_data()
+    evil = SliceResult("topic", "![x](y) <b>|`", 30, 30, -0.5, -0.6, -0.4)
+    many = [SliceResult("topic", f"t{n}", 30, 30, 0.01 * n, 0.0, 0.1) for n in range(100)]
+    shown = replace(data, decision=replace(data.decision, slices=(*many, evil)))
+    text = rendered(shown)
+    assert "| `topic: ![x](y) <b>\\|` | 30 | -0.5000 | [-0.6000, -0.4000] |" in text
+    assert "`topic: t38`" in text
+    assert "`topic: t39`" not in text
+    assert "61 more slices are in the decision." in text
 
 
 def test_long_documents_are_cut() -> None:
