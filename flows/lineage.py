@@ -52,6 +52,7 @@ class Lineage:
             "adapter": {"uri": made.adapter.uri, "digest": made.adapter.digest}
             if made.adapter
             else None,
+            "pruned": made.pruned,
             "recipe": made.recipe,
             "settings": dict(made.settings),
             "code": asdict(self.code) if self.code else None,
@@ -99,6 +100,8 @@ class Lineage:
             "adapter",
             f"{adapter.uri}, digest {adapter.digest[:DIGITS]}..." if adapter else UNKNOWN,
         )
+        if made.pruned:
+            yield "pruned", made.pruned
         yield "recipe", made.recipe or UNKNOWN
         dirty = " with changes that are in no commit" if self.code and self.code.dirty else ""
         yield "code", f"git commit {self.code.commit}{dirty}" if self.code else UNKNOWN

@@ -39,6 +39,7 @@ for verb in (
     lineage.who_learned,
     lineage.page,
     servers.notify_data,
+    models.prune,
     models.rollback,
     servers.serve,
     servers.up,

@@ -70,7 +70,7 @@ One JSON object on standard output, and nothing else.
 promotion that waits has no `version`. Under sealed feedback a refusal's `gain`, `low` and `high` are null.
 
 `precis lineage`: `name`, `version`, `model_digest`, `predecessor`, `rollback_to`, `registered_by_run`,
-`trained_by_run`, `datasets`, `base` (`model`, `revision`, `digest`), `adapter` (`uri`, `digest`),
+`trained_by_run`, `datasets`, `base` (`model`, `revision`, `digest`), `adapter` (`uri`, `digest`), `pruned`,
 `recipe`, `settings`, `code` (`commit`, `dirty`) and more; null is not known.
 
 `precis who-learned`: `learners` (`name`, `version` or null, `run_id`, `train_digest`, and `rows` with `id`

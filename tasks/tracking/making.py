@@ -18,6 +18,7 @@ from tasks.contracts.records import AdapterRef, DatasetRef, ModelRef
 from tasks.tracking import artifacts, step_cache
 
 PREFECT_URL, FLOW_RUN = "precis.prefect_url", "precis.flow_run_id"
+PRUNED = "precis.pruned"  # when and what of the run's files `precis prune` removed
 RECIPE, MANIFEST = "recipe.yaml", "manifest.yaml"
 
 
@@ -40,6 +41,7 @@ class Making:
     settings: tuple[tuple[str, str], ...] = ()  # the recipe's, flat: ("training.seed", "0")
     prefect_url: str | None = None
     prefect_flow_run_id: str | None = None
+    pruned: str | None = None
 
     @property
     def dataset(self) -> DatasetRef | None:
@@ -94,6 +96,7 @@ def of(run: Any, model_digest: str = "") -> Making:
         settings=tuple(sorted(params.items())),
         prefect_url=tags.get(PREFECT_URL),
         prefect_flow_run_id=tags.get(FLOW_RUN),
+        pruned=tags.get(PRUNED),
     )
 
 

@@ -1,4 +1,4 @@
-"""`precis champion`, `history`, `ask`, `pull`, `verify`, `rollback`: what is done with a registered model."""
+"""`precis champion`, `history`, `ask`, `pull`, `verify`, `prune`, `rollback`: what registered models take."""
 
 from __future__ import annotations
 
@@ -130,6 +130,25 @@ def verify(
     found = verify_model(model, rows, every)
     print(json.dumps(found.as_dict(), indent=2) if as_json else found.as_text())
     if not found.as_judged:
+        raise typer.Exit(1)
+
+
+def prune(
+    name: ModelName,
+    keep: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Retrains, the newest, that keep everything.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; else it is only listed.")] = False,
+) -> None:
+    """Remove old runs' working files, and the adapters of refused challengers.
+
+    Versions keep all they have. Exit status 1 when something could not be removed.
+    """
+    from flows.prune import prune as prune_model
+
+    found = prune_model(name, keep, yes)
+    print(found.as_text())
+    if found.problems:
         raise typer.Exit(1)
 
 
