@@ -108,6 +108,14 @@ def copy_store(source: Path, target: Path) -> None:
     _replace_in_database(target / "mlruns/mlflow.db", str(source), str(target))
 
 
+def give_store_to_server(source: Path, database: Path, artifacts: Path) -> None:
+    """Copy that store to a server that hands out artifacts itself; nothing of it is on its clients' disks."""
+    shutil.copy(source / "mlruns/mlflow.db", database)
+    shutil.copytree(source / "mlruns/artifacts", artifacts)
+    _replace_in_database(database, f"file://{source}/mlruns/artifacts", "mlflow-artifacts:")
+    _replace_in_database(database, str(source), "/of/another/machine")  # a merged model's folder
+
+
 def _replace_in_database(file: Path, old: str, new: str) -> None:
     """Replace a part of every text in it."""
     with sqlite3.connect(file) as database:
