@@ -22,7 +22,13 @@ from flows.run_context import one_retrain_at_a_time, tracked_run
 from tasks.contracts.errors import PrecisError, RegistryError
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import AdapterRef, DatasetRef, Scores, ShownDecision, VersionRef
-from tasks.evaluate.task import evaluate, lead3, untuned
+from tasks.evaluate.task import (
+    add_model_metrics,
+    evaluate,
+    lead3,
+    require_metric_models,
+    untuned,
+)
 from tasks.gate.task import gate
 from tasks.ingest.task import document_forms, find_base, ingest, seen_by_champion
 from tasks.merge.task import merge
@@ -82,6 +88,7 @@ def run_and_ask(recipe: Recipe, if_busy: IfBusy) -> Outcome:
 def run_retrain(recipe: Recipe, answer: Answer | None = None) -> Outcome:
     """The flow's body, in the order it happens. `answer`: to what it asked, at a terminal."""
     approval.require_someone(recipe)
+    require_metric_models(recipe)
     with tracked_run(recipe, again=answer is not None) as run:
         approval.collect(recipe, answer)
         champion = current_champion(recipe.name)  # fails now if the registry does not answer
@@ -128,8 +135,10 @@ def contest(
     """Judge the challenger, and register it if it wins; again if the champion changed meanwhile."""
     model, dataset = made.model, made.dataset
     challenger = evaluate(model, dataset, base, recipe, "challenger")
+    challenger = add_model_metrics(challenger, recipe, "challenger")
     lead3_scores = lead3(dataset, base, recipe)
     base_scores = evaluate(untuned(base), dataset, base, recipe, "base")
+    base_scores = add_model_metrics(base_scores, recipe, "base")
     for _ in range(MOST_CONTESTS):
         champion = current_champion(recipe.name)
         if before := promoted_before(recipe.name):
@@ -160,5 +169,6 @@ def judge_champion(
 ) -> tuple[Scores, tuple[str, ...]]:
     """The champion's scores on today's rows, and what is to be known of the rows that it was trained on."""
     scores = evaluate(as_model(champion), dataset, base, recipe, "champion")
+    scores = add_model_metrics(scores, recipe, "champion")
     its_run = trained_by(mlflow_run.current().client, recipe.name, champion)
     return scores, seen_by_champion(dataset, champion.number, its_run, recipe)

@@ -32,6 +32,7 @@ GUARDRAIL_TITLES = {
     "slices_lost": "slices that are lost by more than noise",
     "length_ratio": "output words over reference words",
 }
+METRIC_TITLES = {"nli": "NLI: supported by the document (SummaC-ZS)", "bertscore": "BERTScore F1"}
 MAX_VALUE_CHARACTERS = 300
 MAX_NAMES = 10  # listed in a message
 
@@ -208,7 +209,7 @@ def guardrail_title(name: str) -> str:
 
 def metric_title(name: str) -> str:
     """A metric's name in the table of scores."""
-    return f"{name}, {UNIT} ({DIRECTION})" if name == LOSS else name
+    return f"{name}, {UNIT} ({DIRECTION})" if name == LOSS else METRIC_TITLES.get(name, name)
 
 
 def scores_title(deciding: str) -> str:

@@ -7,9 +7,16 @@ gained is higher, a loss that gained is lower.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tasks.contracts.records import ROUGE_NAMES
 
+if TYPE_CHECKING:
+    from tasks.contracts.recipe import Gate
+
 LOSS = "loss"
+NLI, BERTSCORE = "nli", "bertscore"
+MODEL_BASED = (NLI, BERTSCORE)  # computed by a model of their own, where the recipe names one
 UNIT = "nats a token"  # of the loss; see Generator.losses in tasks/serving/summarizer/generate.py
 DIRECTION = "lower is better"
 NO_LOSS = (
@@ -22,6 +29,22 @@ NO_LOSS = (
 def measured(deciding: str) -> tuple[str, ...]:
     """The metrics of a decision by `deciding`: every ROUGE, and the loss only where it decides."""
     return (LOSS, *ROUGE_NAMES) if deciding == LOSS else ROUGE_NAMES
+
+
+def of_gate(gate: Gate) -> tuple[str, ...]:
+    """The metrics of a decision under these settings: `measured`, and those whose model is named."""
+    return (*measured(gate.metric), *(name for name in MODEL_BASED if model_of(gate, name)))
+
+
+def model_of(gate: Gate, name: str) -> str | None:
+    """The folder of a model-based metric's model, None where the recipe names none."""
+    return gate.nli_model if name == NLI else gate.bertscore_model
+
+
+def largest_drop(gate: Gate, name: str) -> float | None:
+    """By how much a metric that does not decide may be measured worse; None: it is only shown."""
+    drops = {NLI: gate.max_nli_drop, BERTSCORE: gate.max_bertscore_drop}
+    return drops.get(name, gate.guardrail_margin)
 
 
 def sign(name: str) -> int:

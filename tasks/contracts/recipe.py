@@ -895,6 +895,44 @@ class Gate(Settings):
         "nor a reference holds may exceed the champion's. Two equal models that both invent in one of ten "
         "of 200 outputs differ by more in less than 1 of 1,000 cases.",
     )
+    nli_model: str | None = Field(
+        None,
+        min_length=1,
+        title="NLI model",
+        description="Folder of a classifier of natural language inference (safetensors; a label says "
+        "entail), on the machine that runs the flow. The mean chance that an output's sentences follow from "
+        "the document is then shown beside ROUGE (SummaC-ZS; docs/gate.md). None: not computed.",
+    )
+    max_nli_drop: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        title="Largest drop in NLI",
+        description="By how much NLI may be measured worse than the champion's. Needs nli_model. None: it is "
+        "shown and vetoes nothing, since such a classifier errs too.",
+    )
+    bertscore_model: str | None = Field(
+        None,
+        min_length=1,
+        title="BERTScore model",
+        description="Folder of an encoder (safetensors), on the machine that runs the flow. BERTScore F1 of "
+        "outputs and references, without rescaling, is then shown beside ROUGE. None: not computed.",
+    )
+    bertscore_layer: int | None = Field(
+        None,
+        ge=1,
+        title="BERTScore layer",
+        description="The layer whose vectors are compared. Its authors take 17 of roberta-large, 9 of "
+        "bert-base-uncased. None: three quarters of the model's layers.",
+    )
+    max_bertscore_drop: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        title="Largest drop in BERTScore",
+        description="By how much BERTScore may be measured worse than the champion's. Needs bertscore_model. "
+        "None: it is shown and vetoes nothing.",
+    )
     max_lost_share: Share = Field(
         0.02,
         title="Largest share of documents that lose much",
@@ -960,6 +998,22 @@ class Gate(Settings):
             raise ValueError(
                 f"length_ratio is [low, high] with 0 <= low < high, not [{low}, {high}]"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _models_are_named(self) -> Gate:
+        needs = {
+            "max_nli_drop": "nli_model",
+            "max_bertscore_drop": "bertscore_model",
+            "bertscore_layer": "bertscore_model",
+        }
+        unused = [
+            f"{name} needs {model}, the folder of a model; name one or remove {name}"
+            for name, model in needs.items()
+            if getattr(self, name) is not None and getattr(self, model) is None
+        ]
+        if unused:
+            raise ValueError("; ".join(unused))
         return self
 
 

@@ -103,10 +103,19 @@ class Prediction:
     prompt_tokens: int
     output_tokens: int
     batch: int
-    # ROUGE F1 by name, the best over the references; where it decides, "loss" in nats a token
+    # ROUGE F1 by name, the best over the references; where it decides, "loss" in nats a token; of the models
+    # that the recipe names, "nli" and "bertscore"
     scores: dict[str, float]
     cut_tokens: int | None = None
     parts: int = 1
+
+
+@dataclass(frozen=True)
+class MetricModel:
+    """What a model-based metric (NLI, BERTScore) was computed with."""
+
+    digest: str  # of the model folder's files
+    key: str  # of all that decides its numbers: folder, layer, code, libraries, kind of processor
 
 
 @dataclass(frozen=True)
@@ -128,6 +137,7 @@ class Scores:
     seconds: float = 0.0
     table_digest: str = ""
     tokenizer_digest: str = ""  # of the model's package; a loss is compared only under the same one
+    metric_models: dict[str, MetricModel] = field(default_factory=dict)  # by metric
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from prefect.logging import get_run_logger
 
 from tasks.contracts import digest, truncation
 from tasks.contracts.errors import EvaluationError
-from tasks.contracts.metrics import LOSS
+from tasks.contracts.metrics import LOSS, MODEL_BASED, model_of
 from tasks.contracts.recipe import Recipe
-from tasks.contracts.records import Cost, DatasetRef, ModelRef, Scores, read_rows
+from tasks.contracts.records import Cost, DatasetRef, MetricModel, ModelRef, Scores, read_rows
 from tasks.costs.preflight import gpus_for
+from tasks.evaluate import metric_model, model_metrics
 from tasks.evaluate.predict import lead3_predictions, put_together, scores_of
 from tasks.evaluate.scores import Scoring
 from tasks.evaluate.seal import evaluation_digest
@@ -164,9 +165,16 @@ def share(
 
 
 def preflight(recipe: Recipe) -> list[str]:
-    """Problems that would stop an evaluation on a cluster, found before a run."""
+    """Problems that would stop an evaluation on a cluster or a metric's model, found before a run."""
     where, count = recipe.evaluation.cluster, recipe.evaluation.devices
-    return task_runners.problems("evaluation.cluster", where, count) if where else []
+    found = task_runners.problems("evaluation.cluster", where, count) if where else []
+    return [*found, *model_metrics.problems(recipe.gate)]
+
+
+def require_metric_models(recipe: Recipe) -> None:
+    """Raise EvaluationError, before anything is trained, for a metric's model that cannot be used."""
+    if problems := model_metrics.problems(recipe.gate):
+        raise EvaluationError.of(problems)
 
 
 def _decoding_metric(who: str, answer: dict[str, Any], *, warn: bool) -> dict[str, float]:
@@ -178,6 +186,60 @@ def _decoding_metric(who: str, answer: dict[str, Any], *, warn: bool) -> dict[st
             f"{who}: decoded by transformers' generate and not continuously: {why}",
         )
     return {"continuous": float(how == "continuous")} if why or how == "continuous" else {}
+
+
+def add_model_metrics(scores: Scores, recipe: Recipe, who: str) -> Scores:
+    """The scores with NLI and BERTScore of each row, where the recipe names their models."""
+    for name in MODEL_BASED:
+        if folder := model_of(recipe.gate, name):
+            scores = add_metric(scores, recipe, who, name, Path(folder))
+    return scores
+
+
+@task(name="model metric", task_run_name="{name} {who}", **STEP)
+def add_metric(scores: Scores, recipe: Recipe, who: str, name: str, folder: Path) -> Scores:
+    """On this machine, also where summaries are generated on a cluster; stored numbers are used again."""
+    run, settings = mlflow_run.current(), model_metrics.settings(recipe, name)
+    used = metric_model.folder_digest(folder)
+    made_with = [name, used, settings, *cluster_worker.made_with()]
+    with_model = MetricModel(used, step_cache.step_key("evaluate", made_with=made_with))
+    known = [scores.table_digest, scores.model_digest, scores.evaluation_digest]
+    key = digest.of_value([with_model.key, *known])
+    if cached := step_cache.recall(run, "evaluate", key, Scores, _intact, f"{name}.{who}"):
+        return cached
+    target = workspace.work_folder() / name / key[:16] / f"{who}-{name}.json"
+    means = _write_metric(scores, who, name, target, {"folder": str(folder)} | settings)
+    sealed = recipe.gate.feedback == "sealed"
+    added = dataclasses.replace(
+        scores,
+        uri=_log_predictions(target, sealed),
+        table_digest=digest.of_file(target),
+        metric_models=scores.metric_models | {name: with_model},
+    )
+    cost = resource_usage.as_metrics(f"{who}-{name}", resource_usage.by_child(target.parent))
+    step_cache.record(run, "evaluate", key, added, cost | ({} if sealed else means))
+    return added
+
+
+def _write_metric(
+    scores: Scores, who: str, name: str, target: Path, settings: dict[str, Any]
+) -> dict[str, float]:
+    """Write the table with one more column: the metric's mean, as a metric of the run."""
+    payload = {"table": str(artifacts.fetch(scores.uri)), "target": str(target), "name": name}
+    with concurrency.gpu(1):
+        answer = step_process.run(
+            "tasks.evaluate.model_metrics:write",
+            payload | settings,
+            target.parent,
+            on_progress=_Watch(f"{who}-{name}"),
+            wait_seconds=WAIT_SECONDS,
+        )
+    if answer["split"]:
+        get_run_logger().info(
+            f"{who}: {answer['split']} texts are longer than gate.{name}_model reads at once, and were read "
+            "in parts"
+        )
+    return {f"{who}/{name}": answer["mean"]}
 
 
 @task(name="lead-3", **STEP)
@@ -220,10 +282,7 @@ def _record(
     The record is a run's tag, and may be recalled under either kind of feedback, so it holds no score.
     """
     run, predictions = mlflow_run.current(), read_table(table)
-    if sealed:
-        uri = run.log_file(table, f"{mlflow_run.SEALED}/predictions")
-    else:
-        uri = run.log_table(table, "predictions")
+    uri = _log_predictions(table, sealed)
     measured = scores_of(predictions, model_digest, seal, uri, seconds)
     scores = dataclasses.replace(
         measured,
@@ -239,6 +298,13 @@ def _record(
     metrics = {f"{who}/{name}": value for name, value in values.items()}
     step_cache.record(run, "evaluate", key, scores, metrics | resource_usage.as_metrics(who, cost))
     return scores
+
+
+def _log_predictions(table: Path, sealed: bool) -> str:
+    run = mlflow_run.current()
+    if sealed:
+        return run.log_file(table, f"{mlflow_run.SEALED}/predictions")
+    return run.log_table(table, "predictions")
 
 
 def _intact(scores: Scores) -> bool:

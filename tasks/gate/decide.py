@@ -20,7 +20,13 @@ from tasks.gate.earlier_looks import EarlierLook, Spent, usable
 from tasks.gate.guardrails import Finding, guardrails
 from tasks.gate.measure import Measured, Table, measure
 from tasks.gate.notes import notes
-from tasks.gate.pairs import check_same_rows, check_seal, check_table, check_tokenizer
+from tasks.gate.pairs import (
+    check_metric_models,
+    check_same_rows,
+    check_seal,
+    check_table,
+    check_tokenizer,
+)
 from tasks.gate.slices import slice_findings, slice_notes, slice_results
 from tasks.gate.verdict import judge
 
@@ -65,7 +71,7 @@ def decide(
     that is missing or no number, or rows without a label that gate.slices needs.
     """
     _check_compared(challenger, opponent, challenger_scores, opponent_scores, gate, opponent_kind)
-    _check_shown(challenger, base, lead3, metrics.measured(gate.metric))
+    _check_shown(challenger, base, lead3, metrics.of_gate(gate))
     used = usable(
         earlier if schema > 2 and gate.looks == "correct" else (),
         challenger,
@@ -124,7 +130,8 @@ def _check_compared(
     check_seal(challenger_scores, opponent_scores)
     if gate.metric == LOSS:
         check_tokenizer(challenger_scores, opponent_scores, opponent_kind)
-    names = metrics.measured(gate.metric)
+    check_metric_models(challenger_scores, opponent_scores, opponent_kind)
+    names = metrics.of_gate(gate)
     check_table("challenger", challenger, challenger_scores, names)
     check_table(opponent_kind, opponent, opponent_scores, names)
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.contracts.formatting import short_gain, short_score
-from tasks.contracts.metrics import LOSS
+from tasks.contracts.metrics import LOSS, largest_drop
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import Guardrail, MetricResult, Prediction
 from tasks.contracts.words import words
@@ -77,13 +77,16 @@ def guardrails(
         *([_lost(ours, theirs, gate)] if schema > 2 else []),
     ]  # fmt: skip
     return [
-        *(_other_metric(name, metrics[name], gate) for name in metrics if name != gate.metric),
+        *(
+            _other_metric(name, metrics[name], margin)
+            for name in metrics
+            if name != gate.metric and (margin := largest_drop(gate, name)) is not None
+        ),
         *_findings(conditions, cluster, gate),
     ]
 
 
-def _other_metric(name: str, metric: MetricResult, gate: Gate) -> Finding:
-    margin = gate.guardrail_margin
+def _other_metric(name: str, metric: MetricResult, margin: float) -> Finding:
     held = metric.gain >= -margin - RESOLUTION
     noise = not held and metric.high >= -margin
     why = f"{name} changed by {short_gain(metric.gain)}, a loss over the margin of {margin:g}"

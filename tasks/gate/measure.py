@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.contracts.metrics import LOSS, measured
+from tasks.contracts.metrics import of_gate
 from tasks.contracts.recipe import Gate
-from tasks.contracts.records import MetricResult, Prediction
+from tasks.contracts.records import ROUGE_NAMES, MetricResult, Prediction
 from tasks.gate.bootstrap import TAIL, resample
 from tasks.gate.earlier_looks import Spent
 from tasks.gate.level import level
@@ -26,7 +26,7 @@ Table = Sequence[Prediction]
 class Measured:
     """The numbers that a verdict is made from, for one challenger against one opponent."""
 
-    metrics: dict[str, MetricResult]  # all of metrics.measured(gate.metric)
+    metrics: dict[str, MetricResult]  # all of metrics.of_gate(gate)
     rows: int
     clusters: int
     cluster: NDArray[np.int64]  # of each row, in order of row ids
@@ -53,7 +53,7 @@ def measure(
     `near_copies`: whether documents that are like one another are one cluster. `spent`: by earlier looks.
     `skew`: whether the deciding lower bound is corrected for a tail of losses.
     """
-    names, own_alpha = measured(gate.metric), level(gate, looks)
+    names, own_alpha = of_gate(gate), level(gate, looks)
     pairs = pair(challenger, opponent, names, near_copies)
     resampled = resample(pairs, gate.bootstrap_samples, own_alpha, gate.seed, spent)
     primary = names.index(gate.metric)
@@ -94,9 +94,9 @@ def _metric(
     pairs: Pairs,
     bounds: tuple[float, float],
 ) -> MetricResult:
-    # Lead-3 is a text, not a model: it has no loss.
+    # Lead-3 is a text, not a model: it has no loss. No model reads it: a copy is supported by definition.
     has_metric = {
-        title: None if (title, name) == ("lead3", LOSS) else rows
+        title: None if title == "lead3" and name not in ROUGE_NAMES else rows
         for title, rows in baselines.items()
     }
     means = {

@@ -68,6 +68,18 @@ def check_tokenizer(challenger: Scores, opponent: Scores, opponent_is: str) -> N
         raise SealBroken(other_tokenizer(*digests, f"the {opponent_is}"))
 
 
+def check_metric_models(challenger: Scores, opponent: Scores, opponent_is: str) -> None:
+    """Raise SealBroken unless NLI and BERTScore, where both have one, were computed alike."""
+    for name, own in challenger.metric_models.items():
+        other = opponent.metric_models.get(name, own)
+        if own.key != other.key:
+            raise SealBroken(
+                f"{name} of the challenger was computed with the model {own.digest[:16]}..., of the "
+                f"{opponent_is} with {other.digest[:16]}..., or by other code or on another kind of "
+                "processor: such numbers cannot be compared; run again"
+            )
+
+
 def check_table(
     who: str,
     rows: Sequence[Prediction],

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from tasks.contracts import digest
 from tasks.contracts.documents import plain_text
 from tasks.contracts.errors import EvaluationError, RegistryError
+from tasks.contracts.metrics import largest_drop
 from tasks.contracts.recipe import Gate, Recipe
 from tasks.contracts.records import (
     DatasetRef,
@@ -69,11 +70,11 @@ __all__ = [
 
 OWN = "look.json"  # what a later look needs of this one
 SHOWN = "shown.json"  # what people are told
+# Settings that are not in a look's digest. Of folders counts the content, and only where a drop may veto.
 NO_LOOK = {
-    "metric",
-    "approval",
-    "approval_timeout_days",
-}  # settings that are not in a look's digest
+    *("metric", "approval", "approval_timeout_days"),
+    *("nli_model", "bertscore_model"),
+}
 README = """\
 Here is what the gate decided from: every row of the evaluation set, those that decide included.
 
@@ -135,7 +136,12 @@ def gate(
     )
     against = opponent.model_digest if champion_version else BASE
     looks = history.count_look(
-        run, challenger.model_digest, judged_by(recipe.gate), against, rows_digest, documents
+        run,
+        challenger.model_digest,
+        judged_by(recipe.gate, challenger),
+        against,
+        rows_digest,
+        documents,
     )
     kind: Literal["champion", "base"] = "champion" if champion_version else "base"
     earlier = _earlier(run, against, rows_digest)
@@ -170,13 +176,16 @@ def _metrics(told: ShownDecision, primary: str) -> dict[str, float]:
     return history.part_metrics(told.open_part.metrics, primary, "open/")
 
 
-def judged_by(settings: Gate) -> str:
+def judged_by(settings: Gate, scores: Scores | None = None) -> str:
     """What a look was taken by: the metric, and a digest of the gate's settings that are not the defaults.
 
     Approval is asked after the verdict and changes none: it is left out.
-    The same challenger asked again with another min_delta or alpha tells more of the deciding rows.
+    The same challenger asked again with another min_delta or alpha tells more of the deciding rows. `scores`:
+    the challenger's.
     """
     changed = settings.model_dump(mode="json", exclude_defaults=True, exclude=NO_LOOK)
+    used = scores.metric_models.items() if scores else ()
+    changed |= {name: one.digest for name, one in used if largest_drop(settings, name) is not None}
     return f"{settings.metric}-{digest.of_value(changed)[:8]}" if changed else settings.metric
 
 

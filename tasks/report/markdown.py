@@ -80,7 +80,8 @@ def _scores(data: ReportData, part: Part, title: str) -> list[str]:
         means = (result.base, result.lead3, result.champion, result.challenger)
         difference, low, high = formatting.change_of(result, name)
         bounds = f"[{formatting.gain(low)}, {formatting.gain(high)}]"
-        shown = f"**{formatting.metric_title(name)}**" if name == data.metric else name
+        shown = formatting.metric_title(name)
+        shown = f"**{shown}**" if name == data.metric else shown
         rows.append(
             [shown, *(formatting.score(m) for m in means), formatting.gain(difference), bounds]
         )
