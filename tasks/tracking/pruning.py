@@ -7,6 +7,7 @@ history. So lineage, `who-learned` and `verify` answer as before; a rerun comput
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,16 +15,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.contracts import metrics
 from tasks.contracts.errors import PrecisError, RegistryError
 from tasks.contracts.records import AdapterRef
 from tasks.processes import workspace
 from tasks.processes.file_lock import hold_lock
-from tasks.tracking import artifacts, history, step_cache
+from tasks.tracking import artifacts, history, mlflow_run, step_cache
 from tasks.tracking.making import PRUNED
 
-STEPS = ("train", "merge", "evaluate")  # whose working folders are named by a step key
+# Steps whose working folders are named by a step key; evaluation has some for metrics by a model.
+STEPS = {
+    "train": ("train",),
+    "merge": ("merge",),
+    "evaluate": ("evaluate", metrics.NLI, metrics.BERTSCORE),
+}
 ADAPTER = "adapter"  # the artifact folder that training stores
-OF_A_RUN = ("data", "ingest", "gate", "sealed", "sealed-gate", "register")  # by the run's id
+# By the run's id.
+OF_A_RUN = ("data", "ingest", "gate", "sealed", "sealed-gate", "register", "approval")
+GOES_ON = ("RUNNING", mlflow_run.SCHEDULED)  # SCHEDULED: waits for people's approval
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ def removals(client: Any, name: str, protected: set[str], keep: int) -> list[Rem
     runs = list(history.runs(client, experiment.experiment_id, retrains))  # newest first
     over = [run for run in runs[keep:] if _is_over(run, protected)]
     gone = {run.info.run_id for run in over}
-    used = [run for run in runs if run.info.run_id not in gone] + _running_elsewhere(client)
+    used = [run for run in runs if run.info.run_id not in gone] + _going_on_elsewhere(client)
     folders = {folder for run in used for folder in _folders(run)}
     adapters = {
         adapter.uri
@@ -102,26 +111,43 @@ def _remove(item: Removal) -> None:
 
 def _is_over(run: Any, protected: set[str]) -> bool:
     """Whether nothing more comes of a run: one that passed the gate may still be registered."""
-    passed = run.data.tags.get("precis.verdict") == "PROMOTE" and run.info.run_id not in protected
-    return run.info.status != "RUNNING" and not passed
+    if run.info.status in GOES_ON:
+        return False
+    verdict = run.data.tags.get("precis.verdict")
+    # A process that died between its question and its end leaves a waiting run of another status.
+    waits = verdict == "WAITS_FOR_APPROVAL" and not _was_withdrawn(run)
+    return not (verdict == "PROMOTE" or waits) or run.info.run_id in protected
+
+
+def _was_withdrawn(run: Any) -> bool:
+    """Whether its question ended without an answer (history.withdraw_question)."""
+    with contextlib.suppress(ValueError, AttributeError, KeyError):  # of anyone's tag
+        return bool(json.loads(run.data.tags[history.RECORD]).get("approval") == "expired")
+    return False
 
 
 def _folders(run: Any) -> Iterator[Path]:
     """The working folders of a run on this machine, whether they exist or not."""
     work, tags = workspace.work_folder(), run.data.tags
-    for step in STEPS:
+    for step, kinds in STEPS.items():
         prefix = f"{step_cache.STEP_TAGS}{step}."
         for key in (tag.removeprefix(prefix)[:16] for tag in tags if tag.startswith(prefix)):
             if re.fullmatch("[0-9a-f]{16}", key):  # of anyone's tag: never a path
-                yield work / step / key
+                yield from (work / kind / key for kind in kinds)
     for kind in OF_A_RUN:
         yield work / kind / run.info.run_id
 
 
-def _running_elsewhere(client: Any) -> list[Any]:
-    """Runs of any model that are going on: they may use the same step's files."""
+def _going_on_elsewhere(client: Any) -> list[Any]:
+    """Runs of any model that are going on, or wait for approval: they may use the same step's files."""
     experiments = [each.experiment_id for each in client.search_experiments()]
-    return list(client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=1000))
+    return [
+        run
+        for status in GOES_ON
+        for run in client.search_runs(
+            experiments, f"attributes.status = '{status}'", max_results=1000
+        )
+    ]
 
 
 def _stored_bytes(run_id: str, path: str) -> int:

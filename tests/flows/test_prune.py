@@ -138,6 +138,58 @@ def test_a_challenger_that_passed_the_gate_stays(store: Store) -> None:
     assert {item.run_id for item in prune(NAME, 1, yes=False).items} == {store.first.run_id}
 
 
+@pytest.mark.parametrize(
+    ("verdict", "status"),
+    [
+        ("WAITS_FOR_APPROVAL", "SCHEDULED"),  # deployed: nothing runs until someone answers
+        ("WAITS_FOR_APPROVAL", "RUNNING"),  # a terminal asks
+        ("WAITS_FOR_APPROVAL", "FAILED"),  # killed while it asked; Prefect may try it again
+        ("PROMOTE", "SCHEDULED"),  # it was answered, and is started again
+        ("REJECT", "SCHEDULED"),  # whatever it waits for
+    ],
+)
+def test_a_run_that_waits_for_approval_stays(store: Store, verdict: str, status: str) -> None:
+    """Its adapter, rows and files are what is registered once people approve."""
+    store.client.set_tag(store.refused.run_id, "precis.verdict", verdict)
+    store.client.update_run(store.refused.run_id, status=status)
+    assert {item.run_id for item in prune(NAME, 1, yes=True).items} == {store.first.run_id}
+    assert adapter_of(store, store.refused.run_id).exists()
+
+
+def test_files_that_a_waiting_run_of_another_model_uses_stay(store: Store) -> None:
+    """It took over the refused run's training, and goes on when it is answered."""
+    run = store.client.create_run(store.client.create_experiment("other")).info.run_id
+    tags = store.client.get_run(store.refused.run_id).data.tags
+    for name in [tag for tag in tags if tag.startswith("precis.step.")]:
+        store.client.set_tag(run, name, tags[name])
+    store.client.update_run(run, status="SCHEDULED")
+    removed = {item.folder for item in prune(NAME, 1, yes=False).items}
+    for step in ("train", "merge"):
+        key = key_of(store, store.refused.run_id, step)
+        assert workspace.work_folder() / step / key not in removed
+
+
+def test_a_question_that_nobody_answered_is_over(store: Store) -> None:
+    """Withdrawn, as flows/stale_runs.py does for a cancelled run: its adapter goes."""
+    run = store.refused.run_id
+    record = json.loads(store.client.get_run(run).data.tags["precis.history"])
+    store.client.set_tag(run, "precis.history", json.dumps(record | {"approval": "expired"}))
+    store.client.set_tag(run, "precis.verdict", "WAITS_FOR_APPROVAL")
+    assert run in {item.run_id for item in prune(NAME, 1, yes=False).items}
+
+
+def test_folders_of_model_metrics_and_approval_are_removed(store: Store) -> None:
+    """nli and bertscore hold outputs of deciding rows, under keys of the step evaluate; so may approval."""
+    run, work, key = store.refused.run_id, workspace.work_folder(), "a" * 64
+    store.client.set_tag(run, f"precis.step.evaluate.{key}", "{}")
+    folders = [work / name / key[:16] for name in ("evaluate", "nli", "bertscore")]
+    for folder in (*folders, work / "approval" / run):
+        folder.mkdir(parents=True)
+        (folder / "table.json").write_bytes(b"[]")
+    prune(NAME, 1, yes=True)
+    assert not [folder for folder in (*folders, work / "approval" / run) if folder.exists()]
+
+
 def test_unknown_names_and_folders_without_a_store(store: Store) -> None:
     """A sentence with the nearest name; no store is made."""
     with pytest.raises(NoSuchChampion, match="nearest"):
