@@ -27,8 +27,9 @@ def scores(
     several: Literal["best", "mean", "first"] = "best",
     done: Told = lambda _: None,
 ) -> tuple[list[float], int]:
-    """For each output its F1 with its references, and how many texts were split. `done`: rows so far.
+    """For each output its F1 with its references, and how many references were split. `done`: rows so far.
 
+    Of outputs none are counted: of rows that decide only the verdict is told.
     `layer`: counted from 1; None: three quarters of them. `several`: of several references the best F1, the
     mean, or the first's. A text without tokens scores 0. Raises EvaluationError as `load`, and for a layer
     that the model has not.
@@ -44,7 +45,7 @@ def scores(
         rows = list(zip(outputs[start : start + ROWS], taken[start : start + ROWS], strict=True))
         texts = sorted({text for output, refs in rows for text in (output, *refs)})
         vectors, long = _vectors(model, texts, layer)
-        split += long
+        split += len(long.intersection(reference for _, refs in rows for reference in refs))
         for output, refs in rows:
             each = [f1(vectors[output], vectors[reference]) for reference in refs]
             found.append(math.fsum(each) / len(each) if several == "mean" else max(each))
@@ -82,8 +83,8 @@ def f1(candidate: tuple[Any, Any], reference: tuple[Any, Any]) -> float:
 
 def _vectors(
     model: MetricModel, texts: Sequence[str], layer: int
-) -> tuple[dict[str, tuple[Any, Any]], int]:
-    """Each text's vectors and weights, in float64; and how many texts were longer than the model reads.
+) -> tuple[dict[str, tuple[Any, Any]], set[str]]:
+    """Each text's vectors and weights, in float64; and the texts that are longer than the model reads.
 
     Such a text is read in pieces, whose vectors stand one after the other.
     """
@@ -111,4 +112,4 @@ def _vectors(
         text: (torch.cat([v for v, _ in parts]), torch.cat([w for _, w in parts]))
         for text, parts in zip(texts, by_text, strict=True)
     }
-    return found, sum(len(parts) > 1 for parts in pieces)
+    return found, {text for text, parts in zip(texts, pieces, strict=True) if len(parts) > 1}

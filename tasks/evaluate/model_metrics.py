@@ -48,8 +48,8 @@ def write(
 ) -> dict[str, Any]:
     """Write `table` again as `target`, with the metric `name` of each row.
 
-    Returns the `mean`, and `split`, the sentences (of BERTScore: texts) longer than the model reads. Raises
-    EvaluationError when anything fails: no row is scored in its place.
+    Returns the `mean`, and `split`, the documents' sentences (of BERTScore: the references) longer than the
+    model reads. Raises EvaluationError when anything fails: no row is scored in its place.
     """
     rows = read_table(Path(table))
     outputs = [row.text for row in rows]

@@ -21,10 +21,11 @@ Told = Callable[[int], None]
 def scores(
     folder: Path, documents: Sequence[str], outputs: Sequence[str], done: Told = lambda _: None
 ) -> tuple[list[float], int]:
-    """For each output a number from 0 to 1, and how many sentences were split. `done`: rows so far.
+    """For each output a number from 0 to 1, and how many sentences of documents were split.
 
-    An output without a letter or digit scores 0: its document supports nothing of it. Raises EvaluationError
-    as `load` and `entailment`.
+    Of outputs none are counted: of rows that decide only the verdict is told. `done`: rows so far.
+    An output without a letter or digit scores 0: its document supports nothing of it. Raises
+    EvaluationError as `load` and `entailment`.
     """
     model = load(folder, "AutoModelForSequenceClassification")
     label = entailment(dict(model.model.config.id2label))
@@ -38,7 +39,7 @@ def scores(
                 documents[start : start + ROWS], outputs[start : start + ROWS], strict=True
             )
         ]
-        split += sum(more for row in rows for _, more in row)
+        split += sum(more for (_, more), _ in rows)
         found += _of_rows(model, label, [(row[0][0], row[1][0]) for row in rows])
         done(len(found))
     return found, split

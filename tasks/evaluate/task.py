@@ -17,7 +17,7 @@ from prefect.logging import get_run_logger
 
 from tasks.contracts import digest, truncation
 from tasks.contracts.errors import EvaluationError
-from tasks.contracts.metrics import LOSS, MODEL_BASED, model_of
+from tasks.contracts.metrics import BERTSCORE, LOSS, MODEL_BASED, NLI, model_of
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import Cost, DatasetRef, MetricModel, ModelRef, Scores, read_rows
 from tasks.costs.preflight import gpus_for
@@ -37,6 +37,8 @@ from tasks.tracking import artifacts, mlflow_run, step_cache
 from tasks.tracking.predictions_table import read_table, write_table
 
 NOT_KNOWN = Cost()
+# What is counted of texts that a metric's model reads in parts: never outputs (see nli.py, bertscore.py).
+SPLIT = {NLI: "sentences of documents", BERTSCORE: "references"}
 WAIT_SECONDS = 3600.0  # for another run that is judging the same model
 
 
@@ -236,8 +238,8 @@ def _write_metric(
         )
     if answer["split"]:
         get_run_logger().info(
-            f"{who}: {answer['split']} texts are longer than gate.{name}_model reads at once, and were read "
-            "in parts"
+            f"{who}: {answer['split']} {SPLIT[name]} are longer than gate.{name}_model reads at once, and "
+            "were read in parts, as longer outputs are"
         )
     return {f"{who}/{name}": answer["mean"]}
 
