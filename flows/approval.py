@@ -6,6 +6,8 @@ is the decision that was asked about. A run that no deployment started asks at t
 free meanwhile too.
 
 Prefect's suspend_flow_run alone would ask again after a crash, and has no place for what was asked.
+
+Over 250 lines: a question, its answer and what became of it are one story.
 """
 
 from __future__ import annotations
@@ -108,6 +110,16 @@ def asked_about(base: PreparedBase) -> tuple[DatasetRef, AdapterRef] | None:
         f"the challenger that was asked about cannot be had ({problem}): another is made, and asked about"
     )
     return None
+
+
+def refused_before(recipe: Recipe, model_digest: str) -> tuple[str, ...]:
+    """Remarks on a challenger that people have refused, where nobody is asked now; logged too."""
+    if recipe.gate.approval == "required":
+        return ()
+    remarks = approvals.refusals_of(mlflow_run.current().client, recipe.name, model_digest)
+    for remark in remarks:
+        get_run_logger().warning(remark)
+    return remarks
 
 
 def ask(

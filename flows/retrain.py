@@ -139,6 +139,7 @@ def contest(
     lead3_scores = lead3(dataset, base, recipe)
     base_scores = evaluate(untuned(base), dataset, base, recipe, "base")
     base_scores = add_model_metrics(base_scores, recipe, "base")
+    refused = approval.refused_before(recipe, model.digest)
     for _ in range(MOST_CONTESTS):
         champion = current_champion(recipe.name)
         if before := promoted_before(recipe.name):
@@ -146,9 +147,10 @@ def contest(
         decision = decided_before(model.digest, champion)
         if decision is None:
             opponent = base_scores
-            remarks: tuple[str, ...] = ()
+            remarks = refused
             if champion:
-                opponent, remarks = judge_champion(champion, dataset, base, recipe)
+                opponent, seen = judge_champion(champion, dataset, base, recipe)
+                remarks = (*refused, *seen)
             version = champion.number if champion else None
             decision = gate(
                 challenger, opponent, base_scores, lead3_scores, version, dataset, recipe, remarks

@@ -19,7 +19,6 @@ from pydantic import TypeAdapter
 from tasks.contracts import digest
 from tasks.contracts.documents import plain_text
 from tasks.contracts.errors import EvaluationError, RegistryError
-from tasks.contracts.metrics import largest_drop
 from tasks.contracts.recipe import Gate, Recipe
 from tasks.contracts.records import (
     DatasetRef,
@@ -35,6 +34,7 @@ from tasks.contracts.slice_labels import LABELS, Labels, labelled, read_labels, 
 from tasks.gate.clusters import clusters
 from tasks.gate.decay import Decay, decay_headline, decay_markdown, decide_decay
 from tasks.gate.earlier_looks import EarlierLook, look_of
+from tasks.gate.look_key import decided_from, judged_by
 from tasks.gate.parts import (
     Setting,
     decide_by_parts,
@@ -70,11 +70,6 @@ __all__ = [
 
 OWN = "look.json"  # what a later look needs of this one
 SHOWN = "shown.json"  # what people are told
-# Settings that are not in a look's digest. Of folders counts the content, and only where a drop may veto.
-NO_LOOK = {
-    *("metric", "approval", "approval_timeout_days"),
-    *("nli_model", "bertscore_model"),
-}
 README = """\
 Here is what the gate decided from: every row of the evaluation set, those that decide included.
 
@@ -119,7 +114,7 @@ def gate(
     """Promote, reject or inconclusive: the challenger against the champion, or else the base.
 
     The decision itself is stored; what is returned, and so can be shown, is what shown.py leaves of it.
-    `remarks`: on the evaluation rows; they stand in the decision's notes.
+    `remarks`: on the evaluation rows and the challenger; they stand in the decision's notes.
     """
     run, watch = mlflow_run.current(), resource_usage.Watch()
     rows_digest = dataset.evaluation_digest
@@ -138,10 +133,11 @@ def gate(
     looks = history.count_look(
         run,
         challenger.model_digest,
-        judged_by(recipe.gate, challenger),
+        judged_by(recipe.gate, challenger, recipe.evaluation),
         against,
         rows_digest,
         documents,
+        decided_from(deciding["challenger"], deciding["opponent"], recipe.gate, labels),
     )
     kind: Literal["champion", "base"] = "champion" if champion_version else "base"
     earlier = _earlier(run, against, rows_digest)
@@ -174,19 +170,6 @@ def _metrics(told: ShownDecision, primary: str) -> dict[str, float]:
     if told.open_part is None:
         return {}
     return history.part_metrics(told.open_part.metrics, primary, "open/")
-
-
-def judged_by(settings: Gate, scores: Scores | None = None) -> str:
-    """What a look was taken by: the metric, and a digest of the gate's settings that are not the defaults.
-
-    Approval is asked after the verdict and changes none: it is left out.
-    The same challenger asked again with another min_delta or alpha tells more of the deciding rows. `scores`:
-    the challenger's.
-    """
-    changed = settings.model_dump(mode="json", exclude_defaults=True, exclude=NO_LOOK)
-    used = scores.metric_models.items() if scores else ()
-    changed |= {name: one.digest for name, one in used if largest_drop(settings, name) is not None}
-    return f"{settings.metric}-{digest.of_value(changed)[:8]}" if changed else settings.metric
 
 
 @task(name="decay", **STEP)

@@ -18,6 +18,7 @@ from tasks.contracts.records import (
     from_json,
     to_json,
 )
+from tasks.tracking import history
 
 TAG = "precis.approval"
 
@@ -54,6 +55,15 @@ def read(client: Any, run_id: str) -> Question | None:
     """What a run has asked; None if it has not."""
     text = client.get_run(run_id).data.tags.get(TAG)
     return from_json(Question, text) if text else None
+
+
+def refusals_of(client: Any, name: str, model_digest: str) -> tuple[str, ...]:
+    """What people's refusals of this very model say to a run that asks nobody (gate.approval: none)."""
+    return tuple(
+        f"people refused this very model before ({one.reasons[0]}; {one.time[:10]}, run "
+        f"{one.mlflow_run_id}), and nobody is asked now: gate.approval is none"
+        for one in history.refused_by_people(client, name, model_digest)
+    )
 
 
 def answered(decision: ShownDecision, answer: Approval) -> ShownDecision:

@@ -30,6 +30,7 @@ __all__ = [
     "now",
     "part_metrics",
     "read",
+    "refused_by_people",
     "runs",
     "runs_that_looked",
     "withdraw_question",
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 RECORD, LOOK_MODEL, LOOK_ROWS = "precis.history", "precis.look.model", "precis.look.rows"
-LOOK_OPPONENT = "precis.look.opponent"
+LOOK_OPPONENT, LOOK_FROM = "precis.look.opponent", "precis.look.from"
 
 
 def count_look(
@@ -47,21 +48,27 @@ def count_look(
     opponent: str,
     rows_digest: str,
     documents: Iterable[str],
+    decided_from: str = "",
 ) -> int:
     """Record that a challenger is judged on these evaluation rows; the number judged, it included.
 
     `opponent`: the champion's digest, or looks.BASE: the count starts again with each champion. Counted by
     documents (looks.py), not by seal: another prompt or token limit is one more look at the same rows, and
-    so is the same challenger by another metric. Runs of before the ledger are counted by their tags, for
-    every opponent.
+    so is the same challenger by another metric, or `decided_from` other texts or scores (a digest). A retry
+    of a run is no look. Runs of before the ledger are counted by their tags, for every opponent.
     """
-    run.write(tags={LOOK_MODEL: model_digest, LOOK_ROWS: rows_digest, LOOK_OPPONENT: opponent})
+    tags = {LOOK_MODEL: model_digest, LOOK_ROWS: rows_digest, LOOK_OPPONENT: opponent}
+    before = run.client.get_run(run.id).data.tags
+    if tags.items() <= before.items():  # counted already; by a version of before without LOOK_FROM
+        decided_from = before.get(LOOK_FROM, "")
+    run.write(tags=tags | ({LOOK_FROM: decided_from} if decided_from else {}))
     client, experiment = run.client, run.experiment_id
+    metric = f"{metric}-{decided_from[:16]}" if decided_from else metric
     looks = record_look(client, experiment, model_digest, metric, opponent, documents)
     # A run is returned with all that it logged, so those that judged this same model are left out.
     others = f"tags.`{LOOK_ROWS}` = '{rows_digest}' and tags.`{LOOK_MODEL}` != '{model_digest}'"
     earlier = {look.data.tags[LOOK_MODEL] for look in runs(client, experiment, others)}
-    return len(looks.against_opponent) + len(earlier - set(looks.all.values()))
+    return len(looks.against_opponent) + len(earlier - looks.all)
 
 
 def runs_that_looked(run: Any, opponent: str, rows_digest: str) -> list[str]:
@@ -69,6 +76,16 @@ def runs_that_looked(run: Any, opponent: str, rows_digest: str) -> list[str]:
     query = f"tags.`{LOOK_ROWS}` = '{rows_digest}' and tags.`{LOOK_OPPONENT}` = '{opponent}'"
     found = runs(run.client, run.experiment_id, query)
     return sorted(look.info.run_id for look in found if look.info.run_id != run.id)
+
+
+def refused_by_people(client: Any, name: str, model_digest: str) -> list[HistoryRecord]:
+    """Entries of a model's history in which people refused this very challenger; one that cannot be read is
+    passed over, as `read` names it."""
+    found = (
+        _parse(run.data.tags[RECORD], "", "", [])
+        for run in _recorded(client, name, f" and tags.`{LOOK_MODEL}` = '{model_digest}'")
+    )
+    return [one for one in found if one and one.approval == "refused"]
 
 
 def decision_tags(run: Any, recipe: Recipe, decision: ShownDecision) -> dict[str, str]:
@@ -195,10 +212,10 @@ def read(client: Any, name: str, took_effect: Sequence[TookEffect]) -> list[Hist
     return sorted((record.as_of(now()) for record in records), key=lambda record: record.time)
 
 
-def _recorded(client: Any, name: str) -> Iterator[Any]:
+def _recorded(client: Any, name: str, also: str = "") -> Iterator[Any]:
     experiment = client.get_experiment_by_name(name)
     if experiment is not None:
-        yield from runs(client, experiment.experiment_id, f"tags.`{RECORD}` != ''")
+        yield from runs(client, experiment.experiment_id, f"tags.`{RECORD}` != ''{also}")
 
 
 def _parse(text: str, where: str, fix: str, problems: list[str]) -> HistoryRecord | None:

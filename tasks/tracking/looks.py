@@ -3,7 +3,8 @@
 It is kept with the model's MLflow experiment, as tags, so deleting runs forgets no look. A set is known by
 its documents as they are compared (comparable_text.py), so another order, other ids, a blank, or some rows
 less or more make no new set: two are the same set where half the documents of the smaller are in the other.
-So every part of a set, and every set that holds it, is the same set.
+So every part of a set, and every set that holds it, is the same set. The same challenger on another part
+of it is another look all the same: whoever drops rows and asks again has had a further chance.
 
 The count starts again with each champion: a promotion ends one family of tests and starts another.
 """
@@ -97,14 +98,14 @@ class EvaluationSet:
 
 @dataclass(frozen=True)
 class Looks:
-    """Who was judged on one set: model digests by challenger, metric and opponent.
+    """Who was judged on one set and on others that are the same: model digests, one a look.
 
     `against_opponent`: those that count for the opponent that was asked for; entries of before opponents
     were recorded count for every one.
     """
 
-    against_opponent: dict[str, str]
-    all: dict[str, str]
+    against_opponent: list[str]
+    all: set[str]
 
 
 def record_look(
@@ -131,18 +132,19 @@ def record_look(
 
 
 def _looks(tags: dict[str, str], judged_on: EvaluationSet, opponent: str) -> Looks:
-    same = {name for name, other in _sets(tags) if judged_on.same(other)}
-    against, every = {}, {}
+    # A set's first form stands under another name, so sets are told apart by what is in them.
+    same = {name: other.name for name, other in _sets(tags) if judged_on.same(other)}
+    against, every = {}, set()
     for key, model in tags.items():
         name, _, look = key.removeprefix(LOOK).partition(".")
         if key.startswith(LOOK) and name in same:
-            every[look] = model
+            every.add(model)
             challenger, _, its_opponent = look.rpartition(".")
             if "." not in challenger:  # challenger and metric: no opponent was recorded
-                against[look] = model
+                against[same[name], look] = model
             elif its_opponent == opponent:
-                against[challenger] = model
-    return Looks(against, every)
+                against[same[name], challenger] = model
+    return Looks(list(against.values()), every)
 
 
 def _sets(tags: dict[str, str]) -> Iterator[tuple[str, EvaluationSet]]:

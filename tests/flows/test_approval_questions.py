@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from prefect.logging import disable_run_logger
 from pydantic import ValidationError
 
 from flows import approval, terminal_question
@@ -17,7 +18,9 @@ from tasks.contracts.errors import RecipeError
 from tasks.contracts.recipe import Gate, Recipe
 from tasks.contracts.records import AdapterRef, Approval, DatasetRef, ModelRef
 from tasks.register.task import Version, succession
+from tasks.tracking import history, mlflow_run
 from tasks.tracking.approvals import Made, Question
+from tasks.tracking.history_record import HistoryRecord
 
 
 def recipe(**gate: object) -> Recipe:
@@ -171,3 +174,20 @@ def test_the_time_for_an_answer_has_bounds(days: float) -> None:
     """More than nothing, at most a year."""
     with pytest.raises(ValidationError):
         Gate(approval_timeout_days=days)
+
+
+def test_what_people_refused_is_known_to_a_run_that_asks_nobody(home_with_store: Path) -> None:
+    """By the model's digest; no answer in time, or a yes, is no refusal, and who asks is told nothing."""
+    free, entry = recipe(), {"time": "2026-11-29T00", "version": None, "verdict": "PROMOTE"}
+    for digest in ("refused", "expired", "approved"):
+        with mlflow_run.run_for(free.name, f"of {digest}", {}) as run, disable_run_logger():
+            assert approval.refused_before(free, digest) == ()
+            record = HistoryRecord(kind="refusal", name=free.name, reasons=("not approved by Ann",),
+                                   model_digest=digest, mlflow_run_id=run.id, approval=digest, **entry)  # type: ignore[arg-type]  # fmt: skip
+            run.write(tags={history.RECORD: history.as_json(record), history.LOOK_MODEL: digest})
+            told = approval.refused_before(free, digest)
+            assert len(told) == (digest == "refused")
+            assert all(
+                "refused this very model before (not approved by Ann; 2026-11-29" in t for t in told
+            )
+            assert approval.refused_before(recipe(approval="required"), digest) == ()

@@ -16,9 +16,9 @@ from tasks.contracts.formatting import headline
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import Decision, OpenPart, Prediction, ShownDecision, to_json
 from tasks.gate.level import level
+from tasks.gate.look_key import judged_by
 from tasks.gate.parts import OPEN, Setting, Split, decide_by_parts, part_of_each
 from tasks.gate.shown import BROKEN, NO_GAIN, PASSED, WORSE, before_promotion, shown
-from tasks.gate.task import judged_by
 
 GATE = Gate(bootstrap_samples=1000)
 WORDS = [f"word{i}" for i in range(400)]

@@ -16,10 +16,10 @@ from tasks.contracts.errors import EvaluationError, SealBroken
 from tasks.contracts.recipe import Gate
 from tasks.contracts.records import Decision, MetricModel, Prediction, Scores, from_json, to_json
 from tasks.gate.decide import decide
+from tasks.gate.look_key import judged_by
 from tasks.gate.parts import Setting, decide_by_parts, record_of
 from tasks.gate.recompute import GateInputs, recompute
 from tasks.gate.shown import shown
-from tasks.gate.task import judged_by
 from tasks.tracking.predictions_table import read_table, write_table
 
 ROWS = 200

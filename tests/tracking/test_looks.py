@@ -73,6 +73,14 @@ def test_a_touched_evaluation_set_is_the_same_set(
     assert look("c", change(texts)) == 3
 
 
+def test_the_same_challenger_on_a_part_of_the_set_is_another_look(look: Callable[..., int]) -> None:
+    """Who drops rows and asks again has had a further chance; the same documents in any form are none."""
+    texts = documents(60)
+    same = CHANGES["other case and punctuation"](CHANGES["another order"](texts))
+    asked = (texts, same, texts[1:], texts[:-1], texts[1:])
+    assert [look("a", each) for each in asked] == [1, 1, 2, 3, 3]
+
+
 def test_a_new_evaluation_set_starts_the_count(look: Callable[..., int]) -> None:
     """Where more than half the documents of both are new."""
     look("a", documents(60))
@@ -133,6 +141,7 @@ def test_looks_of_the_ledger_before_count_for_every_opponent(
         client.set_experiment_tag(experiment, key, value)
     assert look("b", texts, opponent="one") == 4
     assert look("b", texts, opponent="two") == 3
+    assert look("old1", texts[::-1], opponent="three") == 2  # no third: by rougeL it was before
 
 
 @pytest.mark.parametrize("count", [1, 900, 901, 3000])
