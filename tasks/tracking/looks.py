@@ -4,7 +4,7 @@ It is kept with the model's MLflow experiment, as tags, so deleting runs forgets
 its documents as they are compared (comparable_text.py), so another order, other ids, a blank, or some rows
 less or more make no new set: two are the same set where half the documents of the smaller are in the other.
 So every part of a set, and every set that holds it, is the same set. The same challenger on another part
-of it is another look all the same: whoever drops rows and asks again has had a further chance.
+of it is another look all the same: dropping rows and asking again is a further chance.
 
 The count starts again with each champion: a promotion ends one family of tests and starts another.
 """
