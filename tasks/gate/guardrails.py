@@ -30,6 +30,9 @@ from tasks.gate.measure import Measured, Table
 from tasks.gate.output_faults import copies, empty, repeats, same
 from tasks.gate.pairs import RESOLUTION, Pairs
 
+INVENTED = "invented_rise"
+INVENTED_FAULT = "hold a number or name that neither document nor reference has"
+NOISE = ", though noise could explain it"
 MUCH = 0.3  # ROUGE that a document loses: about three standard deviations between equal models
 
 
@@ -104,7 +107,7 @@ def _findings(
 
 
 def _finding(condition: _Condition, noise: bool) -> Finding:
-    why = condition.why + (", though noise could explain it" if noise else "")
+    why = condition.why + (NOISE if noise else "")
     return Finding(condition.guardrail, why, noise)
 
 
@@ -154,8 +157,8 @@ def _rise(
 
 def _invented(ours: Table, theirs: Table, gate: Gate) -> list[_Condition]:
     ours_invent, theirs_invent = map(np.array, invented(ours, theirs))
-    fault = "hold a number or name that neither document nor reference has"
-    return [_rise("invented_rise", ours_invent, theirs_invent, gate.max_invented_rise, fault)]
+    bound = gate.max_invented_rise
+    return [_rise(INVENTED, ours_invent, theirs_invent, bound, INVENTED_FAULT)]
 
 
 def _lost(ours: Table, theirs: Table, gate: Gate) -> _Condition:

@@ -21,6 +21,7 @@ from tasks.contracts.words import words
 from tasks.gate.clusters import clusters
 from tasks.gate.decide import SCHEMA, decide
 from tasks.gate.earlier_looks import EarlierLook
+from tasks.gate.guardrails import Finding
 from tasks.gate.measure import Table
 from tasks.gate.notes import copying
 from tasks.gate.pairs import mean
@@ -44,6 +45,7 @@ class Setting:
     earlier: tuple[EarlierLook, ...] = ()  # of the deciding rows
     labels: Labels = field(default_factory=dict)  # of all rows, where gate.slices needs them
     schema: int = SCHEMA
+    recorded: Finding | None = None  # of the deciding rows, in place of their own of its name
 
 
 def split_of(recipe: Recipe) -> Split:
@@ -98,7 +100,7 @@ def decide_by_parts(
             f"all {len(part)} evaluation rows are in the open part, so none decides; add rows to "
             f"data.evaluation{wider}"
         )
-    decision = _decide(deciding, scores, setting, setting.looks, setting.earlier)
+    decision = _decide(deciding, scores, setting, setting.looks, setting.earlier, setting.recorded)
     if not shown["challenger"]:
         return decision, None
     found = _decide(shown, scores, setting, looks=1)
@@ -151,6 +153,7 @@ def _decide(
     setting: Setting,
     looks: int,
     earlier: Sequence[EarlierLook] = (),
+    recorded: Finding | None = None,
 ) -> Decision:
     challenger, opponent = tables["challenger"] or (), tables["opponent"] or ()
     records = {"challenger": scores["challenger"], "opponent": scores["opponent"]}
@@ -175,6 +178,7 @@ def _decide(
         labels=setting.labels,
         sealed=setting.split != "none",
         schema=setting.schema,
+        recorded=recorded,
     )
 
 

@@ -26,6 +26,7 @@ from tasks.gate.decide import SCHEMA
 from tasks.gate.earlier_looks import EarlierLook
 from tasks.gate.measure import Table
 from tasks.gate.parts import Setting, Split, decide_by_parts
+from tasks.gate.sharper_rules import ABOUT, as_before, without_notes
 from tasks.tracking.predictions_table import read_table
 
 T = TypeVar("T")
@@ -44,8 +45,11 @@ gate.slices needs labels of the rows.
 No number of the deciding rows is printed without --show-deciding. A person who reads them and
 goes on choosing settings has used the evaluation set up: take fresh rows then.
 
-Exit status: 0 when the recomputed decision equals the stored one, 1 when it differs or FOLDER
-cannot be read, 2 for wrong usage."""
+A decision of schema 3 may have been made before the rules of invented numbers and names were made
+sharper (2026-11-29). Where it differs in that guardrail alone, it is printed so, and all else is compared.
+
+Exit status: 0 when the recomputed decision equals the stored one, that guardrail aside, 1 when it
+differs or FOLDER cannot be read, 2 for wrong usage."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Recomputed:
     open_part: OpenPart | None
     inputs: GateInputs
     tables: dict[str, Table | None]
+    remark: str = ""  # what of the stored decision cannot be held to the last bit
 
 
 def recompute(folder: Path) -> Decision:
@@ -85,7 +90,8 @@ def recompute_all(folder: Path) -> Recomputed:
     """
     _check_complete(folder)
     inputs = _read(GateInputs, folder / INPUTS)
-    schema = _read(Decision, folder / DECISION).schema_version
+    stored = _read(Decision, folder / DECISION)
+    schema = stored.schema_version
     if schema > SCHEMA:
         raise EvaluationError(
             f"{folder / DECISION} is of schema {schema}, made by a later version of precis than this, "
@@ -104,11 +110,18 @@ def recompute_all(folder: Path) -> Recomputed:
     )
     try:
         decision, open_part = decide_by_parts(tables, inputs.scores, setting)
+        before = as_before(
+            stored,
+            decision,
+            lambda it: decide_by_parts(tables, inputs.scores, replace(setting, recorded=it))[0],
+        )
     except GARBAGE as error:  # digests that were edited too, or are of before there were any
         raise EvaluationError(
             f"the scores and settings in {folder} are not what a gate has stored: no decision can be made "
             f"of them ({type(error).__name__}: {error}); fetch the folder again"
         ) from error
+    if before:
+        return Recomputed(before, open_part, inputs, tables, ABOUT)
     return Recomputed(decision, open_part, inputs, tables)
 
 
@@ -189,16 +202,15 @@ def main(arguments: Sequence[str]) -> int:
     try:
         _check_complete(folder)
         stored = _read(Decision, folder / DECISION)
-        recomputed = recompute(folder)
+        made = recompute_all(folder)
     except (PrecisError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    # Notes do not affect the verdict, and their wording may change.
-    equal = replace(stored, notes=()) == replace(recomputed, notes=())
-    print(f"stored {stored.verdict}, recomputed {recomputed.verdict}: ", end="")
-    print("equal to the last digit" if equal else "they differ")
+    equal = without_notes(stored) == without_notes(made.decision)
+    print(f"stored {stored.verdict}, recomputed {made.decision.verdict}: ", end="")
+    print(made.remark or ("equal to the last digit" if equal else "they differ"))
     if options.show_deciding:
-        print("\n".join(_numbers(recomputed)))
+        print("\n".join(_numbers(made.decision)))
     return 0 if equal else 1
 
 

@@ -29,13 +29,15 @@ from tasks.contracts.records import (
     from_json,
 )
 from tasks.gate import recompute
-from tasks.gate.decide import SCHEMA
+from tasks.gate.guardrails import INVENTED
 from tasks.gate.parts import open_rows
+from tasks.gate.sharper_rules import SCHEMA_BEFORE
 from tasks.gate.shown import before_promotion, shown
 from tasks.tracking import artifacts, history, mlflow_run, step_cache
 from tasks.tracking.predictions_table import read_table
 
 SHOWN = "shown.json"
+SCHEMA_OF_SHOWN = 3  # from which on what is shown is stored as it is made today
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,12 @@ def check(client: Any, run_id: str, scratch: Path, found: Findings) -> StoredDec
         )
     else:
         found.checked.append(f"decision {stored.verdict}, computed again from {stored.rows} rows")
+        if made.remark:
+            found.remarks.append(f"{where}/{recompute.DECISION}: {made.remark}")
     challenger = list(made.tables["challenger"] or ())
     told = shown(made.decision, made.open_part, made.inputs.gate, len(challenger))
     _check_scores(run, made, scratch, found)
-    if stored.schema_version == SCHEMA:
+    if stored.schema_version >= SCHEMA_OF_SHOWN:
         _check_shown(run, made, told, scratch, found)
     _check_run(run, made, told, scratch, found)
     return StoredDecision(told, made.inputs.gate.metric, challenger, _device(run_id, scratch))
@@ -199,9 +203,12 @@ def _read(read: Callable[[], Any]) -> Any:
 
 
 def _plain(told: ShownDecision) -> ShownDecision:
-    """Without notes, whose wording may change."""
+    """Without notes, whose wording may change, and what the open rows gave by rules that are not kept."""
     part = told.open_part
     open_part: OpenPart | None = replace(part, notes=()) if part else None
+    if open_part and told.schema_version == SCHEMA_BEFORE:
+        kept = tuple(one for one in open_part.guardrails if one.name != INVENTED)
+        open_part = replace(open_part, guardrails=kept)
     return replace(told, notes=(), open_part=open_part)
 
 
