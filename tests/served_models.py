@@ -69,14 +69,23 @@ def register(client: Any, folder: Path, number: int, spoil: bool = False) -> lis
         )
         for i, (text, was) in enumerate(zip(documents(), texts, strict=True))
     ]
-    table = folder.with_name(f"{folder.name}-table") / "challenger.json"
-    table.parent.mkdir()
-    write_table(table, stored)
-    client.log_artifact(run_id, str(table), "sealed/predictions")
+    gate = folder.with_name(f"{folder.name}-gate")
+    gate.mkdir()
+    log_gate(client, run_id, gate, stored)
     tags = {claims.DIGEST: model.digest, claims.RUN_ID: run_id}
     judged = next((v for v in claims.versions(client, NAME) if v.number == number - 1), None)
     assert claims.succeed(client, NAME, judged, source=uri, tags=tags, description="made by a test")
     return texts
+
+
+def log_gate(
+    client: Any, run_id: str, gate: Path, rows: list[Prediction], to: str = "sealed/gate"
+) -> None:
+    """Log what the gate stores of its challenger's rows, from the empty folder `gate`."""
+    write_table(gate / "challenger.json", rows)
+    scores = {"challenger": {"table_digest": digest.of_file(gate / "challenger.json")}}
+    (gate / "gate_inputs.json").write_text(json.dumps({"scores": scores}))
+    client.log_artifacts(run_id, str(gate), to)
 
 
 def make(folder: Path) -> None:

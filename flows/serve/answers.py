@@ -9,10 +9,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from fastapi.responses import JSONResponse
+
 from flows.serve.engines import Target
 from flows.serve.requests import Kind
 
 DONE = "data: [DONE]\n\n"
+RETRY_AFTER = {"Retry-After": "2"}  # seconds
 
 
 @dataclass
@@ -126,6 +129,12 @@ def error_of(message: str, field: str | None = None, code: str | None = None) ->
     """An error in OpenAI's form."""
     kind = "invalid_request_error" if code is None else code
     return {"error": {"message": message, "type": kind, "param": field, "code": code}}
+
+
+def too_many() -> JSONResponse:
+    """The answer to a request for which there is no room now."""
+    message = "more requests are being answered than this server takes at once; ask again"
+    return JSONResponse(error_of(message, code="unavailable"), 503, RETRY_AFTER)
 
 
 def _head(kind: Kind, name: str) -> dict[str, Any]:

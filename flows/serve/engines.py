@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import shutil
@@ -39,6 +40,18 @@ class EngineGone(Exception):
     """The engine process ended, or does not answer."""
 
 
+class EngineStopped(EngineGone):
+    """The engine stopped writing an answer, and says why; it may run on."""
+
+
+class EngineBusy(Exception):
+    """The engine runs, and no connection to it can be made now: too many are open."""
+
+
+class EngineFailed(Exception):
+    """The engine runs, and its package's code failed at this request: asking again gives the same."""
+
+
 class EngineRefused(Exception):
     """The engine takes these items not: the place of each, and why."""
 
@@ -58,13 +71,12 @@ class Engine:
     info: dict[str, Any] = field(default_factory=dict)
     running: int = 0  # requests that it is answering
     retired: bool = False
-    is_deaf: bool = (
-        False  # nothing listens any more: seconds before the last of its processes has ended
-    )
+    # Nothing listens any more: seconds before the last of its processes has ended.
+    refuses_connections: bool = False
 
     def has_ended(self) -> bool:
         """Whether it can answer nothing more."""
-        return self.is_deaf or self.process_ended()
+        return self.refuses_connections or self.process_ended()
 
     @asynccontextmanager
     async def in_use(self) -> AsyncIterator[Engine]:
@@ -78,21 +90,27 @@ class Engine:
     async def write(self, asked: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         """The lines of /write (see engine/app.py).
 
-        Raises EngineRefused for items that it does not take, EngineGone when it is gone or has failed.
+        Raises EngineRefused for items that it does not take, EngineFailed where the package's code cannot
+        read them, EngineBusy while it cannot be reached, EngineGone when it is gone or stopped writing.
         """
         try:
             async with self.client.stream("POST", "/write", json=asked) as answer:
                 if answer.status_code == httpx.codes.BAD_REQUEST:
                     raise EngineRefused(json.loads(await answer.aread())["faults"])
+                if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
+                    raise EngineFailed(json.loads(await answer.aread())["error"])
                 if answer.is_error:
                     raise EngineGone(f"status {answer.status_code}: {await answer.aread()!r}")
                 async for line in answer.aiter_lines():
                     found = json.loads(line)
                     if "error" in found:
-                        raise EngineGone(found["error"])
+                        raise EngineStopped(found["error"])
                     yield found
         except httpx.HTTPError as error:
-            self.is_deaf |= isinstance(error, httpx.ConnectError)
+            if isinstance(error, httpx.ConnectError) and not self.process_ended():
+                self.refuses_connections |= is_refusal(error)
+                if not self.refuses_connections:
+                    raise EngineBusy(f"{type(error).__name__}: {error}") from error
             raise EngineGone(f"{type(error).__name__}: {error}") from error
 
     async def drain(self, seconds: float) -> None:
@@ -103,6 +121,15 @@ class Engine:
             await asyncio.sleep(POLL_SECONDS)
         await asyncio.to_thread(self.end)
         await self.client.aclose()
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Whether nothing listens; else this machine has no descriptor, or no place in a queue, left."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ECONNREFUSED, errno.ENOENT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def client_of(socket: Path) -> httpx.AsyncClient:

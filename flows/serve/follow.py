@@ -6,22 +6,21 @@ registry -> pull (digest) -> engine -> stored rows -> takes over -> the old one 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from flows.serve.engines import Engine, EngineGone, EngineRefused, Target, say
+from flows.serve.engines import Engine, Target, say
 from flows.serve.plan import ServePlan
 from flows.serve.state import ServingState
+from flows.serve.stored_texts import give_back
 from tasks.contracts import digest
-from tasks.contracts.errors import RegistryError, ServedModelDiffers
+from tasks.contracts.errors import PrecisError, RegistryError, StoreUnavailable
 from tasks.contracts.records import Prediction
 
 BACKOFF_SECONDS = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0)
 STEADY_SECONDS = 120.0  # an engine that ran so long starts the count of restarts again
-HALF = 0.5  # of the rows, in 16 bits: there a tie between two tokens may be broken otherwise
 CHANGED, REFUSED = "precis.serving.changed", "precis.serving.refused"
 Start = Callable[[Target, Path], Awaitable[Engine]]
 Tell = Callable[[str, dict[str, Any]], None]
@@ -67,6 +66,7 @@ class Follower:
         self.package: Package
         self.asked = asyncio.Event()  # look now, and try again what was refused
         self.refused: Target | None = None  # of where the alias points; not tried again by itself
+        self.is_away = False  # it was refused since the store did not answer: it is tried again
         self.background: set[asyncio.Task[Any]] = set()
         self.ending = False
 
@@ -90,7 +90,7 @@ class Follower:
                 self.refused = None
             elif target.digest == self.served.digest:  # a rollback's version of the same model
                 self._rename(target)
-            elif target != self.refused or again:
+            elif target != self.refused or again or self.is_away:
                 await self._change(target)
 
     async def end(self) -> None:
@@ -113,12 +113,18 @@ class Follower:
 
     async def _change(self, target: Target) -> None:
         """Try to serve another version; the one that is served stays where that fails."""
-        say(f"{target.title} is to be served: pulling and checking it beside {self.served.title}")
+        was_away = self.is_away and self.refused == target
+        if not was_away:
+            say(
+                f"{target.title} is to be served: pulling and checking it beside {self.served.title}"
+            )
         try:
             await self._take_over(target, *await self._checked(target))
             self.refused = None
         except Exception as error:  # noqa: BLE001 - a version may fail in any way, and is refused then
-            self.refused = target
+            self.refused, self.is_away = target, isinstance(error, StoreUnavailable)
+            if was_away and self.is_away:
+                return  # told before
             self.state.refuse(target, str(error))
             say(f"REFUSED {target.title}, {self.served.title} stays: {error}")
             self._tell(REFUSED, target, reason=str(error), serving=self.served.number)
@@ -136,20 +142,33 @@ class Follower:
     async def _checked(self, target: Target) -> tuple[Engine, Package]:
         """A running engine of this version that has given back stored texts.
 
-        Raises PrecisError for a version whose files or texts are not those that were judged.
+        Raises PrecisError for a version whose files or texts are not those that were judged, or that has
+        none to compare with; StoreUnavailable where they cannot be read now.
         """
-        folder = await asyncio.to_thread(self.view.package, target)
-        rows = await asyncio.to_thread(self.view.rows, target, self.plan.check_rows)
-        if not rows:
-            say(
-                f"{target.title}: no stored rows are left to compare with; its files are as registered"
+        package = await asyncio.to_thread(self._fetched, target)
+        return await self._started(target, package), package
+
+    def _fetched(self, target: Target) -> Package:
+        try:
+            folder = self.view.package(target)
+            rows = self.view.rows(target, self.plan.check_rows)
+        except PrecisError:
+            raise
+        except Exception as error:  # a store's own client raises what it likes
+            raise StoreUnavailable(
+                f"{target.title} cannot be read from the store: {error}"
+            ) from error
+        if self.plan.check_rows and not rows:
+            raise RegistryError(
+                f"{target.title} has no stored texts left to compare with: its run has no folder sealed/gate "
+                "or gate, or is gone; restore it from a backup, or serve without comparing: --check-rows 0"
             )
-        return await self._started(target, Package(folder, rows)), Package(folder, rows)
+        return Package(folder, rows)
 
     async def _started(self, target: Target, package: Package) -> Engine:
         engine = await self.start(target, package.folder)
         try:
-            await _give_back(engine, package.rows)
+            await give_back(engine, package.rows)
         except BaseException:
             await asyncio.shield(engine.drain(0))
             raise
@@ -216,28 +235,3 @@ class Follower:
         task = asyncio.ensure_future(work)
         self.background.add(task)
         task.add_done_callback(self.background.discard)
-
-
-async def _give_back(engine: Engine, rows: Sequence[Prediction]) -> None:
-    """Raise ServedModelDiffers unless the engine writes the stored texts of these rows again."""
-    if not rows:
-        return
-    asked = {"kind": "documents", "items": [row.document for row in rows], "max_tokens": None}
-    texts: dict[int, str] = {}
-    title = engine.target.title
-    try:
-        async with contextlib.aclosing(engine.write(asked)) as lines:
-            async for line in lines:
-                if "text" in line:
-                    texts[line["index"]] = line["text"]
-    except (EngineGone, EngineRefused) as error:
-        raise RegistryError(
-            f"{title} cannot write the rows that it was judged by: {error}"
-        ) from error
-    differing = [i for i, row in enumerate(rows) if texts.get(i) != row.text]
-    is_exact = engine.info.get("dtype") == "float32"
-    if len(differing) > (0 if is_exact else HALF * len(rows)):
-        raise ServedModelDiffers(
-            f"{title} does not give back what was judged: {len(differing)} of {len(rows)} stored texts "
-            "differ; serve it on the kind of machine that it was judged on"
-        )

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse
 
+from flows.serve import answers
 from flows.serve.answers import error_of
 from flows.serve.metrics import Metrics
 from flows.serve.plan import ServePlan
@@ -16,6 +17,7 @@ from flows.serve.requests import BadRequest
 
 _OPEN = {"/", "/health", "/health/live"}
 _COUNTED = {"/", "/health", "/v1/chat/completions", "/v1/completions", "/summarize"}
+_ENGINES = {"/v1/chat/completions", "/v1/completions", "/summarize"}
 
 
 class Guard:
@@ -23,6 +25,7 @@ class Guard:
 
     def __init__(self, app: Any, plan: ServePlan, metrics: Metrics) -> None:
         self.app, self.plan, self.metrics = app, plan, metrics
+        self.answering = 0  # requests that an engine answers
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One request, until its answer's end."""
@@ -42,16 +45,19 @@ class Guard:
             await send(message)
 
         with metrics.running.track_inprogress():
+            self.answering += path in _ENGINES
             try:
                 await self._allowed(path, scope)(scope, receive, counted)
             finally:
+                self.answering -= path in _ENGINES
                 metrics.requests.labels(endpoint, status, version).inc()
                 metrics.seconds.labels(endpoint).observe(time.monotonic() - started)
 
     def _allowed(self, path: str, scope: Any) -> Any:
         given = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
         if path in _OPEN or knows_key(self.plan, given):
-            return self.app
+            too_many = path in _ENGINES and self.answering > self.plan.max_requests
+            return answers.too_many() if too_many else self.app
         message = "send the API key in the header Authorization: Bearer KEY"
         return JSONResponse(error_of(message), 401, {"WWW-Authenticate": "Bearer"})
 

@@ -15,7 +15,8 @@ ERRORS = {
     404: "Another model's name",
     413: "Larger than --max-request-bytes",
     415: "Not JSON",
-    503: "No version is served at the moment",
+    500: "The model's code, or its engine, failed at this request",
+    503: "No version is served at the moment, or too many requests are being answered",
     504: "It took longer than --request-timeout-seconds",
 }
 RESPONSES: dict[int | str, dict[str, Any]] = {

@@ -18,6 +18,7 @@ class ServePlan:
     vllm: str | None = None  # its command; None: `vllm` on the path
     api_key: str | None = None
     max_request_bytes: int = 1 << 20
+    max_requests: int = 1000  # at once
     request_timeout_seconds: float = 120.0
     poll_seconds: float = 15.0
     check_rows: int = 4

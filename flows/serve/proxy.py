@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
@@ -17,8 +17,17 @@ from fastapi.exceptions import HTTPException
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from flows.serve import answers
-from flows.serve.answers import Collected, error_of
-from flows.serve.engines import Engine, EngineGone, EngineRefused, say
+from flows.serve.answers import RETRY_AFTER, Collected, error_of, too_many
+from flows.serve.disconnect import CLIENT_GONE, unless_gone
+from flows.serve.engines import (
+    Engine,
+    EngineBusy,
+    EngineFailed,
+    EngineGone,
+    EngineRefused,
+    EngineStopped,
+    say,
+)
 from flows.serve.guard import Guard, body_of
 from flows.serve.metrics import Metrics
 from flows.serve.openapi import RESPONSES, takes
@@ -36,8 +45,6 @@ from flows.serve.status import Status
 # An engine that ends before anything was sent to the client: the second try finds out that it is gone, the
 # third waits for its successor.
 TRIES = 3
-CLIENT_GONE = 499  # nobody reads it; as nginx counts it
-RETRY_AFTER = {"Retry-After": "2"}
 Body = ChatRequest | CompletionRequest | SummarizeRequest
 
 
@@ -79,13 +86,15 @@ class Proxy:
             async with asyncio.timeout(self.plan.request_timeout_seconds):
                 asked: Body = read(kind, await body_of(self.plan, request))
                 self._check_fields(asked)
-                return await _unless_gone(request, self._asked(asked, deadline))
+                answer = await unless_gone(request, self._asked(asked, deadline))
+                return answer or Response(status_code=CLIENT_GONE)
         except TimeoutError:
             return self._too_late()
         except BadRequest as error:
             return JSONResponse(error_of(str(error), error.field), error.status)
 
     async def _asked(self, asked: Body, deadline: float) -> Response:
+        gone: EngineGone | None = None
         for attempt in range(1, TRIES + 1):
             async with AsyncExitStack() as held:
                 engine = await held.enter_async_context(self.state.engine_in_use())
@@ -93,11 +102,18 @@ class Proxy:
                     return await self._from(engine, asked, held, deadline)
                 except EngineRefused as refused:
                     raise _as_bad_request(asked, refused) from None
+                except EngineFailed as error:
+                    say(f"{engine.target.title}: the package failed at a request ({error})")
+                    return _failed(error)
+                except EngineBusy as error:
+                    say(f"{engine.target.title}: no connection for a request ({error})")
+                    return too_many()
                 except EngineGone as error:
                     say(f"{engine.target.title}: a request failed ({error})")
+                    gone = error
             if attempt < TRIES:
                 self.metrics.retried.inc()
-        return _unavailable()
+        return _failed(gone) if isinstance(gone, EngineStopped) else _unavailable()
 
     async def _from(
         self, engine: Engine, asked: Body, held: AsyncExitStack, deadline: float
@@ -199,26 +215,14 @@ def _as_bad_request(asked: Body, refused: EngineRefused) -> BadRequest:
     return BadRequest(400, "; ".join(parts)[:2000], field)
 
 
+def _failed(error: Exception) -> Response:
+    message = f"this request could not be answered: {str(error)[:500]}"
+    return JSONResponse(error_of(message, code="server_error"), 500)
+
+
 def _unavailable() -> Response:
     message = "no version is served at the moment; ask again"
     return JSONResponse(error_of(message, code="unavailable"), 503, RETRY_AFTER)
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
-    """The work's answer; when its client goes away first, the work ends, and with it the engine's."""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    answering, waiting = asyncio.create_task(work), asyncio.create_task(gone())
-    try:
-        await asyncio.wait((answering, waiting), return_when=asyncio.FIRST_COMPLETED)
-        return answering.result() if answering.done() else Response(status_code=CLIENT_GONE)
-    finally:
-        for task in (answering, waiting):
-            task.cancel()
-        await asyncio.gather(answering, waiting, return_exceptions=True)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

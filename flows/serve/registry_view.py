@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from flows.serve.engines import Target
+from tasks.contracts import digest
 from tasks.contracts.errors import RegistryError
 from tasks.contracts.records import Prediction
 from tasks.register import task as register
@@ -37,19 +38,19 @@ class RegistryView:
 
     def package(self, target: Target) -> Path:
         """Its package on this machine, each byte checked. Raises RegistryError."""
-        client, folder = connection.connect(), self.packages / target.digest[:32]
+        folder = self.packages / target.digest[:32]
         reference = f"{target.title.rpartition(' v')[0]}/{target.number}"
         if folder.exists():
-            try:
-                register.pull(client, reference, folder)
+            if digest.of_folder(folder) == target.digest:
                 return folder
-            except RegistryError:
-                shutil.rmtree(folder)  # of this server alone, and no longer what was pulled
-        register.pull(client, reference, folder)
+            shutil.rmtree(folder)  # of this server alone, and no longer what was pulled
+        register.pull(connection.connect(), reference, folder)
         return folder
 
     def rows(self, target: Target, count: int) -> list[Prediction]:
-        """The first rows that the version was judged by; empty where its run is gone."""
+        """The first `count` rows that the version was judged by; empty where its run is gone."""
+        if not count:
+            return []
         name = target.title.rpartition(" v")[0]
         return register.stored_rows(connection.connect(), name, target.number)[:count]
 

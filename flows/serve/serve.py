@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import shutil
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import uvicorn
 
@@ -25,6 +28,7 @@ from tasks.contracts.errors import PrecisError
 from tasks.processes import workspace
 
 KEEP_ALIVE_SECONDS = 75  # longer than clients and load balancers keep an idle connection
+OTHER_DESCRIPTORS = 200  # the registry, logs, idle connections
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -40,10 +44,12 @@ class Server(uvicorn.Server):
 def serve(plan: ServePlan) -> None:
     """Serve until a signal. Raises PrecisError when the port is taken or the first version is refused."""
     listener = listen(plan.host, plan.port)
-    port = listener.getsockname()[1]
-    folder = workspace.work_folder() / "serve" / f"{plan.name}-{port}"
-    packages, logs = folder / "packages", folder / "logs"
+    plan = replace(plan, max_requests=min(plan.max_requests, requests_at_once()))
     with contextlib.closing(listener), workspace.temporary_folder("serve") as sockets:
+        # What is pulled is kept for the next start on the same port; one that is free comes not again.
+        lasting = workspace.work_folder() / "serve" / f"{plan.name}-{plan.port}"
+        folder = lasting if plan.port else sockets
+        packages, logs = folder / "packages", folder / "logs"
         shutil.rmtree(logs, ignore_errors=True)  # of an earlier server on this port
         for each in (packages, logs):
             each.mkdir(parents=True, exist_ok=True)
@@ -97,6 +103,17 @@ async def run(
         server.should_exit = True
         await listening
         await follower.end()
+
+
+def requests_at_once() -> int:
+    """How many requests this process has descriptors for, once it may open as many as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS names no limit, and refuses to have none
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    if soft == resource.RLIM_INFINITY:
+        return sys.maxsize
+    return max(1, (soft - OTHER_DESCRIPTORS) // 2)  # a client's connection, and one to the engine
 
 
 def listen(host: str, port: int) -> socket.socket:

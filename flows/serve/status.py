@@ -57,6 +57,7 @@ class Status:
             about |= {
                 "engine": engine.info if engine else None,
                 "rows_checked": state.rows_checked,
+                "rows_unchecked": None if self.plan.check_rows else "--check-rows 0",
                 "requests_running": engine.running if engine else 0,
                 "engine_restarts": state.restarts,
                 "refused": [refusal.as_dict() for refusal in state.refusals],

@@ -73,6 +73,10 @@ class RegistryError(PrecisError):
     """The MLflow registry cannot be reached, or refuses."""
 
 
+class StoreUnavailable(RegistryError):
+    """MLflow or its artifact store did not answer: the same may succeed later."""
+
+
 class NoSuchChampion(RegistryError):
     """There is no champion to evaluate, or no such earlier one to roll back to."""
 

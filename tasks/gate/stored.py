@@ -33,7 +33,8 @@ from tasks.gate.guardrails import INVENTED
 from tasks.gate.parts import open_rows
 from tasks.gate.sharper_rules import SCHEMA_BEFORE
 from tasks.gate.shown import before_promotion, shown
-from tasks.tracking import artifacts, history, mlflow_run, step_cache
+from tasks.tracking import history, mlflow_run, step_cache
+from tasks.tracking.fresh_copy import fetch_fresh
 from tasks.tracking.predictions_table import read_table
 
 SHOWN = "shown.json"
@@ -65,10 +66,10 @@ def check(client: Any, run_id: str, scratch: Path, found: Findings) -> StoredDec
             f"MLflow run {run_id} was deleted; restore it: mlflow runs restore --run-id {run_id}"
         )
     name = f"{mlflow_run.SEALED}/gate"
-    folder = fetch(run_id, name, scratch)
+    folder = fetch_fresh(run_id, name, scratch)
     if folder is None:
         name = "gate"
-        folder = fetch(run_id, name, scratch)
+        folder = fetch_fresh(run_id, name, scratch)
     where = f"runs:/{run_id}/{name}"
     if folder is None:
         found.differences.append(
@@ -101,23 +102,9 @@ def check(client: Any, run_id: str, scratch: Path, found: Findings) -> StoredDec
     return StoredDecision(told, made.inputs.gate.metric, challenger, _device(run_id, scratch))
 
 
-def fetch(run_id: str, name: str, scratch: Path) -> Path | None:
-    """A fresh copy of a run's artifact, not one that this machine kept; None where there is none.
-
-    Raises RegistryError when the store cannot be read.
-    """
-    repository = artifacts.repository_of(run_id)
-    parent, _, _ = name.rpartition("/")
-    if name not in {entry.path for entry in repository.list_artifacts(parent or None)}:
-        return None
-    target = scratch / run_id
-    target.mkdir(parents=True, exist_ok=True)
-    return Path(repository.download_artifacts(name, str(target)))
-
-
 def read_shown(run_id: str, scratch: Path) -> ShownDecision | None:
     """What people were told of a run's decision; None of runs of before this was stored."""
-    file = fetch(run_id, f"gate/{SHOWN}", scratch / "shown")
+    file = fetch_fresh(run_id, f"gate/{SHOWN}", scratch / "shown")
     return from_json(ShownDecision, file.read_bytes()) if file else None
 
 
@@ -152,7 +139,7 @@ def _check_table(who: str, scores: Scores, scratch: Path, found: Findings) -> No
         return
     run_id, _, name = scores.uri.removeprefix("runs:/").partition("/")
     try:
-        table = fetch(run_id, name, scratch / "tables")
+        table = fetch_fresh(run_id, name, scratch / "tables")
     except (PrecisError, MlflowException, OSError):
         table = None
     if table is None:
@@ -169,7 +156,7 @@ def _check_shown(
 ) -> None:
     """What people are shown of the decision: the open rows, and the numbers."""
     run_id = run.info.run_id
-    folder = fetch(run_id, "gate", scratch)
+    folder = fetch_fresh(run_id, "gate", scratch)
     if folder is None:
         found.differences.append(f"runs:/{run_id}/gate is gone; restore it from a backup")
         return
@@ -237,7 +224,7 @@ def _check_run(
 
 
 def _check_recipe(run_id: str, params: Mapping[str, str], scratch: Path, found: Findings) -> None:
-    file = fetch(run_id, "recipe.yaml", scratch)
+    file = fetch_fresh(run_id, "recipe.yaml", scratch)
     if file is None:
         found.remarks.append(f"runs:/{run_id}/recipe.yaml is gone")
         return
@@ -272,7 +259,7 @@ def _check_adapter(run_id: str, tags: Mapping[str, str], scratch: Path, found: F
             continue
         owner, _, name = adapter.uri.removeprefix("runs:/").partition("/")
         try:
-            folder = fetch(owner, name, scratch / "adapter")
+            folder = fetch_fresh(owner, name, scratch / "adapter")
         except (PrecisError, MlflowException, OSError):
             folder = None
         if folder is None:
@@ -286,6 +273,6 @@ def _check_adapter(run_id: str, tags: Mapping[str, str], scratch: Path, found: F
 
 
 def _device(run_id: str, scratch: Path) -> str:
-    file = fetch(run_id, "manifest.yaml", scratch)
+    file = fetch_fresh(run_id, "manifest.yaml", scratch)
     values = _read(lambda: yaml.safe_load(file.read_bytes())) if file else None
     return str(values.get("device", "")) if isinstance(values, dict) else ""

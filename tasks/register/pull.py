@@ -19,7 +19,7 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 
 from tasks.contracts import digest
-from tasks.contracts.errors import RegistryError
+from tasks.contracts.errors import RegistryError, StoreUnavailable
 from tasks.contracts.units import GIB
 from tasks.processes import file_lock
 from tasks.register import lookup
@@ -59,7 +59,7 @@ def pull(client: Any, reference: str, folder: Path) -> Pulled:
         with _locked(folder):
             return _fetch(model, partial, folder)
     except (MlflowException, OSError) as error:
-        raise RegistryError(
+        raise StoreUnavailable(
             f"{model.title} could not be pulled ({error}); run the same command again: it goes on with what "
             f"{partial} lacks"
         ) from error

@@ -12,6 +12,7 @@ import served_models
 from served_models import NAME
 
 from flows.cli.entry import main
+from tasks.processes import workspace
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,7 @@ def test_what_cannot_be_served_is_told(
     finally:
         signal.signal(signal.SIGTERM, before)
     assert message in capsys.readouterr().err
+    assert not (workspace.work_folder() / "serve").exists()  # nothing is kept for a port 0
 
 
 def test_a_taken_port_is_told(store: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -108,6 +109,35 @@ def test_the_champion_is_followed(
     ]
 
 
+def test_a_version_that_cannot_be_compared_does_not_take_over(
+    store: Any, tmp_path: Path, sockets: Path
+) -> None:
+    """While the store does not answer, tried again by itself; without stored texts, refused for good."""
+    with served_models.served(tmp_path, sockets) as server:
+        rows, away, looks = server.follower.view.rows, threading.Event(), []
+
+        def sometimes(target: Any, count: int) -> Any:
+            looks.append(target.number)
+            if away.is_set():
+                raise OSError("the store is away")
+            return rows(target, count)
+
+        away.set()
+        server.follower.view.rows = sometimes
+        promote(store, 2)
+        health = server.wait(lambda health: len(looks) > 2)
+        assert "the store is away" in health["refused"][0]["reason"]
+        assert (len(health["refused"]), health["version"]) == (1, 1)
+        away.clear()
+        server.wait(lambda health: health["version"] == 2)  # nobody asked for it
+        info = store.get_run(store.get_model_version(NAME, "3").run_id).info
+        shutil.rmtree(Path(info.artifact_uri.removeprefix("file://")) / "sealed")
+        promote(store, 3)
+        health = server.wait(lambda health: len(health["refused"]) == 2)
+        assert "no stored texts left" in health["refused"][1]["reason"]
+        assert ask(server)[0] == 2
+
+
 def test_what_runs_on_the_old_version_ends_there(
     store: Any, tmp_path: Path, sockets: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -185,7 +215,7 @@ def test_a_late_answer_is_504(store: Any, tmp_path: Path, sockets: Path) -> None
         answer = httpx.post(f"{server.url}/summarize", json={"document": "a"}, timeout=60)
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
         assert engine.running == 0
-        engine.is_deaf = engine.retired = True  # nobody starts another
+        engine.refuses_connections = engine.retired = True  # nobody starts another
         answer = httpx.post(f"{server.url}/summarize", json={"document": "a"}, timeout=60)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
         assert answer.headers["Retry-After"]

@@ -227,6 +227,7 @@ def test_without_the_key_nothing_is_answered_but_health(client: httpx.Client) ->
     assert (health["status"], health["version"], "refused" in health) == ("ready", 1, False)
     known = client.get("/health").json()
     assert (known["refused"], known["rows_checked"], known["engine"]["dtype"]) == ([], 4, "float32")
+    assert known["rows_unchecked"] is None
     page = httpx.get(f"{client.base_url}/")
     assert page.status_code == 200
     assert "<script src" not in page.text

@@ -1,7 +1,8 @@
 """What the proxy asks an engine process: GET /info, and POST /write, answered in lines of JSON.
 
 /write takes `{"kind": "documents" | "chat" | "prompts", "items": [...], "max_tokens": N | null,
-"in_pieces": bool}`. 400: `{"faults": [[index, reason], ...]}`. 200, a line each: first
+"in_pieces": bool}`. 400: `{"faults": [[index, reason], ...]}`. 422: `{"error": reason}`, where the package's
+code fails at them. 200, a line each: first
 `{"prompts": [[tokens, cut tokens], ...]}`; `{"index": i, "piece": text}`; for each item in the end
 `{"index": i, "text": ..., "finished": bool, "output_tokens": n}`; or `{"error": reason}`.
 """
@@ -11,13 +12,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import traceback
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from flows.serve.disconnect import CLIENT_GONE, unless_gone
 from flows.serve.engine.judged_package import JudgedPackage, Prompt, Refused
 
 T = TypeVar("T")
@@ -56,19 +59,22 @@ class EngineService:
             return await self._in_text_thread(package.raw_prompts, items)
         read = package.conversation if kind == "chat" else package.documents
         documents = await self._in_text_thread(read, items)
-        loop, ended = asyncio.get_running_loop(), False
+        loop, ended, running = asyncio.get_running_loop(), False, list[Future[list[str]]]()
 
         def summarize(parts: list[str]) -> list[str]:
+            running.append(asyncio.run_coroutine_threadsafe(self._summaries(parts), loop))
             if ended:
-                raise RuntimeError("the request has ended")
-            return asyncio.run_coroutine_threadsafe(self._summaries(parts), loop).result()
+                running[-1].cancel()
+            return running[-1].result()
 
         if package.settings.summarize != "map_reduce":
             return await self._in_text_thread(package.prompts, documents, summarize)
         try:  # not in the one thread for texts: it waits for summaries of parts, which need that thread
             return await asyncio.to_thread(package.prompts, documents, summarize)
-        finally:
+        finally:  # also where its client has gone: what is being written for it ends
             ended = True
+            for each in running:
+                each.cancel()
 
     async def lines(
         self, prompts: list[Prompt], limit: int, in_pieces: bool
@@ -133,10 +139,16 @@ class EngineService:
 
         async def one(part: str) -> str:
             ids, _ = await self._in_text_thread(encode, tokenizer, part, settings)
-            whole = [i async for piece in self.writer.write(ids, limit, False) for i in piece]
+            async with contextlib.aclosing(self.writer.write(ids, limit, False)) as pieces:
+                whole = [i async for piece in pieces for i in piece]
             return (await self._in_text_thread(self.package.written, whole, limit)).text
 
-        return list(await asyncio.gather(*map(one, parts)))
+        tasks = [asyncio.create_task(one(part)) for part in parts]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:  # the others, where one has failed
+            for task in tasks:
+                task.cancel()
 
     async def _in_text_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         loop = asyncio.get_running_loop()
@@ -157,9 +169,15 @@ def engine_app(service: EngineService) -> FastAPI:
         most = service.package.settings.max_new_tokens
         limit = min(asked.get("max_tokens") or most, most)
         try:
-            prompts = await service.prompts(asked["kind"], asked["items"])
+            making = service.prompts(asked["kind"], asked["items"])
+            prompts = await unless_gone(request, making)
         except Refused as refused:
             return JSONResponse({"faults": refused.faults}, 400)
+        except Exception as error:  # noqa: BLE001 - the package's code may raise whatever it likes
+            traceback.print_exc()  # to the engine's log
+            return JSONResponse({"error": f"{type(error).__name__}: {error}"}, 422)
+        if prompts is None:
+            return Response(status_code=CLIENT_GONE)
 
         async def body() -> AsyncGenerator[str]:
             async with contextlib.aclosing(
