@@ -1,4 +1,7 @@
-"""`precis serve` follows the alias: takes over, refuses, restarts, and answers all the while."""
+"""`precis serve` follows the alias: takes over, refuses, restarts, and answers all the while.
+
+Over 250 lines: all that may happen to a followed alias is in one place.
+"""
 
 from __future__ import annotations
 
