@@ -53,13 +53,10 @@ class HistoryRecord:
 
     def line(self) -> str:
         """One line for a terminal."""
-        title = self._title()
         against = f"v{self.opponent_version}" if self.opponent_version else "the untuned base"
         gain = ""
-        metric, numbers = (
-            self.metric,
-            [n for n in (self.gain, self.low, self.high) if n is not None],
-        )
+        metric = self.metric
+        numbers = [n for n in (self.gain, self.low, self.high) if n is not None]
         if metric is not None and len(numbers) == 3:
             moved, low, high = change(metric, *numbers)
             gain = (
@@ -70,9 +67,10 @@ class HistoryRecord:
                 gain += f"; {self.reasons[0]}"
         elif self.kind == "refusal":  # its numbers are sealed
             gain = f"  {'; '.join(self.reasons)}, against {against}, look {self.looks}"
-        return f"{self.time}  {title}{gain}"
+        return f"{self.time}  {self.title()}{gain}"
 
-    def _title(self) -> str:
+    def title(self) -> str:
+        """What happened, without numbers or reasons."""
         if self.kind == "rollback":
             return (
                 f"rolled back to v{self.version}"

@@ -57,6 +57,17 @@ def test_no_sealed_number_is_on_it(store: Store) -> None:
     assert "0.0777" not in html
 
 
+def test_a_refusal_says_whose_it_is(store: Store) -> None:
+    """The gate's names its verdict; what people refused had passed the gate, and is not called promoted."""
+    assert "<td>refused (REJECT)</td>" in render_model_page(page_of(store.client, NAME))
+    record = json.loads(store.client.get_run(store.refused.run_id).data.tags[history.RECORD])
+    by_people = record | {"verdict": "PROMOTE", "approval": "refused", "approved_by": "Ann"}
+    store.client.set_tag(store.refused.run_id, history.RECORD, json.dumps(by_people))
+    html = render_model_page(page_of(store.client, NAME))
+    assert "<td>passed the gate, refused</td>" in html
+    assert "<td>PROMOTE" not in html
+
+
 def test_an_alias_that_was_moved_is_told(store: Store) -> None:
     """No version is called served; the page says what to do."""
     store.client.set_registered_model_alias(NAME, claims.ALIAS, "1")
