@@ -151,7 +151,13 @@ class ThreadStarter:
         self.sockets += 1
         socket = self.folder / f"{self.sockets}.sock"
         server = Server(
-            uvicorn.Config(engine_app(service), uds=str(socket), log_level="error", lifespan="off")
+            uvicorn.Config(
+                engine_app(service),
+                uds=str(socket),
+                log_config=None,
+                log_level="error",
+                lifespan="off",
+            )
         )
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()

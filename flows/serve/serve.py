@@ -79,6 +79,7 @@ async def run(
     proxy = Proxy(plan, state, follower.asked.set)
     config = uvicorn.Config(
         proxy.app(),
+        log_config=None,  # logging's dictConfig would close streams of handlers that others have set up
         log_level="warning",
         access_log=False,
         lifespan="off",

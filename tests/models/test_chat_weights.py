@@ -20,7 +20,7 @@ from tasks.ingest.fields import example_of
 from tasks.ingest.row_types import Example, Raw
 from tasks.models import chat_templates
 from tasks.models.encoding import encode_rows
-from tasks.serving.summarizer.clean import fault_of
+from tasks.serving.summarizer.clean import clean, fault_of
 
 ROOT = Path(__file__).parents[2]
 COLUMN = Columns(None, (), None, "messages", sampled=frozenset({"messages"}))
@@ -103,12 +103,16 @@ def weighs(message: dict[str, Any]) -> bool:
     ],
     as_text=False,
 )  # fmt: skip
+@example(
+    talk=[{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ben.\r\nAnn."}],
+    as_text=False,
+)
 def test_answers_of_weight_1_are_learnt_once_and_in_order(
     tokenizer: Any, name: str, talk: list[dict[str, Any]], as_text: bool
 ) -> None:
-    """Each with its end; no question, no system message, no answer of weight 0."""
+    """Each with its end, CRLF as LF; no question, no system message, no answer of weight 0."""
     template, before, end = TEMPLATES[name]
-    answers = [message["content"].strip() for message in talk if weighs(message)]
+    answers = [clean(message["content"]).strip() for message in talk if weighs(message)]
     assume(
         all(
             tokenizer.decode(tokenizer(a)["input_ids"], skip_special_tokens=True) == a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 from collections.abc import Iterator
@@ -42,6 +43,22 @@ def test_what_cannot_be_served_is_told(
         signal.signal(signal.SIGTERM, before)
     assert message in capsys.readouterr().err
     assert not (workspace.work_folder() / "serve").exists()  # nothing is kept for a port 0
+
+
+def test_handlers_of_others_stay_open(store: Any) -> None:
+    """A log handler that was set up before is not closed: absl's would close the stream that it writes to."""
+    closed = list[str]()
+
+    class Other(logging.Handler):
+        def close(self) -> None:
+            closed.append("closed")
+            super().close()
+
+    other, before = Other(), signal.getsignal(signal.SIGTERM)
+    assert main(["serve", "nosuch", "--port", "0"]) == 1
+    signal.signal(signal.SIGTERM, before)
+    assert closed == []
+    other.close()
 
 
 def test_a_taken_port_is_told(store: Any, capsys: pytest.CaptureFixture[str]) -> None:
