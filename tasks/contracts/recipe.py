@@ -964,7 +964,7 @@ class Gate(Settings):
         "none",
         title="Approval",
         description="required: a challenger that passed the gate is registered once a person approves it, in "
-        "the form of the run that waits in Prefect, with twenty blind pairs to compare; `precis run` asks at "
+        "the form of the run that waits in Prefect, with twenty blind pairs to compare; precis run asks at "
         "the terminal. none: the gate alone decides, so that schedules need nobody.",
     )
     approval_timeout_days: float = Field(

@@ -45,6 +45,7 @@ def test_every_setting_is_explained(key: str) -> None:
     assert field.title
     assert field.description
     assert field.description.endswith(".")
+    assert "`" not in field.description  # Prefect's form shows Markdown
     if field.default is None and not field.is_required():
         assert "None" in field.description
 
