@@ -12,11 +12,14 @@ Over 250 lines: a question, its answer and what became of it are one story.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+from mlflow.exceptions import MlflowException
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
 from prefect.flow_runs import suspend_flow_run
@@ -25,17 +28,18 @@ from prefect.input.run_input import keyset_from_base_key
 from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
 
-from flows import notify, terminal_question
+from flows import notify, stale_runs, terminal_question
 from flows.approval_form import (
     BY_PAIRS,
     Answer,
+    Given,
     form_for,
     marks_of,
     one_line,
     problem_of,
     why_again,
 )
-from tasks.contracts.errors import RecipeError
+from tasks.contracts.errors import PrecisError, RecipeError
 from tasks.contracts.formatting import about_feedback, headline
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import AdapterRef, Approval, DatasetRef, ShownDecision
@@ -43,7 +47,7 @@ from tasks.ingest.task import rows_are_stored
 from tasks.models.prepared_base import PreparedBase
 from tasks.register.task import Version, public_decision, succession
 from tasks.report.task import blind_pairs, name_blind_pairs, preferred_in_pairs, report
-from tasks.tracking import approvals, artifacts, history, mlflow_run
+from tasks.tracking import approvals, artifacts, connection, history, mlflow_run
 from tasks.tracking.approvals import Made, Question
 from tasks.train.task import adapter_is_stored
 
@@ -58,9 +62,9 @@ NOBODY = (
 class AwaitsApproval(mlflow_run.GoesOnLater):
     """The run has asked, and goes on when it is answered."""
 
-    def __init__(self, question: Question, text: str) -> None:
+    def __init__(self, question: Question, text: str, run_id: str) -> None:
         super().__init__(question.key)
-        self.question, self.text = question, text
+        self.question, self.text, self.run_id = question, text, run_id
 
 
 def problems(recipe: Recipe) -> list[str]:
@@ -79,14 +83,17 @@ def require_someone(recipe: Recipe) -> None:
     raise RecipeError(NOBODY.format(why="no deployment started this run, and this is no terminal"))
 
 
-def collect(recipe: Recipe, given: Answer | None) -> None:
+def collect(recipe: Recipe, given: Given | None) -> None:
     """Store what people have answered since this run asked. `given`: at the terminal."""
     run = mlflow_run.current()
     if recipe.gate.approval == "none" or not run.resumed:
         return
     question = approvals.question_of(run)
-    if question and question.answer is None and (answer := given or _answer_to(question)):
-        _store(run, recipe, question, answer)
+    if question is None or question.answer is not None:
+        return
+    # Prefect takes no answer after its end, so one that is found there came in time.
+    if found := given or _answer_to(question):
+        _store(run, recipe, question, found)
 
 
 def asked_about(base: PreparedBase) -> tuple[DatasetRef, AdapterRef] | None:
@@ -137,17 +144,19 @@ def ask(
         run.skipped[:] = before.skipped  # the rest was done before it asked
         return _answered(decision, before.answer)
     text, question = _put(run, recipe, made, champion, before)
-    raise AwaitsApproval(question, text)
+    raise AwaitsApproval(question, text, run.id)
 
 
-def wait(waits: AwaitsApproval) -> Answer:
+def wait(waits: AwaitsApproval) -> Given:
     """The answer from the terminal; of a deployed run suspends the flow run, and raises Prefect's Pause.
 
     That is the last that its process does: a heartbeat after it would have the run taken for a dead one.
     """
     question = waits.question
     if not _is_deployed():
-        return Answer(**terminal_question.ask(waits.text, question.pairs))
+        with _withdrawn_if_it_ends(waits.run_id):
+            answer = Answer(**terminal_question.ask(waits.text, question.pairs))
+        return Given(answer, datetime.now(UTC))
     seconds = (datetime.fromisoformat(question.until) - datetime.now(UTC)).total_seconds()
     suspend_flow_run(
         wait_for_input=form_for(question.pairs).with_initial_data(description=waits.text),
@@ -155,6 +164,20 @@ def wait(waits: AwaitsApproval) -> Answer:
         key=question.key,
     )
     raise AssertionError("a key is used once")
+
+
+@contextlib.contextmanager
+def _withdrawn_if_it_ends(run_id: str) -> Iterator[None]:
+    """Close the run where the person ends it instead of answering: Ctrl-C, a closed terminal, kill."""
+    try:
+        yield
+    except BaseException as ended:
+        why = f"the run was ended while it asked for approval ({type(ended).__name__})"
+        try:
+            stale_runs.end_waiting(connection.connect(), run_id, why)
+        except (MlflowException, PrecisError) as error:
+            get_run_logger().warning(f"the model's next run closes this one: {error}")
+        raise
 
 
 def _put(
@@ -197,19 +220,23 @@ def _shown_uri(uri: str) -> str:
     return uri if _is_deployed() else str(artifacts.fetch(uri))
 
 
-def _answer_to(question: Question) -> Answer | None:
+def _answer_to(question: Question) -> Given | None:
     """What was answered in Prefect; None if nothing was."""
     context = FlowRunContext.get()
     assert context is not None
     assert context.flow_run is not None
     key = keyset_from_base_key(f"suspended-{question.key}")["response"]
     value: Any = read_flow_run_input(key, flow_run_id=context.flow_run.id)
-    return Answer(**value) if value else None
+    return Given(Answer(**value), datetime.fromisoformat(question.until)) if value else None
 
 
-def _store(run: mlflow_run.Run, recipe: Recipe, question: Question, answer: Answer) -> None:
+def _store(run: mlflow_run.Run, recipe: Recipe, question: Question, given: Given) -> None:
     """Store an answer; or why it is none."""
-    if problem := problem_of(answer.decision, answer.approved_by, answer.preferred, question.pairs):
+    answer = given.answer
+    problem = problem_of(answer.decision, answer.approved_by, answer.preferred, question.pairs)
+    if given.time > datetime.fromisoformat(question.until):
+        problem = f"the answer came after {question.until}, when the question had ended"
+    if problem:
         get_run_logger().warning(f"the answer cannot be used: {problem}")
         approvals.store(run, replace(question, unusable=problem), {})
         return

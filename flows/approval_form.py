@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Literal
+from datetime import datetime
+from typing import Literal, NamedTuple
 
 import pydantic
 from prefect.input import RunInput
@@ -34,6 +35,13 @@ class Answer(RunInput):
     )
     comment: str = Field("", title="Comment", max_length=MOST_COMMENT_CHARACTERS)
     preferred: str = Field("", title="The better one of each blind pair")
+
+
+class Given(NamedTuple):
+    """An answer, and when it came (UTC): at a terminal the run may wait for its slot after it."""
+
+    answer: Answer
+    time: datetime
 
 
 def form_for(pairs: int) -> type[Answer]:

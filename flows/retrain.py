@@ -15,10 +15,10 @@ from prefect.states import Completed, Failed
 
 from flows import approval, home_folder
 from flows.announce import announce
-from flows.approval_form import Answer
+from flows.approval_form import Given
 from flows.outcome import Outcome, promotion_stands
 from flows.parameters import IfBusy, OneRecipe
-from flows.run_context import one_retrain_at_a_time, tracked_run
+from flows.run_context import is_first_try, one_retrain_at_a_time, tracked_run
 from tasks.contracts.errors import PrecisError, RegistryError
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import AdapterRef, DatasetRef, Scores, ShownDecision, VersionRef
@@ -85,12 +85,15 @@ def run_and_ask(recipe: Recipe, if_busy: IfBusy) -> Outcome:
             answer = approval.wait(waits)
 
 
-def run_retrain(recipe: Recipe, answer: Answer | None = None) -> Outcome:
+def run_retrain(recipe: Recipe, answer: Given | None = None) -> Outcome:
     """The flow's body, in the order it happens. `answer`: to what it asked, at a terminal."""
-    approval.require_someone(recipe)
-    require_metric_models(recipe)
+    first_try = is_first_try(again=answer is not None)
+    if first_try:  # nothing is opened for what cannot be done
+        require_means(recipe)
     with tracked_run(recipe, again=answer is not None) as run:
         approval.collect(recipe, answer)
+        if not first_try:  # an answer is not lost on a machine that has not all
+            require_means(recipe)
         champion = current_champion(recipe.name)  # fails now if the registry does not answer
         require_same_inputs(champion, recipe)
         base = find_base(recipe)
@@ -106,6 +109,12 @@ def run_retrain(recipe: Recipe, answer: Answer | None = None) -> Outcome:
             outcome = outcome.with_report(page)
             announce(outcome, dataset)
         return outcome
+
+
+def require_means(recipe: Recipe) -> None:
+    """Refuse a run that could not be finished here. Raises RecipeError or EvaluationError."""
+    approval.require_someone(recipe)
+    require_metric_models(recipe)
 
 
 def learn(

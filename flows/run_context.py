@@ -62,8 +62,7 @@ def bare_run(name: str, again: bool = False) -> Iterator[mlflow_run.Run]:
     if (ui := PREFECT_UI_URL.value()) and not embedded.is_embedded():
         link = f"{ui}/runs/flow-run/{flow_run.id}"
         tags |= {"precis.prefect_url": link, "mlflow.note.content": f"[Prefect flow run]({link})"}
-    # A suspended run that is resumed has run_count 1 too, but has run for a while.
-    first_try = flow_run.run_count == 1 and not flow_run.total_run_time and not again
+    first_try = is_first_try(again)
     with _untagged_tasks(), mlflow_run.run_for(name, str(flow_run.id), tags, first_try) as run:
         stale_runs.close(run.client, run.experiment_id, run.id)
         remove_leftovers(run.client, run.experiment_id)
@@ -71,6 +70,15 @@ def bare_run(name: str, again: bool = False) -> Iterator[mlflow_run.Run]:
             text = "Parameters, metrics, plots and files of this run."
             create_link_artifact(run_page, "MLflow run", key="mlflow-run", description=text)
         yield run
+
+
+def is_first_try(again: bool = False) -> bool:
+    """Whether the current flow run has no MLflow run yet. `again`: this process has opened it before."""
+    context = FlowRunContext.get()
+    assert context is not None
+    assert context.flow_run is not None
+    # A suspended run that is resumed has run_count 1 too, but has run for a while.
+    return context.flow_run.run_count == 1 and not context.flow_run.total_run_time and not again
 
 
 def _untagged_tasks() -> TagsContext:

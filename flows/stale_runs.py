@@ -7,6 +7,7 @@ SCHEDULED in MLflow: it is left alone until Prefect has ended it (it was cancell
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import Any
 from uuid import UUID
@@ -49,9 +50,18 @@ def close(client: Any, experiment_id: str, own_run_id: str) -> None:
                 client.set_terminated(run.info.run_id, status="FAILED")
         for run in waiting:
             if why := _waits_no_more(run.data.tags, prefect):
-                history.withdraw_question(client, run.info.run_id, why)
-                client.set_tag(run.info.run_id, mlflow_run.ERROR, why)
-                client.set_terminated(run.info.run_id, status="KILLED")
+                end_waiting(client, run.info.run_id, why)
+
+
+def end_waiting(client: Any, run_id: str, why: str) -> None:
+    """Close a run that waits for approval and will not go on, in the history too.
+
+    A tag that holds no entry is left as it is, for `precis history` to name: it stops no other run.
+    """
+    with contextlib.suppress(ValueError):
+        history.withdraw_question(client, run_id, why)
+    client.set_tag(run_id, mlflow_run.ERROR, why)
+    client.set_terminated(run_id, status="KILLED")
 
 
 def _waits_no_more(tags: dict[str, str], prefect: SyncPrefectClient) -> str:

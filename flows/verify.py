@@ -181,4 +181,4 @@ def _check_refusals(client: Any, records: Sequence[Any], scratch: Path, found: F
         guarded(check_refusal, client, record, decision, record.metric, found)
         count += 1
     if count:
-        found.checked.append(f"{count} refusals in the history")
+        found.checked.append(f"{count} entries without a version in the history")

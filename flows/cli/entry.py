@@ -31,8 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     home_folder.keep_private()
-    # By default TERM ends Python on the spot: the step's process and Prefect's server would stay.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # By default both end Python on the spot: the step's process and Prefect's server would stay.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     if not debug:
         log_filter.hide_known_errors()
     from flows.cli.app import app

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import fields, replace
+from dataclasses import fields
 
 from tasks.contracts.errors import RegistryError
 from tasks.contracts.recipe import Recipe
@@ -35,8 +35,9 @@ def promoted_before(name: str) -> tuple[ShownDecision, VersionRef] | None:
     promoted = [v for v in claims.versions(run.client, name) if v.finished and v.run_id == run.id]
     if not promoted:
         return None
-    question = approvals.question_of(run)
-    decision = replace(_decided(run), approval=question.answer if question else None)
+    decision, question = _decided(run), approvals.question_of(run)
+    if question and question.answer:
+        decision = approvals.answered(decision, question.answer)
     return decision, VersionRef(name, promoted[0].number, promoted[0].digest)
 
 

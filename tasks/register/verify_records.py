@@ -63,6 +63,7 @@ def check_promotion(
     if question and question.answer:
         decision = approvals.answered(decision, question.answer)
         expected[version_tags.APPROVED_BY] = question.answer.by
+        expected[version_tags.APPROVAL_COMMENT] = question.answer.comment
     if metric in decision.metrics:
         expected[f"precis.{metric}"] = f"{decision.metrics[metric].challenger:.4f}"
     for tag, value in expected.items():

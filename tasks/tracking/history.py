@@ -39,6 +39,7 @@ __all__ = [
 
 RECORD, LOOK_MODEL, LOOK_ROWS = "precis.history", "precis.look.model", "precis.look.rows"
 LOOK_OPPONENT, LOOK_FROM = "precis.look.opponent", "precis.look.from"
+VERDICT = "precis.verdict"  # what a run ended in, to filter and sort by in MLflow's UI
 
 
 def count_look(
@@ -145,13 +146,18 @@ def write(run: Any, record: HistoryRecord) -> None:
 
 
 def withdraw_question(client: Any, run_id: str, why: str) -> None:
-    """Write that a run which waited for approval has ended without it; a run with an answer is left alone."""
+    """Write that a run which waited for approval has ended without it; a run with an answer is left alone.
+
+    Raises ValueError where the run's tag holds no entry. Of a question whose time is over the entry still
+    says `waits`: `why` is then the one reason that it ended, as in all others.
+    """
     text = client.get_run(run_id).data.tags.get(RECORD)
-    record = from_json(HistoryRecord, text).as_of(now()) if text else None
-    if record and record.approval in {"waits", "expired"}:
+    record = from_json(HistoryRecord, text) if text else None
+    if record and record.approval == "waits":
         reasons = (why, *record.reasons)
         ended = replace(record, kind="refusal", approval="expired", reasons=reasons)
-        client.set_tag(run_id, RECORD, as_json(ended))
+        client.set_tag(run_id, VERDICT, "NOT_APPROVED")
+        client.set_tag(run_id, RECORD, as_json(ended))  # last: without it this is done again
 
 
 def as_json(record: HistoryRecord) -> str:

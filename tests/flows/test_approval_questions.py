@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import signal
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import UUID, uuid4
 
 import pytest
 import tiny
+from prefect.client.schemas.objects import FlowRun
+from prefect.context import FlowRunContext
 from prefect.logging import disable_run_logger
 from pydantic import ValidationError
 
 from flows import approval, terminal_question
-from flows.approval_form import Answer, form_for, one_line, problem_of, why_again
-from tasks.contracts.errors import RecipeError
+from flows.approval_form import Answer, Given, form_for, one_line, problem_of, why_again
+from flows.cli.entry import main
+from flows.retrain import retrain, run_retrain
+from tasks.contracts.errors import EvaluationError, RecipeError
 from tasks.contracts.recipe import Gate, Recipe
 from tasks.contracts.records import AdapterRef, Approval, DatasetRef, ModelRef
 from tasks.register.task import Version, succession
-from tasks.tracking import history, mlflow_run
+from tasks.tracking import approvals, connection, history, mlflow_run
 from tasks.tracking.approvals import Made, Question
 from tasks.tracking.history_record import HistoryRecord
+
+FLOW_RUN = "00000000-0000-4000-8000-000000000001"
+UNTIL = "2999-01-01T00:00:00+00:00"
 
 
 def recipe(**gate: object) -> Recipe:
@@ -167,6 +178,105 @@ def test_who_is_asked_again_hears_why() -> None:
     assert "approved by Ann, but meanwhile the champion changed" in why_again(asked(), yes)
     assert "that challenger cannot be had any more" in why_again(asked("other"), yes)
     assert "no letter" in why_again(asked(), replace(asked(), unusable="no letter"))
+
+
+PASSED = HistoryRecord(
+    kind="promotion", time="2026-11-29T00:00:00.000+00:00", name="tiny", verdict="PROMOTE",
+    reasons=("better",), version=None, model_digest="m", mlflow_run_id="r", approval="waits",
+    approval_until=UNTIL,
+)  # fmt: skip
+
+
+def asks(record: str = history.as_json(PASSED), until: str = UNTIL) -> approval.AwaitsApproval:
+    """A run that has asked, and is SCHEDULED."""
+    question = replace(asked(), until=until, pairs=0)
+    try:
+        with mlflow_run.run_for("tiny", FLOW_RUN, {}) as run:
+            approvals.store(run, question, {history.RECORD: record})
+            raise approval.AwaitsApproval(question, "WAITS FOR APPROVAL tiny", run.id)
+    except approval.AwaitsApproval as waits:
+        return waits
+
+
+class Ends(io.StringIO):
+    """A terminal at which the run is ended."""
+
+    def __init__(self, how: BaseException) -> None:
+        super().__init__()
+        self.how = how
+
+    def readline(self, *_: object) -> str:
+        raise self.how
+
+
+@pytest.mark.parametrize(
+    ("how", "record"),
+    [(KeyboardInterrupt(), history.as_json(PASSED)), (SystemExit(128 + signal.SIGHUP), "edited")],
+)
+def test_who_ends_the_run_at_its_question_withdraws_it(
+    home_with_store: Path, monkeypatch: pytest.MonkeyPatch, how: BaseException, record: str
+) -> None:
+    """Ctrl-C, a closed terminal, kill: closed at once, in the history too; an edited entry stays as it is."""
+    waits = asks(record)
+    monkeypatch.setattr("sys.stdin", Ends(how))
+    with pytest.raises(type(how)):
+        approval.wait(waits)
+    run = connection.connect().get_run(waits.run_id)
+    assert run.info.status == "KILLED"
+    assert type(how).__name__ in run.data.tags[mlflow_run.ERROR]
+    if record == "edited":
+        assert run.data.tags[history.RECORD] == "edited"
+    else:
+        (entry,) = history.read(connection.connect(), "tiny", [])
+        assert (entry.kind, entry.approval) == ("refusal", "expired")
+        assert run.data.tags[history.VERDICT] == "NOT_APPROVED"
+
+
+def test_a_closed_terminal_ends_the_command_as_term_does() -> None:
+    """It raises, so that what it began is closed; under nohup it goes on."""
+    numbers = (signal.SIGHUP, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    try:
+        for given, ends in ((signal.SIG_DFL, True), (signal.SIG_IGN, False)):
+            signal.signal(signal.SIGHUP, given)
+            main(["version"])
+            with pytest.raises(SystemExit) if ends else contextlib.nullcontext():
+                os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def test_an_answer_after_its_time_approves_nothing(home_with_store: Path) -> None:
+    """People are asked again, and hear why."""
+    asks(until="2026-01-01T00:00:00+00:00")
+    given = Given(Answer(decision="approve", approved_by="Ann"), datetime.now(UTC))
+    with disable_run_logger(), mlflow_run.run_for("tiny", FLOW_RUN, {}) as run:
+        approval.collect(recipe(approval="required"), given)
+        question = approvals.question_of(run)
+    assert question
+    assert question.answer is None
+    assert "the answer came after 2026-01-01" in why_again(asked(), question)
+
+
+def test_an_answer_is_stored_before_the_machine_is_judged(home_with_store: Path) -> None:
+    """On a machine without a metric's model; a first try there opens no run at all."""
+    wants = recipe(approval="required", nli_model="nowhere/nli")
+    flow_run = FlowRun(
+        id=UUID(FLOW_RUN), flow_id=uuid4(), name="n", run_count=1, deployment_id=uuid4()
+    )
+    context = FlowRunContext.model_construct(flow=retrain, flow_run=flow_run)
+    given = Given(Answer(decision="approve", approved_by="--"), datetime.now(UTC))
+    with context, disable_run_logger():
+        with pytest.raises(EvaluationError, match="nowhere/nli"):
+            run_retrain(wants)
+        assert connection.connect().get_experiment_by_name("tiny") is None
+        run_id = asks().run_id
+        with pytest.raises(EvaluationError, match="nowhere/nli"):
+            run_retrain(wants, given)
+    question = approvals.read(connection.connect(), run_id)
+    assert question
+    assert "who answers?" in question.unusable
 
 
 @pytest.mark.parametrize("days", [0, -1, 366])
