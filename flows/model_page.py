@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tasks.contracts.errors import ChampionMoved, DataError
-from tasks.register.task import find_champion, history_of, require_known, trained_by, versions_of
+from tasks.register.task import (
+    Version,
+    find_champion,
+    history_of,
+    require_known,
+    trained_by,
+    versions_of,
+)
 from tasks.report.task import ModelPage, VersionRow, render_model_page
 from tasks.tracking import connection, making, mlflow_run
+from tasks.tracking.history import HistoryRecord
 
 
 def write_page(name: str, file: Path) -> Path:
@@ -31,14 +40,15 @@ def write_page(name: str, file: Path) -> Path:
 def page_of(client: Any, name: str) -> ModelPage:
     """What the page shows, read from MLflow."""
     records = history_of(client, name)
-    entries = {record.version: record for record in records if record.version is not None}
+    versions = versions_of(client, name)
+    entries = _entries(records, versions)
     champion, problem = None, ""
     try:
         champion = find_champion(client, name)
     except ChampionMoved as moved:
         problem = str(moved)
     rows = []
-    for version in versions_of(client, name):
+    for version in versions:
         made = making.find(client, trained_by(client, name, version), version.digest)
         rows.append(
             VersionRow(
@@ -51,10 +61,11 @@ def page_of(client: Any, name: str) -> ModelPage:
             )
         )
     experiment = client.get_experiment_by_name(name)
-    refusals = [r for r in records if r.kind != "rollback" and r.version is None]
+    without = [r for r in records if r.kind != "rollback" and r.version is None]
+    waiting = [r for r in without if r.approval == "waits"]
     urls = {
         record.mlflow_run_id: mlflow_run.url_of(experiment.experiment_id, record.mlflow_run_id)
-        for record in refusals
+        for record in without
         if experiment
     }
     return ModelPage(
@@ -63,8 +74,25 @@ def page_of(client: Any, name: str) -> ModelPage:
         since=champion.created.isoformat(timespec="minutes") if champion else "",
         problem=problem,
         versions=rows,
-        refusals=refusals,
+        waiting=waiting,
+        refusals=[r for r in without if r not in waiting],
         run_urls={run: url for run, url in urls.items() if url},
         written=datetime.now(UTC).isoformat(sep=" ", timespec="minutes")[:16],
         store=connection.shown_uri(),
     )
+
+
+def _entries(
+    records: Sequence[HistoryRecord], versions: Sequence[Version]
+) -> dict[int, HistoryRecord]:
+    """Of each version the entry that tells how it came about.
+
+    A rollback that only put the alias back made none: it has its target's number, and is not its entry.
+    """
+    made_by = {version.number: version.run_id for version in versions}
+    return {
+        record.version: record
+        for record in records
+        if record.version is not None
+        and (record.kind != "rollback" or record.mlflow_run_id == made_by.get(record.version))
+    }

@@ -39,15 +39,17 @@ class ModelPage:
     since: str
     problem: str
     versions: Sequence[VersionRow]  # oldest first
-    refusals: Sequence[HistoryRecord]
-    run_urls: Mapping[str, str]  # of refusals, by run
+    waiting: Sequence[HistoryRecord]  # passed the gate, and people are asked
+    refusals: Sequence[HistoryRecord]  # and promotions that never took effect
+    run_urls: Mapping[str, str]  # of both, by run
     written: str  # when, UTC
     store: str
 
     @property
     def looks(self) -> list[tuple[str, str, int]]:
         """Opponent, evaluation seal, and the challengers judged so, in order of first use."""
-        entries = [row.entry for row in self.versions if row.entry] + list(self.refusals)
+        entries = [row.entry for row in self.versions if row.entry]
+        entries += [*self.waiting, *self.refusals]
         used: dict[tuple[str, str], int] = {}
         for entry in sorted(entries, key=lambda entry: entry.time):
             if entry.looks and entry.evaluation_digest:

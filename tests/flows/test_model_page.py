@@ -68,6 +68,39 @@ def test_a_refusal_says_whose_it_is(store: Store) -> None:
     assert "<td>PROMOTE" not in html
 
 
+def test_who_waits_is_not_refused(store: Store) -> None:
+    """It stands under a heading of its own, which is there for nobody else; its look counts."""
+    assert "Waiting for approval" not in render_model_page(page_of(store.client, NAME))
+    run = store.refused.run_id
+    record = json.loads(store.client.get_run(run).data.tags[history.RECORD])
+    waits = {"kind": "promotion", "verdict": "PROMOTE", "approval": "waits", "looks": 9}
+    waits |= {"approval_until": "2999-01-01T00:00:00+00:00"}
+    store.client.set_tag(run, history.RECORD, json.dumps(record | waits))
+    page = page_of(store.client, NAME)
+    assert ([one.mlflow_run_id for one in page.waiting], page.refusals) == ([run], [])
+    assert page.looks[-1][2] == 9
+    _, _, after = render_model_page(page).partition("<h2>Waiting for approval</h2>")
+    waiting, _, refused = after.partition("<h2>Refused</h2>")
+    assert "passed the gate, waits for approval until 2999" in waiting
+    assert refused.partition("<h2>")[0].strip() == "<p>None.</p>"
+
+
+def test_a_rollback_that_made_no_version_is_no_version_s_entry(store: Store) -> None:
+    """It has its target's number, and the target's promotion keeps its row, gain and look."""
+    before = page_of(store.client, NAME)
+    number = store.client.get_experiment_by_name(NAME).experiment_id
+    run = store.client.create_run(number, tags={"precis.flow": "rollback"}).info.run_id
+    record = json.loads(store.client.get_run(store.second.run_id).data.tags[history.RECORD])
+    back = record | {"kind": "rollback", "verdict": None, "version": 2, "mlflow_run_id": run}
+    back |= {"time": "2026-11-28T11:00:00.000+00:00", "gain": None, "looks": None}
+    store.client.set_tag(run, history.RECORD, json.dumps(back))
+    page = page_of(store.client, NAME)
+    assert (page.versions, page.looks) == (before.versions, before.looks)
+    assert [row.entry.kind for row in page.versions if row.entry] == [
+        "promotion", "promotion", "rollback",
+    ]  # fmt: skip
+
+
 def test_an_alias_that_was_moved_is_told(store: Store) -> None:
     """No version is called served; the page says what to do."""
     store.client.set_registered_model_alias(NAME, claims.ALIAS, "1")
