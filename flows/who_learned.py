@@ -29,6 +29,9 @@ HOW = {
     "part": "a part of it",
 }
 
+# Model, version, run and data.
+Trained = tuple[str, int | None, str, tuple[DatasetRef, ...]]
+
 
 @dataclass(frozen=True)
 class Learner:
@@ -87,7 +90,11 @@ def who_learned(row_id: str | None, document: str | None, name: str | None) -> A
     like = similarity, containment
     found: dict[str, list[LearnedRow] | str] = {}  # rows by the digest of a dataset, or why not
     learners, unknown, searched = [], [], 0
-    for model, version, run_id, datasets in _trained(client, names):
+    for each in _trained(client, names):
+        if isinstance(each, str):
+            unknown.append(each)
+            continue
+        model, version, run_id, datasets = each
         searched += 1
         if not datasets:
             unknown.append(
@@ -111,22 +118,35 @@ def _title(model: str, version: int | None, run_id: str) -> str:
     return f"{model} v{version}" if version else f"{model}, run {run_id}"
 
 
-def _trained(
-    client: Any, names: list[str]
-) -> Iterator[tuple[str, int | None, str, tuple[DatasetRef, ...]]]:
-    """Model, version, run and data of all that was trained: versions first, then other challengers."""
+def _trained(client: Any, names: list[str]) -> Iterator[Trained | str]:
+    """All that was trained: versions first, then other challengers; or why it cannot be told of one.
+
+    Tags that were edited end the search of what they belong to, and of nothing else.
+    """
     for name in names:
-        of_versions = set()
-        for version in versions_of(client, name):
-            run_id = trained_by(client, name, version)
-            of_versions.add(run_id)
-            made = making.find(client, run_id, version.digest)
-            yield name, version.number, run_id, made.datasets
+        of_versions, versions = set(), []
+        try:
+            versions = versions_of(client, name)
+        except RegistryError as error:
+            yield f"{name}, its versions (their runs are searched): {error}"
+        for version in versions:
+            try:
+                run_id = trained_by(client, name, version)
+                of_versions.add(run_id)
+                made = making.find(client, run_id, version.digest)
+                yield name, version.number, run_id, made.datasets
+            except RegistryError as error:
+                yield f"{name} v{version.number}: {error}"
         experiment = client.get_experiment_by_name(name)
         retrains = "tags.`precis.flow` = 'retrain'"
         for run in history.runs(client, experiment.experiment_id, retrains) if experiment else ():
-            if run.info.run_id not in of_versions and making.has_trained(run):
-                yield name, None, run.info.run_id, making.of(run).datasets
+            if run.info.run_id in of_versions:
+                continue
+            try:
+                if making.has_trained(run):
+                    yield name, None, run.info.run_id, making.of(run).datasets
+            except RegistryError as error:
+                yield f"{name}, run {run.info.run_id}: {error}"
 
 
 def _read(document: str) -> str:

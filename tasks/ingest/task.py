@@ -245,10 +245,10 @@ def rows_of(datasets: tuple[DatasetRef, ...]) -> list[Path]:
 def dataset_of(client: Any, run_id: str) -> DatasetRef:
     """The dataset that a run ingested. Raises RegistryError when it is gone, or was changed."""
     try:
-        tags = client.get_run(run_id).data.tags
+        run = client.get_run(run_id)
     except MlflowException as error:
         raise RegistryError(f"MLflow run {run_id} cannot be read: {error}; restore it") from error
-    recorded = step_cache.results(tags, "ingest", DatasetRef)
+    recorded = step_cache.results_of(run, "ingest", DatasetRef)
     for dataset in recorded:
         if artifacts.intact(dataset, _intact):
             return dataset

@@ -68,18 +68,21 @@ def find(client: Any, run_id: str, model_digest: str) -> Making:
 
 
 def has_trained(run: Any) -> bool:
-    """Whether a run has trained an adapter, or taken one that an earlier run trained."""
-    return bool(step_cache.results(run.data.tags, "train", AdapterRef))
+    """Whether a run has trained an adapter, or taken one that an earlier run trained.
+
+    Raises RegistryError for a tag that was edited, as `find` and `of` do.
+    """
+    return bool(step_cache.results_of(run, "train", AdapterRef))
 
 
 def of(run: Any, model_digest: str = "") -> Making:
     """The same of a run that was read already; without a digest, adapter and base are not told."""
     tags, params = run.data.tags, run.data.params
-    models = [m for m in step_cache.results(tags, "merge", ModelRef) if m.digest == model_digest]
+    models = [m for m in step_cache.results_of(run, "merge", ModelRef) if m.digest == model_digest]
     model = models[0] if models else None
-    adapters = step_cache.results(tags, "train", AdapterRef)
+    adapters = step_cache.results_of(run, "train", AdapterRef)
     adapter = next((a for a in adapters if model and a.digest == model.adapter_digest), None)
-    by_digest = {found.digest: found for found in step_cache.results(tags, "ingest", DatasetRef)}
+    by_digest = {found.digest: found for found in step_cache.results_of(run, "ingest", DatasetRef)}
     return Making(
         run_id=run.info.run_id,
         known=True,

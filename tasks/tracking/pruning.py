@@ -29,6 +29,7 @@ STEPS = {
     "merge": ("merge",),
     "evaluate": ("evaluate", metrics.NLI, metrics.BERTSCORE),
 }
+REFUSED = ("REJECT", "INCONCLUSIVE", "NOT_APPROVED")  # verdicts
 ADAPTER = "adapter"  # the artifact folder that training stores
 # By the run's id.
 OF_A_RUN = ("data", "ingest", "gate", "sealed", "sealed-gate", "register", "approval")
@@ -49,7 +50,8 @@ class Removal:
 def removals(client: Any, name: str, protected: set[str], keep: int) -> list[Removal]:
     """What to remove of all retrains of a model but the newest `keep`.
 
-    `protected`: the runs of its versions, whose adapters stay.
+    `protected`: the runs of its versions, whose adapters stay. Raises RegistryError for an edited tag, which
+    may have named an adapter that is in use.
     """
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
@@ -63,8 +65,8 @@ def removals(client: Any, name: str, protected: set[str], keep: int) -> list[Rem
     adapters = {
         adapter.uri
         for run in runs
-        if run.info.run_id not in gone or run.info.run_id in protected
-        for adapter in step_cache.results(run.data.tags, "train", AdapterRef)
+        if run.info.run_id not in gone or run.info.run_id in protected or not _was_refused(run)
+        for adapter in step_cache.results_of(run, "train", AdapterRef)
     }
     found: dict[str, Removal] = {}
     for run in over:
@@ -73,7 +75,7 @@ def removals(client: Any, name: str, protected: set[str], keep: int) -> list[Rem
                 found[str(folder)] = Removal(
                     run.info.run_id, "working files", str(folder), _size(folder), folder
                 )
-        for uri in {a.uri for a in step_cache.results(run.data.tags, "train", AdapterRef)}:
+        for uri in {a.uri for a in step_cache.results_of(run, "train", AdapterRef)}:
             owner, _, path = uri.removeprefix("runs:/").partition("/")
             # An adapter that an earlier run trained goes with that run.
             own = owner == run.info.run_id and path == ADAPTER
@@ -89,9 +91,9 @@ def remove(client: Any, items: Sequence[Removal], when: str) -> Iterator[tuple[R
     for item in items:
         problem = ""
         try:
-            _remove(item)
-            if item.folder is None:
+            if item.folder is None:  # first, so no adapter is ever gone without a word
                 client.set_tag(item.run_id, PRUNED, f"{when}: {item.what}")
+            _remove(item)
         except Exception as error:  # noqa: BLE001 - of any store's own library; the others go on
             problem = str(error) or type(error).__name__
         yield item, problem
@@ -124,6 +126,11 @@ def _was_withdrawn(run: Any) -> bool:
     with contextlib.suppress(ValueError, AttributeError, KeyError):  # of anyone's tag
         return bool(json.loads(run.data.tags[history.RECORD]).get("approval") == "expired")
     return False
+
+
+def _was_refused(run: Any) -> bool:
+    """Whether its adapter has no use: from that of a run which failed after training the next one goes on."""
+    return run.data.tags.get(history.VERDICT) in REFUSED or _was_withdrawn(run)
 
 
 def _folders(run: Any) -> Iterator[Path]:

@@ -14,6 +14,7 @@ from importlib import metadata
 from typing import Any, TypeVar
 
 from tasks.contracts import code_digest, digest
+from tasks.contracts.errors import RegistryError
 from tasks.contracts.records import from_json, to_json
 from tasks.tracking import artifacts, history
 from tasks.tracking.mlflow_run import Run
@@ -59,6 +60,24 @@ def results(tags: Mapping[str, str], step: str, kind: type[T]) -> list[T]:
     """The results of a step among a run's tags: several if its inputs changed between two tries."""
     prefix = _tag(step, "")
     return [from_json(kind, value) for name, value in tags.items() if name.startswith(prefix)]
+
+
+def results_of(run: Any, step: str, kind: type[T]) -> list[T]:
+    """The same of a run that was read. Raises RegistryError that names each tag which holds no result."""
+    prefix, found, problems = _tag(step, ""), [], []
+    for tag, value in run.data.tags.items():
+        if tag.startswith(prefix):
+            try:
+                found.append(from_json(kind, value))
+            except ValueError:  # pydantic's
+                problems.append(
+                    f"MLflow run {run.info.run_id}: its tag {tag} holds {value[:40]!r} instead of a result "
+                    f"of {step}; restore it, or remove it: mlflow.MlflowClient().delete_tag("
+                    f"{run.info.run_id!r}, {tag!r})"
+                )
+    if problems:
+        raise RegistryError.of(problems)
+    return found
 
 
 def _tag(step: str, key: str) -> str:

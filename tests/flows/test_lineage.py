@@ -178,6 +178,22 @@ def test_rows_that_are_gone_are_told(store: Store, precis: Precis) -> None:
     assert f"not known: {NAME} v1" in text
 
 
+def test_edited_tags_end_no_search(store: Store, precis: Precis) -> None:
+    """Of a run, a challenger's or a version's, and of a version: told, and all others are searched."""
+    client = store.client
+    for run, step in ((store.second.run_id, "ingest"), (store.refused.run_id, "train")):
+        client.set_tag(run, f"precis.step.{step}.{'7' * 32}", "x")
+    found = precis.json("who-learned", "row-1-4")
+    assert learners(found) == [(1, "id"), (3, "id")]
+    titles = [text.partition(":")[0] for text in found["unknown"]]
+    assert titles == [f"{NAME} v2", f"{NAME}, run {store.refused.run_id}"]
+    assert "instead of a result of ingest" in found["unknown"][0]
+    client.set_model_version_tag(NAME, "2", "precis.succeeds", "x")
+    found = precis.json("who-learned", "row-1-4")
+    assert [one["run_id"] for one in found["learners"]] == [store.first.run_id]
+    assert found["unknown"][0].startswith(f"{NAME}, its versions")
+
+
 def test_what_cannot_be_asked(store: Store, precis: Precis) -> None:
     """No id, both, no file, no text, no such model."""
     Path("empty.txt").write_text(" \n")

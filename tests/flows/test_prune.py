@@ -15,11 +15,11 @@ from register.made_store import NAME, Store
 from flows.lineage import lineage
 from flows.prune import prune
 from flows.who_learned import who_learned
-from tasks.contracts.errors import NoSuchChampion
+from tasks.contracts.errors import NoSuchChampion, RegistryError
 from tasks.processes import workspace
 from tasks.processes.file_lock import hold_lock
 from tasks.register.task import history_of
-from tasks.tracking import artifacts
+from tasks.tracking import artifacts, pruning
 
 
 @pytest.fixture
@@ -188,6 +188,52 @@ def test_folders_of_model_metrics_and_approval_are_removed(store: Store) -> None
         (folder / "table.json").write_bytes(b"[]")
     prune(NAME, 1, yes=True)
     assert not [folder for folder in (*folders, work / "approval" / run) if folder.exists()]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "goes"),
+    [("REJECT", True), ("INCONCLUSIVE", True), ("NOT_APPROVED", True), ("", False), ("x", False)],
+)
+def test_an_adapter_goes_only_after_a_refusal(store: Store, verdict: str, goes: bool) -> None:
+    """A run that failed after training promised to keep it; also one that an earlier, refused run trained."""
+    store.client.set_tag(store.refused.run_id, "precis.verdict", verdict)
+    store.client.set_terminated(store.refused.run_id, status="FAILED")
+    what = {
+        item.what for item in prune(NAME, 1, yes=False).items if item.run_id == store.refused.run_id
+    }
+    assert what == {"working files"} | ({"the adapter"} if goes else set())
+    if verdict == "REJECT":
+        run = store.client.create_run(
+            store.client.get_experiment_by_name(NAME).experiment_id,
+            tags={"precis.flow": "retrain"}, start_time=1,
+        ).info.run_id  # fmt: skip
+        tags = store.client.get_run(store.refused.run_id).data.tags
+        (train,) = (tag for tag in tags if tag.startswith("precis.step.train."))
+        store.client.set_tag(run, train, tags[train])
+        store.client.set_terminated(run, status="FAILED")
+        assert "the adapter" not in {item.what for item in prune(NAME, 1, yes=False).items}
+
+
+def test_an_adapter_is_told_before_it_goes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the store fails, the run's tag is there: no adapter is gone without a word."""
+
+    def fail(run_id: str) -> None:
+        assert "precis.pruned" in store.client.get_run(run_id).data.tags
+        raise OSError("the store is away")
+
+    items = [item for item in prune(NAME, 1, yes=False).items if item.what == "the adapter"]
+    monkeypatch.setattr(artifacts, "repository_of", fail)
+    ((_, problem),) = pruning.remove(store.client, items, "now")
+    assert problem == "the store is away"
+
+
+def test_an_edited_tag_removes_nothing(store: Store) -> None:
+    """It may have named an adapter that is in use: run and tag are named, with the command."""
+    tag = f"precis.step.train.{'7' * 32}"
+    store.client.set_tag(store.second.run_id, tag, "x")
+    with pytest.raises(RegistryError, match=rf"run {store.second.run_id}: its tag {tag} holds 'x'"):
+        prune(NAME, 1, yes=True)
+    assert adapter_of(store, store.refused.run_id).exists()
 
 
 def test_unknown_names_and_folders_without_a_store(store: Store) -> None:

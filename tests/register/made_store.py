@@ -75,7 +75,13 @@ def retrain(
     against = opponent.digest if opponent else BASE
     documents = [f"evaluation document {n} of this set" for n in range(10)]
     record_look(client, number, model.digest, "rougeL", against, documents)
-    run.write(tags={history.RECORD: history.as_json(record), history.LOOK_MODEL: model.digest})
+    run.write(
+        tags={
+            history.RECORD: history.as_json(record),
+            history.VERDICT: verdict,
+            history.LOOK_MODEL: model.digest,
+        }
+    )
     version = None
     if verdict == "PROMOTE":
         logged = client.create_logged_model(number, NAME, source_run_id=run.id)
