@@ -1,4 +1,7 @@
-"""Asking for approval where no server keeps the question: at a terminal, or not at all."""
+"""Asking for approval where no server keeps the question: at a terminal, or not at all.
+
+Over 250 lines: the question, its answers and its end are tried with the same made-up run.
+"""
 
 from __future__ import annotations
 
