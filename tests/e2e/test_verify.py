@@ -298,7 +298,7 @@ def test_what_was_not_changed_is_as_judged(
     assert main(["verify", "demo@champion", "--rows", "2", "--all", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["as_judged"]
-    assert found["model"]["checked"][-1] == "1 refusals in the history"
+    assert found["model"]["checked"][-1] == "1 entries without a version in the history"
     assert "2 stored summaries, written again and equal" in found["versions"]["1"]["checked"]
     [refused] = [
         run
