@@ -91,7 +91,7 @@ def remove(client: Any, items: Sequence[Removal], when: str) -> Iterator[tuple[R
     for item in items:
         problem = ""
         try:
-            if item.folder is None:  # first, so no adapter is ever gone with nothing said
+            if item.folder is None:  # first, so no adapter is ever gone without a trace
                 client.set_tag(item.run_id, PRUNED, f"{when}: {item.what}")
             _remove(item)
         except Exception as error:  # noqa: BLE001 - of any store's own library; the others go on

@@ -215,7 +215,7 @@ def test_an_adapter_goes_only_after_a_refusal(store: Store, verdict: str, goes: 
 
 
 def test_an_adapter_is_told_before_it_goes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the store fails, the run's tag is there: no adapter is gone with nothing said."""
+    """Where the store fails, the run's tag is there: no adapter is gone without a trace."""
 
     def fail(run_id: str) -> None:
         assert "precis.pruned" in store.client.get_run(run_id).data.tags
