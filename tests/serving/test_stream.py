@@ -22,6 +22,7 @@ from tasks.contracts.errors import EvaluationError, PrecisError
 from tasks.models.chat_session import ChatSession
 from tasks.models.chat_templates import LLAMA_2
 from tasks.serving.summarizer import Generator, SummarizerSettings, messages_of
+from tasks.serving.summarizer.stream import THREAD
 
 SETTINGS = SummarizerSettings("Summarize:\n{document}\nSummary: ", 200, "tail", 24, 3)
 TALK = [
@@ -168,7 +169,7 @@ def test_an_end_token_ends_it(generator: Generator) -> None:
 
 
 def generating() -> int:
-    return sum(thread.name.startswith("ThreadPoolExecutor") for thread in threading.enumerate())
+    return sum(thread.name.startswith(THREAD) for thread in threading.enumerate())
 
 
 def test_closing_ends_the_generation(generator: Generator) -> None:

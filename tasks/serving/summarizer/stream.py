@@ -10,6 +10,7 @@ from typing import Any
 
 from .output import OutputRules
 
+THREAD = "precis-stream"  # how its threads' names begin
 TokenQueue = queue.SimpleQueue[int | None]  # new tokens; None after the last
 
 
@@ -26,7 +27,7 @@ def stream_text(
     cancelled = threading.Event()
     ids: list[int] = []
     sent = ""
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1, THREAD) as pool:
         writing = pool.submit(write, tokens, cancelled)
         try:
             while (token := tokens.get()) is not None:
