@@ -20,12 +20,12 @@ demo: setup  ## train, judge and register a summarizer, then refuse a weaker one
 	$(BIN)/precis run deployments/recipes/demo.yaml --set data.train_rows=64
 	@echo; $(BIN)/precis history demo
 
-test: setup  ## what a contributor runs; the aim is 5 minutes on 2 quiet cores; 7.3 measured in CI
+test: setup  ## what a contributor runs; the aim is 5 minutes on 2 quiet cores; 12.8 measured on 1b3cb95
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 # Three workers on two cores: many of these wait, for leases, schedules and servers that start.
 # The order of files is tests/conftest.py's.
-test-all: setup  ## what needs S3, crashes, clean environments; the aim is 25 minutes; 49.8 measured in CI, before runs shared a store
+test-all: setup  ## what needs S3, crashes, clean environments; the aim is 25 minutes; 49.8 measured in CI, on an older version
 	$(BIN)/python -m pytest -q -m "full and not long" -n 3 --dist loadfile --no-loadscope-reorder
 
 test-long: setup  ## faults and recipes that take minutes each; by hand, on a quiet machine
