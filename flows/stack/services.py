@@ -90,10 +90,23 @@ def mlflow_server(port: int, store: str, destination: str) -> list[str]:
     return [str(BIN / "mlflow"), "server", *stores, *listen]
 
 
-def worker(pool: str, runs: int) -> list[str]:
-    """The command of a process worker that runs up to `runs` flow runs at a time."""
+def worker(pool: str) -> list[str]:
+    """The command of a process worker. How many flow runs it runs at a time, `limit_pool` says.
+
+    Not by --limit: with it a run that crashed and is retried within seconds ends the worker (Prefect 3.8.8,
+    "this borrower is already holding one of this CapacityLimiter's tokens").
+    """
     return [str(BIN / "prefect"), "worker", "start", "--pool", pool, "--type", "process",
-            "--limit", str(runs), "--name", "precis-up"]  # fmt: skip
+            "--name", "precis-up"]  # fmt: skip
+
+
+def limit_pool(api: str, pool: str, runs: int, env: Mapping[str, str]) -> None:
+    """Have the workers of a pool run up to `runs` flow runs at a time. `api`: Prefect's URL, with /api."""
+    request = _request(f"{api}/work_pools/{pool}", env)
+    request.method, request.data = "PATCH", json.dumps({"concurrency_limit": runs}).encode()
+    request.add_header("Content-Type", "application/json")
+    with urllib.request.urlopen(request, timeout=READY_SECONDS):
+        pass
 
 
 def postgres_server(folder: Path) -> list[str]:
@@ -140,14 +153,18 @@ def s3_environment(keys: tuple[str, str]) -> dict[str, str]:
 
 def answers(url: str, env: Mapping[str, str] = os.environ) -> bool:
     """Whether a Prefect or MLflow server answers at `url`; `env` may hold PREFECT_API_AUTH_STRING."""
-    request = urllib.request.Request(url)
-    if auth := env.get("PREFECT_API_AUTH_STRING"):
-        request.add_header("Authorization", f"Basic {base64.b64encode(auth.encode()).decode()}")
     try:
-        with urllib.request.urlopen(request, timeout=5):
+        with urllib.request.urlopen(_request(url, env), timeout=5):
             return True
     except OSError:  # not running yet, or no such path
         return False
+
+
+def _request(url: str, env: Mapping[str, str]) -> urllib.request.Request:
+    request = urllib.request.Request(url)
+    if auth := env.get("PREFECT_API_AUTH_STRING"):
+        request.add_header("Authorization", f"Basic {base64.b64encode(auth.encode()).decode()}")
+    return request
 
 
 def listens(port: int) -> bool:

@@ -102,12 +102,11 @@ def _run(
     plan: Plan, folder: Path, running: contextlib.ExitStack, show: Callable[[str], None]
 ) -> None:
     stack = _servers(plan, folder, running, show)
-    command = services.worker(POOL, plan.runs_at_once)
+    command, api = services.worker(POOL), stack.env["PREFECT_API_URL"]
     worker = running.enter_context(service("worker", command, folder / LOGS, stack.env))
     stack.services.append(worker)
-    worker.wait(
-        lambda: services.answers(f"{stack.env['PREFECT_API_URL']}/work_pools/{POOL}", stack.env)
-    )
+    worker.wait(lambda: services.answers(f"{api}/work_pools/{POOL}", stack.env))
+    services.limit_pool(api, POOL, plan.runs_at_once, stack.env)
     show("deploying")
     _deploy(stack)
     show("\n".join(stack.lines))

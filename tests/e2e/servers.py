@@ -79,7 +79,7 @@ class Servers:
             words = services.mlflow_server(self.ports["mlflow"], store, where)
             words += ["--workers", "1"]  # each takes 7 s of CPU to start
             return [*words, *self.extra.get("TEST_MLFLOW_OPTIONS", "").split()]
-        return services.worker("precis", 2)
+        return services.worker("precis")
 
     def start(self, *names: str) -> None:
         """Start these and wait until they answer."""
@@ -88,6 +88,8 @@ class Servers:
             self.running[name] = supervised.start(self.words(name), log, self.client.environment())
         for name in names:
             wait_for(lambda name=name: self.answers(name), 180, f"{name} does not answer")  # type: ignore[misc]
+        if "worker" in names:
+            services.limit_pool(self.api, "precis", 2, self.client.env)
 
     def answers(self, name: str) -> bool:
         log = self.folder / f"{name}.log"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -73,7 +74,8 @@ def worker(
 
     def start(places: int) -> subprocess.Popen[bytes]:
         own = Stack(tmp_path / f"worker-{places}", env={"PREFECT_API_URL": prefect_server})
-        words = services.worker("waiting", places)
+        words = services.worker("waiting")
+        services.limit_pool(prefect_server, "waiting", places, os.environ)
         env = own.environment() | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
         log = (tmp_path / "worker.log").open("w")
         process = subprocess.Popen(words, env=env, stdout=log, stderr=log, cwd=tmp_path)

@@ -307,18 +307,20 @@ if not __package__:  # run by MLflow, under a name of MLflow's own
         """
         import yaml
 
-        client = mlflow.MlflowClient()
+        def client() -> mlflow.MlflowClient:
+            return mlflow.MlflowClient()  # as late as it asks: MLflow may not take the tracking URI
+
         asked: dict[str, Callable[[], Any]] = {}
         try:
             if model_id := mlflow.models.Model.load(str(model)).model_id:
-                asked[f"MLflow's logged model {model_id}"] = partial(
-                    client.get_logged_model, model_id
+                asked[f"MLflow's logged model {model_id}"] = lambda: client().get_logged_model(
+                    model_id
                 )
             if (model / MLFLOW_ADDS).is_file():
                 meta = yaml.safe_load((model / MLFLOW_ADDS).read_text(encoding="utf-8"))
                 name, version = str(meta["model_name"]), str(meta["model_version"])
-                asked[f"version {version} of {name}"] = partial(
-                    client.get_model_version, name, version
+                asked[f"version {version} of {name}"] = lambda: client().get_model_version(
+                    name, version
                 )
         except (
             mlflow.exceptions.MlflowException,
