@@ -77,17 +77,23 @@ def service(name: str, command: list[str], logs: Path, env: dict[str, str]) -> I
 
 
 def prefect_server(port: int) -> list[str]:
-    """The command of the Prefect server, with its UI."""
-    return [str(BIN / "prefect"), "server", "start", "--host", HOST, "--port", str(port)]
+    """The command of the Prefect server, with its UI: `prefect server start`, on an SQLite that waits."""
+    words = [*supervised.PYTHON_MODULE, "flows.stack.prefect_server", "server", "start"]
+    return [*words, "--host", HOST, "--port", str(port)]
 
 
-def mlflow_server(port: int, store: str, destination: str) -> list[str]:
-    """The command of the MLflow server. `store`: a database URI; `destination`: where artifacts are kept."""
-    stores = ["--backend-store-uri", store, "--artifacts-destination", destination]
-    listen = ["--serve-artifacts", "--host", HOST, "--port", str(port), "--workers", "2"]
+def mlflow_server(port: int, destination: str) -> list[str]:
+    """The command of the MLflow server; artifacts go to `destination`. Its store: `mlflow_environment`."""
+    stores = ["--serve-artifacts", "--artifacts-destination", destination]
+    listen = ["--host", HOST, "--port", str(port), "--workers", "2"]
     # By default uvicorn puts the working folder first on the path, where a user's own tasks.py may be.
     listen += ["--uvicorn-opts", f"--app-dir {shlex.quote(sysconfig.get_path('purelib'))}"]
     return [str(BIN / "mlflow"), "server", *stores, *listen]
+
+
+def mlflow_environment(store: str) -> dict[str, str]:
+    """The MLflow server's database URI as a variable: it may hold a password, and `ps` shows no variables."""
+    return {"MLFLOW_BACKEND_STORE_URI": store}
 
 
 def worker(pool: str) -> list[str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from flows.stack import embedded, owner, postgres, services
 from flows.stack.services import HOST, Service, ServiceError, service
-from tasks.processes import workspace
+from tasks.processes import supervised, workspace
 
 FILE = Path(__file__).parents[2] / "deployments" / "prefect.yaml"
 POOL = "precis"
@@ -90,6 +90,9 @@ def _serve(plan: Plan, folder: Path, show: Callable[[str], None]) -> None:
         signal.signal(number, _end)
     try:
         with contextlib.ExitStack() as running:
+            # Last, for what a killed supervising process leaves: it is ours then, on Linux.
+            supervised.adopt_orphans()
+            running.callback(supervised.end_family)
             try:
                 _run(plan, folder, running, show)
             finally:
@@ -148,13 +151,12 @@ def _servers(
     # Both at once: each takes seconds.
     commands = {
         "prefect": services.prefect_server(plan.prefect_port),
-        "mlflow": services.mlflow_server(plan.mlflow_port, store, destination),
+        "mlflow": services.mlflow_server(plan.mlflow_port, destination),
     }
+    env = stack.env | services.mlflow_environment(store)
     with embedded.sole_start():
         for name, command in commands.items():
-            stack.services.append(
-                running.enter_context(service(name, command, folder / LOGS, stack.env))
-            )
+            stack.services.append(running.enter_context(service(name, command, folder / LOGS, env)))
         prefect_server, mlflow_server = stack.services[-2:]
         prefect_server.wait(lambda: services.answers(f"{prefect}/health"))
     mlflow_server.wait(lambda: services.answers(f"{mlflow}/health"))

@@ -2,7 +2,7 @@
 
 `python -P -m tasks.processes.fork_server`, started by tasks.processes.forked_process, whose socket is its
 standard input: it ends when that closes, or when the process that started it is gone. The kernel then
-sends TERM to what it forked, which asked for that (step_process.die_with_parent).
+sends TERM to what it forked, which asked for that (supervised.die_with_parent).
 
 multiprocessing's forkserver was considered: it imports the caller's __main__ again, ties no two lives
 together, and gives its children the environment of its own start.

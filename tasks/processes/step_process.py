@@ -14,7 +14,6 @@ it, `report(...)` sends progress to the parent's `on_progress`.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
@@ -31,7 +30,6 @@ from tasks.contracts import errors
 from tasks.processes import forked_process, resource_usage, supervised
 from tasks.processes.file_lock import hold_lock
 
-PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 20.0
 MODULE = "tasks.processes.step_process"
@@ -183,18 +181,9 @@ def _answer(process: Process, folder: Path, target: str) -> Any:
     raise errors.ChildFailed(f"{target} ended by {how}{hint}; {folder / 'log.txt'} ends:\n{tail}")
 
 
-def die_with_parent(parent: int) -> None:
-    """Have the kernel send TERM to this process when its parent, the process `parent`, is gone."""
-    # Linux only; elsewhere a child of a killed parent ends when its step does.
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before the call above
-            sys.exit(1)
-
-
 def main(folder: Path, parent: int) -> int:
     """The child's side: read the call, make it, write the answer atomically."""
-    die_with_parent(parent)
+    supervised.die_with_parent(parent)
     call = json.loads((folder / "call.json").read_text())
     module, function = call["target"].split(":")
     try:

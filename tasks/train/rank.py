@@ -20,7 +20,7 @@ from typing import Any
 
 from tasks.contracts.errors import PrecisError, TrainingError
 from tasks.models import loading
-from tasks.processes import json_file, resource_usage, step_process
+from tasks.processes import json_file, resource_usage, supervised
 
 # Less than step_process.GRACE_SECONDS, after which the step's process is killed: the ranks end first.
 LIMIT_SECONDS = 15.0
@@ -91,7 +91,7 @@ def _report_error(error: PrecisError, folder: Path) -> None:
 
 def _end_in_time(parent: int) -> None:
     """End when the parent ends, and at most LIMIT_SECONDS after TERM."""
-    step_process.die_with_parent(parent)
+    supervised.die_with_parent(parent)
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
     # Python runs its handlers in the main thread, which may wait for a rank that died; this byte is

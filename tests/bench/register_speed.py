@@ -148,9 +148,10 @@ def main(place: Path, size: str, repeats: int) -> None:
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{local}/mlflow.db"
     measure("local store", Store(local, model, None), repeats)
     port = free_port()
-    words = services.mlflow_server(port, f"sqlite:///{remote}/mlflow.db", str(remote / "artifacts"))
+    words = services.mlflow_server(port, str(remote / "artifacts"))
+    env = services.mlflow_environment(f"sqlite:///{remote}/mlflow.db")
     url = f"http://127.0.0.1:{port}"
-    with served(words, f"{url}/health", remote, os.environ | services.SETTINGS):
+    with served(words, f"{url}/health", remote, os.environ | services.SETTINGS | env):
         (server,) = psutil.Process().children()
         os.environ["MLFLOW_TRACKING_URI"] = url
         os.environ.pop("MLFLOW_REGISTRY_URI", None)  # set by mlflow with the first store

@@ -52,11 +52,15 @@ def named(path: Path) -> str:
 @pytest.mark.parametrize("path", TEXTS, ids=named)
 def test_every_setting_exists(path: Path) -> None:
     """A misspelt PREFECT_ or MLFLOW_ variable would be ignored in silence."""
+    import mlflow.cli
     import mlflow.environment_variables
     from prefect.settings import Settings
     from prefect.settings.legacy import _get_valid_setting_names
 
     known = _get_valid_setting_names(Settings) | set(dir(mlflow.environment_variables)) | ELSEWHERE
+    known |= {
+        str(option.envvar) for option in mlflow.cli.server.params if hasattr(option, "envvar")
+    }
     found = set(re.findall(r"\b(?:PREFECT|MLFLOW)_[A-Z_]+\b", path.read_text()))
     assert found
     assert found - known == set()
@@ -94,6 +98,15 @@ def test_compose_says_which_variables_it_reads() -> None:
     assert {name for name in read if name.isupper()} == set(
         re.findall(r"\b[A-Z0-9]+_[A-Z_]+\b", top)
     )
+
+
+def test_no_password_stands_on_a_command_line() -> None:
+    """`ps` shows every user the command lines: what the page and the files start gets passwords otherwise."""
+    for path in (PAGE, DOCKERFILE, COMPOSE):
+        for line in commands(path):
+            assert not re.search(r"PASSWORD|SECRET|KEY|://[^/\s]*@", line), (path.name, line)
+    literal = r"--from-literal|--(?:backend|registry)-store-uri"
+    assert not [path.name for path in (PAGE, COMPOSE) if re.search(literal, path.read_text())]
 
 
 def test_compose_hangs_together() -> None:

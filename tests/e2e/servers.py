@@ -74,9 +74,8 @@ class Servers:
         if name == "prefect":
             return services.prefect_server(self.ports["prefect"])
         if name == "mlflow":
-            store = self.extra.get("TEST_MLFLOW_STORE", f"sqlite:///{self.folder}/mlflow.db")
             where = self.extra.get("TEST_ARTIFACTS", str(self.folder / "artifacts"))
-            words = services.mlflow_server(self.ports["mlflow"], store, where)
+            words = services.mlflow_server(self.ports["mlflow"], where)
             words += ["--workers", "1"]  # each takes 7 s of CPU to start
             return [*words, *self.extra.get("TEST_MLFLOW_OPTIONS", "").split()]
         return services.worker("precis")
@@ -85,7 +84,9 @@ class Servers:
         """Start these and wait until they answer."""
         for name in names:
             log = self.folder / f"{name}.log"
-            self.running[name] = supervised.start(self.words(name), log, self.client.environment())
+            store = self.extra.get("TEST_MLFLOW_STORE", f"sqlite:///{self.folder}/mlflow.db")
+            env = self.client.environment() | services.mlflow_environment(store)
+            self.running[name] = supervised.start(self.words(name), log, env)
         for name in names:
             wait_for(lambda name=name: self.answers(name), 180, f"{name} does not answer")  # type: ignore[misc]
         if "worker" in names:

@@ -28,6 +28,7 @@ from tasks.processes import supervised
 supervised.start([sys.executable, "-c", {command!r}], Path({log!r}))
 time.sleep(600)
 """
+WAIT = "print('the orphan is alone', flush=True); time.sleep(600)"
 
 
 def family(tmp_path: Path, then: str = "time.sleep(600)", new_session: bool = True) -> str:
@@ -78,6 +79,47 @@ def test_what_an_ended_command_leaves_in_its_group_ends_too(tmp_path: Path) -> N
     processes = started(tmp_path)
     assert process.wait(30) == 0
     assert gone(processes)
+    supervised.stop(process)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of others knows no such adoption")
+def test_kill_9_of_the_command_ends_a_child_in_another_session(tmp_path: Path) -> None:
+    """As a killed worker leaves its flows; the supervising process ends with it, with a status of its own."""
+    process = supervised.start([sys.executable, "-c", family(tmp_path)], tmp_path / "log")
+    command, below = started(tmp_path)
+    command.kill()
+    assert process.wait(30) != 0
+    assert gone([command, below])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of others sends no such signal")
+def test_kill_9_of_the_supervising_process_ends_the_command(tmp_path: Path) -> None:
+    """The command gets TERM, as from a user, and ends what is below it by itself."""
+    then = "import signal; signal.sigwait({signal.SIGTERM}); below.kill()"
+    words = family(tmp_path, then=f"{then}; below.wait()").replace(
+        "import os,", "import signal; signal.pthread_sigmask(0, {signal.SIGTERM}); import os,"
+    )
+    process = supervised.start([sys.executable, "-c", words], tmp_path / "log")
+    processes = started(tmp_path)
+    process.kill()
+    process.wait()
+    assert gone(processes)
+
+
+def test_orphans_that_end_are_not_left_as_zombies(tmp_path: Path) -> None:
+    """A worker lives for months: what it leaves behind and has ended is reaped meanwhile."""
+    orphan = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'pass'])"
+    words = family(tmp_path, then=f"subprocess.run([sys.executable, '-c', {orphan!r}]); {WAIT}")
+    process = supervised.start([sys.executable, "-c", words], tmp_path / "log")
+    started(tmp_path)
+    end = time.monotonic() + 30
+    while "orphan" not in (tmp_path / "log").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    time.sleep(0.5)  # the orphan's end, which nothing else tells of
+    states = [p.status() for p in psutil.Process(process.pid).children(recursive=True)]
+    assert len(states) == 2, states
+    assert psutil.STATUS_ZOMBIE not in states
     supervised.stop(process)
 
 
