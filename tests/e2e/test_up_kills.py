@@ -114,8 +114,8 @@ def test_kill_9_that_ends_the_stack(servers: Servers, victim: str) -> None:
         assert not left
         assert process.wait(1) in (1, -9)
     if victim != "up":
-        said = (servers.folder / "up.log").read_text()
-        assert "Traceback" not in said.split("Ctrl-C ends")[1].split("log ends:")[0]
+        shown = (servers.folder / "up.log").read_text()
+        assert "Traceback" not in shown.split("Ctrl-C ends")[1].split("log ends:")[0]
     with up(servers):
         started = time.monotonic()
         state = servers.wait(run_id, seconds=MINUTES_5)

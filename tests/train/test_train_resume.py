@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,28 @@ def child_of(folder: Path) -> int:
     raise AssertionError(f"no child works in {folder}")
 
 
+class RunsCode:
+    """What makes a folder when it is unpickled."""
+
+    def __init__(self, made: Path) -> None:
+        self.made = made
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.made),)
+
+
+def refuses_a_pickle(interrupted: Path, name: str, folder: Path, train: Any) -> None:
+    """With that file of a checkpoint a pickle that runs code, training ends with an error, and runs none."""
+    shutil.copytree(interrupted, folder)
+    for planted in (folder / "job" / "checkpoints").glob(f"*/{name}"):
+        planted.write_bytes(pickle.dumps({"state": RunsCode(folder / "made")}))
+    with pytest.raises(ChildFailed, match="weights_only"):
+        train(folder, lambda line: None)
+    assert not (folder / "made").exists()
+    pickle.loads(planted.read_bytes())
+    assert (folder / "made").exists()  # it would have
+
+
 @pytest.mark.parametrize(
     ("kind", "quantization"),
     [("lora", "nf4"), pytest.param("dora", "fp4", marks=pytest.mark.long)],
@@ -110,6 +134,10 @@ def test_killed_and_resumed_is_bit_for_bit_uninterrupted(
     assert 8 <= last < total
     assert (saved / f"checkpoint-{last}" / "complete.json").exists()
     assert len(list(saved.iterdir())) <= 2
+
+    if kind == "lora":
+        for name in ("optimizer.pt", "rng_state.pth"):
+            refuses_a_pickle(folder, name, tmp_path / name, train)
 
     second = Interrupter(folder, last + 8, signal.SIGKILL)
     with pytest.raises(ChildFailed, match="SIGKILL"):
