@@ -17,6 +17,7 @@ Over 250 lines: the succession is read in one place.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from tasks.contracts.errors import ChampionMoved, RegistryError
 from tasks.register import version_tags
@@ -200,8 +202,34 @@ def _finish(client: Any, name: str, claim: Version) -> None:
     number = claim.number
     now = datetime.now(UTC).isoformat(timespec="seconds")
     _retry(lambda: client.set_registered_model_alias(name, ALIAS, str(number)))
+    _note_on_model(client, name, claim)
     _retry(lambda: client.set_model_version_tag(name, str(number), FINISHED, now))
     _align_alias(client, name)
+
+
+def _note_on_model(client: Any, name: str, claim: Version) -> None:
+    """Name the version on its logged model's page, as MLflow's server does by itself."""
+    model_id = claim.source.removeprefix("models:/")
+    if model_id == claim.source:
+        return
+    try:
+        tags = client.get_logged_model(model_id).tags
+    except MlflowException as error:
+        if does_not_exist(error):  # deleted: it has no page
+            return
+        raise
+    noted, own = _entries_in(tags.get(MLFLOW_MODEL_VERSIONS)), (name, str(claim.number))
+    if own not in noted:
+        value = json.dumps([{"name": name, "version": number} for name, number in [*noted, own]])
+        _retry(lambda: client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: value}))
+
+
+def _entries_in(tag: str | None) -> list[tuple[str, str]]:
+    """Name and number of each version in MLflow's own tag; none where someone wrote it otherwise."""
+    try:
+        return [(str(entry["name"]), str(entry["version"])) for entry in json.loads(tag or "[]")]
+    except (ValueError, KeyError, TypeError):
+        return []
 
 
 def _align_alias(client: Any, name: str) -> Version | None:

@@ -21,12 +21,13 @@ from tasks.contracts.errors import RegistryError, ServedModelDiffers
 from tasks.contracts.records import ModelRef, Prediction
 from tasks.processes import step_process
 from tasks.register import upload
-from tasks.serving.summarizer import SummarizerSettings, pyfunc
+from tasks.serving.summarizer import DOCUMENT, SummarizerSettings, params_of, pyfunc
 
 ARTIFACT = "package"
 PYFUNC_FILE = Path(pyfunc.CODE_FOLDER) / "pyfunc.py"  # of a package; MLflow runs a copy of it
 # What the served code imports; the versions the model was judged with.
 REQUIREMENTS = ("mlflow", "torch", "transformers", "accelerate")  # the last to spread over GPUs
+EXAMPLE = "Ann: Shall we meet at noon?\nBob: I have a class then. At two?\nAnn: Two it is, in the library."
 DIGEST_TAG = "precis.model_digest"
 
 
@@ -92,13 +93,16 @@ def lay_out(
         "artifacts": {ARTIFACT: {"path": f"artifacts/{ARTIFACT}", "uri": f"artifacts/{ARTIFACT}"}},
         "model_code_path": PYFUNC_FILE.name,  # not where it was on this machine
     }
-    mlflow_model.save(str(folder / "MLmodel"))
     for source in digest.visible_files(package):
         target = folder / "artifacts" / ARTIFACT / source.relative_to(package)
         target.parent.mkdir(parents=True, exist_ok=True)
         _link(source, target)
     for cache in folder.rglob("__pycache__"):
         shutil.rmtree(cache)
+    # What MLflow counted is the size without the package.
+    files = (file for file in folder.rglob("*") if file.is_file() and file.name != "MLmodel")
+    mlflow_model.model_size_bytes = sum(file.stat().st_size for file in files)
+    mlflow_model.save(str(folder / "MLmodel"))
     return pyfunc.write_manifest(folder)
 
 
@@ -111,38 +115,48 @@ def served_digest(client: Any, uri: str) -> dict[str, str]:
     return {name: value for name, value in tags.items() if name == pyfunc.SERVED_DIGEST}
 
 
-def names_of(settings: SummarizerSettings) -> dict[str, str]:
-    """The names of several inputs, each with its column in the training data; empty for one document."""
-    names = settings.inputs
-    return dict(zip(names, settings.columns or names, strict=True)) if names else {}
+def columns_of(settings: SummarizerSettings) -> list[str]:
+    """The columns that a request may have: the inputs' names, and what the training data call them."""
+    names = settings.inputs or (DOCUMENT,)
+    return list(dict.fromkeys([*(settings.columns or names), *names]))
 
 
 def example_for(settings: SummarizerSettings) -> Any:
-    """A request in the form that the model takes."""
-    if settings.inputs:
-        return [{name: f"The text of {name}." for name in settings.inputs}]
-    return ["The document."]
+    """A request in the form that the model takes, by name.
+
+    Its text is nobody's: documents of a training set may be private, and the package goes further than they.
+    """
+    import pandas
+
+    if settings.format == "chat" and not settings.inputs:
+        return [EXAMPLE]
+    columns = settings.columns or settings.inputs or (DOCUMENT,)
+    return pandas.DataFrame([dict.fromkeys(columns, EXAMPLE)])
 
 
 def signature_of(settings: SummarizerSettings) -> Any:
-    """MLflow's signature: the named columns that the prompt is made of, and a text out.
+    """MLflow's signature: the named columns that the prompt is made of, a text out, and params.
 
-    Of a prompt of one document only the output: it may be given as a list of texts, which MLflow takes
-    for a DataFrame without names, and refuses, once columns are declared. The columns' type is left
-    open: of a declared string MLflow's server makes a text of everything, "None" of null and "5" of 5;
-    so null and numbers reach the model, which refuses them. A column that may be blank, or go by its
-    name in the training data too, is not required.
+    No column is required, though the model wants them: MLflow's own refusal shows all rows of the
+    request, the model's names the one that lacks it. The columns' type is left open: of a declared string
+    MLflow's server makes a text of everything, "None" of null and "5" of 5; so null and numbers reach the
+    model, which refuses them. A list of texts is to MLflow a DataFrame whose column is called 0, and is lost
+    unless that one is declared too, in the first place (`Schema.input_names`). Conversations have no such
+    columns: declared, a list of messages would be a row for each.
     """
-    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType
 
-    summary = Schema([ColSpec(DataType.string)])
-    columns = []
-    for name, column in names_of(settings).items():
-        required = name == column and name not in settings.optional
-        columns += [ColSpec(AnyType(), key, required) for key in dict.fromkeys((name, column))]
-    inputs = Schema(columns) if columns else None
-    return mlflow.models.ModelSignature(inputs=inputs, outputs=summary)
+    names: list[Any] = [] if settings.inputs else [0]
+    names += columns_of(settings)
+    is_chat = settings.format == "chat" and not settings.inputs
+    columns = [] if is_chat else [ColSpec(AnyType(), name, required=False) for name in names]
+    params = [ParamSpec(name, *kind) for name, kind in params_of(settings).items()]
+    return mlflow.models.ModelSignature(
+        inputs=Schema(columns) if columns else None,
+        outputs=Schema([ColSpec(DataType.string, "summary")]),
+        params=ParamSchema(params),
+    )
 
 
 def requirements(package: Path) -> list[str]:

@@ -98,11 +98,11 @@ CHANGES: dict[str, tuple[Callable[[Store], Any], str]] = {
         lambda s: flip(s.model / PACKAGE / "model.safetensors"), "model.safetensors was changed",
     ),
     "outer code": (
-        package_edit("pyfunc.py", "return [summary.text", "return ['HACKED'"), "pyfunc.py was changed",
+        package_edit("pyfunc.py", "texts = [summary.text", "texts = ['HACKED'"), "pyfunc.py was changed",
     ),
     "outer code and its manifest": (
         lambda s: (
-            package_edit("pyfunc.py", "return [summary.text", "return ['HACKED'")(s),
+            package_edit("pyfunc.py", "texts = [summary.text", "texts = ['HACKED'")(s),
             pyfunc.write_manifest(s.model),
         ),
         "precis_manifest.json is not the one that version 1 holds",

@@ -43,14 +43,14 @@ def edited(name: str, old: str, new: str) -> Callable[[Path], None]:
 
 
 PACKAGE = pyfunc.PACKAGE
-ANSWER = "return [summary.text for summary in"
+ANSWER = "texts = [summary.text for summary in"
 CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a flipped byte in weights": (
         lambda model: flip(model / PACKAGE / "model.safetensors"),
         f"{PACKAGE}/model.safetensors was changed",
     ),
     "outer code": (
-        edited("pyfunc.py", ANSWER, "return ['HACKED' for summary in"),
+        edited("pyfunc.py", ANSWER, "texts = ['HACKED' for summary in"),
         "pyfunc.py was changed",
     ),
     "inner code": (
@@ -111,7 +111,7 @@ def test_what_was_changed_is_not_served(
 def test_a_manifest_that_fits_other_files_is_not_the_registered_one(store: Any) -> None:
     """Outer code and manifest edited together: the version and the logged model are asked."""
     model = files_of(store, "lamps")
-    edited("pyfunc.py", ANSWER, "return ['HACKED' for summary in")(model)
+    edited("pyfunc.py", ANSWER, "texts = ['HACKED' for summary in")(model)
     pyfunc.write_manifest(model)
     with pytest.raises(RuntimeError, match=r"the one that version 1 of lamps holds"):
         mlflow.pyfunc.load_model(CHAMPION)

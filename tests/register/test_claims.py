@@ -6,6 +6,7 @@ Over 250 lines: its tests share their fixtures.
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,17 @@ def test_the_first_claim_becomes_champion_and_the_next_succeeds_it(store: Any) -
     assert (first.number, second.number, second.succeeds) == (1, 2, 1)
     assert alias(store) == 2
     assert claims.find_champion(store, NAME) == second
+
+
+def test_a_logged_model_s_page_names_its_versions(store: Any) -> None:
+    """Those that it became, by promotion and by rollback, as MLflow's own server notes it; once each."""
+    first = promote(store, claims.NOBODY)
+    assert first is not None
+    promote(store, 1)
+    back(store)
+    model = store.get_logged_model(first.source.removeprefix("models:/"))
+    numbers = [entry["version"] for entry in json.loads(model.tags["mlflow.modelVersions"])]
+    assert numbers == ["1", "3"]
 
 
 def test_a_challenger_of_an_old_champion_is_sent_back(store: Any) -> None:

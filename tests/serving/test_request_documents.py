@@ -210,7 +210,8 @@ def client(base: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Any:
 
 
 def answers(client: Any, **body: Any) -> tuple[int, Any]:
-    response = client.post("/invocations", json=body)
+    headers = {"Content-Type": "application/json"}
+    response = client.post("/invocations", content=json.dumps(body), headers=headers)
     return response.status_code, json.loads(response.text).get("predictions", response.text)
 
 
@@ -239,9 +240,17 @@ def test_every_form_of_mlflow_s_server(client: Any) -> None:
         {"instances": [5]},
         {"dataframe_split": {"columns": ["id", "text"], "data": [["1", "a"]]}},
         {"dataframe_records": [{"id": "1", "text": "a"}]},
+        {"inputs": []},
+        {"inputs": ["a b c", 5]},
+        {"inputs": ["a b c", "\ud83d"]},
+        {"inputs": ["a b c"], "params": {"temperature": 0.5}},
     ]
     for body in bad:
-        assert answers(http, **body)[0] == 400, body
+        status, text = answers(http, **body)
+        assert (status, "a b c" in text) == (400, False), body
+    csv = 'id,dialogue\n1,a b c\n2,"d e\nf"\n'
+    response = http.post("/invocations", content=csv, headers={"Content-Type": "text/csv"})
+    assert json.loads(response.text)["predictions"] == expected
     assert list(model.predict(pd.DataFrame(rows))) == expected
     with pytest.raises(ValueError, match="row 2: document is blank"):
         model.predict(["a", " "])
@@ -279,9 +288,11 @@ def test_a_server_of_several_texts(client: Any) -> None:
         {"instances": [{"question": 5, "context": "x"}]},
         {"dataframe_split": {"columns": names, "data": [["Why?", 5]]}},
         {"dataframe_records": [{"question": None, "context": "x"}]},
+        {"dataframe_records": [{"context": "x"}]},
     ]
     for body in bad:
-        assert answers(http, **body)[0] == 400, body
+        status, text = answers(http, **body)
+        assert (status, "Failed to predict data" in text) == (400, False), body
     assert list(model.predict(pd.DataFrame(QA))) == expected
     blank = pd.DataFrame({"question": ["How?"], "context": [float("nan")]})
     assert list(model.predict(blank)) == expected[1:]

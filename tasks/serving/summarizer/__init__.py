@@ -36,6 +36,7 @@ from .prompt import encode, encode_answer, encode_completion, fit, fit_chat, ful
 from .reasoning import BLOCKS as REASONING_BLOCKS
 from .reasoning import split_reasoning
 from .request_documents import documents_of
+from .request_params import asked_for, params_of
 from .settings import (
     AUTO_SLOTS,
     CONTINUOUS_MODEL_TYPES,
@@ -68,6 +69,7 @@ __all__ = [
     "SummarizerSettings",
     "Summary",
     "answer_end",
+    "asked_for",
     "clean",
     "conversation_of",
     "documents_of",
@@ -85,6 +87,7 @@ __all__ = [
     "messages_of",
     "needs_several_gpus",
     "parameter_count",
+    "params_of",
     "refuse_offloaded",
     "remedy",
     "render",

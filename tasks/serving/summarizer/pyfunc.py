@@ -15,6 +15,7 @@ Over 250 lines: MLflow copies one file.
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import importlib.machinery
 import importlib.util
@@ -239,6 +240,7 @@ def _piece(path: Path, start: int) -> bytes:
 if not __package__:  # run by MLflow, under a name of MLflow's own
     import mlflow
     import pandas
+    from mlflow.types.schema import AnyType
 
     def remove_own_cache() -> None:
         """Remove what Python has just compiled of this file: one that lies there is run unchecked.
@@ -271,10 +273,42 @@ if not __package__:  # run by MLflow, under a name of MLflow's own
         # column of a DataFrame is all that arrives. What may be given is in request_documents.py.
         def predict(
             self, context: Any, model_input: pandas.DataFrame, params: Any = None
-        ) -> list[str]:
-            """Summaries of the documents, in their order. Raises ValueError for rows that are none."""
-            documents = self.code.documents_of(model_input, self.generator.settings)
-            return [summary.text for summary in self.generator.summarize(documents)]
+        ) -> list[str] | pandas.DataFrame:
+            """Summaries of the documents, in their order; with params {"truncated": True} a DataFrame of
+            `summary` and `truncated`, whether something was cut from its document.
+
+            Raises ValueError for rows that are no documents, and params that cannot be had.
+            """
+            settings, tells = self.code.asked_for(params, self.generator.settings)
+            documents = self.code.documents_of(model_input, settings)
+            generator = self.generator
+            if settings != generator.settings:
+                generator = copy.copy(generator)  # others are answered at the same time
+                generator.settings = settings
+            summaries = generator.summarize(documents)
+            texts = [summary.text for summary in summaries]
+            if not tells:
+                return texts
+            was_cut = [summary.cut_tokens > 0 for summary in summaries]
+            return pandas.DataFrame({"summary": texts, "truncated": was_cut})
+
+    def fit_server() -> None:
+        """In a process of MLflow's scoring server: let every form of request reach the model.
+
+        Of text/csv the server asks the schema for pandas types, and MLflow 3.17 has none for columns whose
+        type is open: they are read as texts. (Declared as strings, a null and 5 in JSON would be the texts
+        "None" and "5".) And pandas 3 makes no column of a text with half a surrogate pair, unless strings are
+        kept as Python's: the server's answer would show all rows of the request, and name none.
+        """
+        pandas.set_option("mode.string_storage", "python")
+        known = mlflow.types.Schema.pandas_types
+
+        def pandas_types(self: Any) -> list[Any]:
+            if self.inputs and all(isinstance(column.type, AnyType) for column in self.inputs):
+                return [object] * len(self.inputs)
+            return list(known(self))
+
+        mlflow.types.Schema.pandas_types = pandas_types
 
     def registered_digests(model: Path) -> dict[str, str]:
         """The digest of a model's manifest by where MLflow holds it; if there is none, the log says so."""
@@ -334,4 +368,6 @@ if not __package__:  # run by MLflow, under a name of MLflow's own
         return asked
 
     remove_own_cache()
+    if "mlflow.pyfunc.scoring_server" in sys.modules:
+        fit_server()
     mlflow.models.set_model(Summarizer())

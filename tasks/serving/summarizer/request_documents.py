@@ -53,9 +53,11 @@ def _rows(model_input: Any, settings: SummarizerSettings) -> list[Any]:
         names = list(model_input.columns)
         if repeated := sorted({str(name) for name in names if names.count(name) > 1}):
             raise ValueError(f"several columns are named {', '.join(repeated)}; rename them")
-        if settings.inputs and not names:  # MLflow leaves out the columns that its signature lacks
+        if not names:  # MLflow leaves out the columns that its signature lacks
+            wanted = ", ".join(settings.inputs) or " or ".join(_known_columns(settings))
             raise ValueError(
-                f"there is no column {', '.join(settings.inputs)}; give the texts by name"
+                f"there is no column {wanted}, and no text: give the texts by name"
+                f"{'' if settings.inputs else ', or as a list of texts'}"
             )
         return _unpacked(model_input.to_dict(orient="records"))
     if isinstance(model_input, dict):
@@ -104,18 +106,24 @@ def _holds_conversations(value: Any) -> bool:
     )
 
 
+def _known_columns(settings: SummarizerSettings) -> list[str]:
+    """What the document's column may be called."""
+    of_chat = [MESSAGES] if settings.format == "chat" else []
+    return list(dict.fromkeys([*settings.columns[:1], DOCUMENT, *of_chat]))
+
+
 def _document_column(rows: Iterable[Any], settings: SummarizerSettings) -> Any:
     """The column of the document: by its name, or the only one. None: rows are not dicts."""
     names = list(dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row))
     if not names:
         return None
-    known = [*settings.columns[:1], DOCUMENT, *([MESSAGES] if settings.format == "chat" else [])]
+    known = _known_columns(settings)
     found = next((name for name in known if name in names), None)
     if found is not None or len(names) == 1:
         return names[0] if found is None else found
     listed = ", ".join(map(str, names))
     raise ValueError(
-        f"none of the columns {listed} is {' or '.join(dict.fromkeys(known))}: name the column of the "
+        f"none of the columns {listed} is {' or '.join(known)}: name the column of the "
         "document so, or give a list of texts"
     )
 
