@@ -49,11 +49,11 @@ def rows_of(gains: Floats) -> tuple[list[Prediction], list[Prediction]]:
     return table(np.clip(CHAMPION + gains, 0, 1)), table(np.full(len(gains), CHAMPION))
 
 
-def gains_of(seed: int, rows: int, gain: tuple[float, ...]) -> bool:
+def gains_of(seed: int, rows: int, gain: tuple[float, ...], gate: Gate = GATE) -> bool:
     """Whether a challenger is promoted whose true gains in the four ROUGE are these."""
     draw = np.random.default_rng([seed, rows])
     return (
-        judged(*rows_of(gain + draw.standard_normal((rows, 4)) @ ROOT.T), GATE).verdict == "PROMOTE"
+        judged(*rows_of(gain + draw.standard_normal((rows, 4)) @ ROOT.T), gate).verdict == "PROMOTE"
     )
 
 
@@ -148,7 +148,9 @@ def student_error(gains: Floats, alpha: float) -> float:
     return error * student_t_quantile(1 - alpha, len(gains) - 1)
 
 
-def year(seed: int, rows: int, own_luck: bool) -> tuple[int, int, int]:
+def year(
+    seed: int, rows: int, own_luck: bool, gate: Gate = GATE, weeks: int = WEEKS
+) -> tuple[int, int, int]:
     """Better models, better ones promoted, and others promoted, of a challenger a week.
 
     60% equal to the champion of the day, 20% better by 0.010, 10% by 0.020, 10% worse by 0.010. A gain's
@@ -161,7 +163,7 @@ def year(seed: int, rows: int, own_luck: bool) -> tuple[int, int, int]:
         draw.standard_normal((rows, 4)) @ half.T if own_luck else np.zeros((rows, 4))
     )
     truth, looks, earlier, counts = 0.0, 0, list[EarlierLook](), [0, 0, 0]
-    for week in range(WEEKS):
+    for week in range(weeks):
         gain = float(draw.choice([0.0, 0.01, 0.02, -0.01], p=[0.6, 0.2, 0.1, 0.1]))
         noise = draw.standard_normal((rows, 4))
         scores = (
@@ -173,7 +175,7 @@ def year(seed: int, rows: int, own_luck: bool) -> tuple[int, int, int]:
         ours, theirs = (table(np.clip(rows_ - truth, 0, 1)) for rows_ in (scores, champion))
         looks += 1
         decision = judged(
-            ours, theirs, GATE, looks=looks, earlier=earlier, digests=(f"week {week}", "champion")
+            ours, theirs, gate, looks=looks, earlier=earlier, digests=(f"week {week}", "champion")
         )
         counts[0] += gain > 0
         if decision.verdict == "PROMOTE":
@@ -182,7 +184,7 @@ def year(seed: int, rows: int, own_luck: bool) -> tuple[int, int, int]:
             if own_luck:
                 champion, truth = scores, truth + gain
         else:
-            earlier.append(look_of(decision, GATE.metric, ours, theirs))
+            earlier.append(look_of(decision, gate.metric, ours, theirs))
     return counts[0], counts[1], counts[2]
 
 
