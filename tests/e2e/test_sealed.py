@@ -1,18 +1,24 @@
-"""Sealed feedback end to end: of a refused challenger no reader meets a deciding row, nor a number of one."""
+"""Sealed feedback end to end: of a refused challenger no reader meets a deciding row, nor a number of one.
+
+Over 250 lines: all searches share the list of places that a reader meets.
+"""
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
-from stack import SEALED, UNREACHABLE, Stack, stack_with_judged
+import warm
+from stack import SEALED, UNREACHABLE, WEAKER, Stack, stack_with_judged
 from terminal import Terminal
+from tiny_encoders import LABELS, encoder
 
 from tasks.contracts.records import Decision, Prediction, ShownDecision, from_json
 from tasks.gate.recompute import main, recompute
@@ -37,10 +43,33 @@ def refused(stack: Stack) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def client(stack: Stack, refused: dict[str, Any]) -> Iterator[Any]:
+    yield client_of(stack)
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="module")
+def judged_by_models(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Stack, dict[str, Any], dict[str, Any]]:
+    """With an NLI and a BERTScore model: a promotion, then a weaker challenger that is not promoted."""
+    folder = tmp_path_factory.mktemp("sealed-by-models")
+    stack = stack_with_judged(folder, tmp_path_factory)
+    models = {
+        "gate.nli_model": encoder(folder / "nli", labels=LABELS),
+        "gate.bertscore_model": encoder(folder / "bertscore"),
+        "gate.bertscore_layer": 3,
+        "gate.max_nli_drop": 0.9,  # of a random model: a veto that is looked at and never broken
+        "gate.max_bertscore_drop": 0.9,
+    }
+    changes = {key.replace("__", "."): value for key, value in SLICED.items()} | models
+    promoted = stack.finish(stack.start(changes))
+    return stack, promoted, stack.finish(stack.start(changes | WEAKER))
+
+
+def client_of(stack: Stack) -> Any:
     uri = f"sqlite:///{stack.folder / 'mlruns/mlflow.db'}"
     mlflow.set_tracking_uri(uri)
-    yield mlflow.MlflowClient(uri)
-    mlflow.set_tracking_uri(None)
+    return mlflow.MlflowClient(uri)
 
 
 def folder_of(stack: Stack, outcome: dict[str, Any]) -> Path:
@@ -65,8 +94,13 @@ def secrets(rows: list[Prediction], decision: Decision) -> set[str]:
     # As they are printed, and as they are stored.
     numbers = {f"{v:.4f}" for v in told} | {repr(v)[:9] for v in told}
     numbers |= {repr(score) for row in rows for score in row.scores.values() if 0.01 < score < 1}
-    ids = {json.dumps(row.id) for row in rows}
-    return ids | numbers | {row.text for row in rows if len(row.text) > 30}
+    return {row.id for row in rows} | numbers | {row.text for row in rows if len(row.text) > 30}
+
+
+def found_in(text: str, hidden: set[str]) -> list[str]:
+    """Which of them the text holds, as it is or as HTML."""
+    texts = (text, html.unescape(text))
+    return [secret for secret in hidden if any(holds(one, secret) for one in texts)]
 
 
 def holds(text: str, secret: str) -> bool:
@@ -76,13 +110,44 @@ def holds(text: str, secret: str) -> bool:
     return secret in text
 
 
-def places(stack: Stack, outcome: dict[str, Any], client: Any) -> Iterator[tuple[str, str]]:
-    """Every place that a reader of the run meets, but for the folder `sealed` and the data read in."""
+def opened_by(folder: Path, outcome: dict[str, Any]) -> str:
+    """What of a run may be read by everybody: its open part."""
+    tables = [f"gate/{who}.json" for who in ("challenger", "opponent", "base", "lead3")]
+    return json.dumps(outcome["open_part"]) + "".join((folder / t).read_text() for t in tables)
+
+
+COMMANDS = ("history demo", "prune demo --keep 1", "page demo --out page.html")
+OF_VERSIONS = ("verify demo --all --rows 0", "lineage demo", "lineage demo --json", "champion demo")
+
+
+def told_by_commands(stack: Stack, commands: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """What commands that read the registry print, and the page that one of them writes."""
+    for command in commands:
+        done = warm.warm_precis()(command.split(), stack.folder, stack.environment())
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout) > 20, command
+        yield f"precis {command}", done.stdout + done.stderr
+    yield "page.html", (stack.folder / "page.html").read_text()
+
+
+def places(
+    stack: Stack, outcome: dict[str, Any], client: Any, commands: Sequence[str] = COMMANDS
+) -> Iterator[tuple[str, str]]:
+    """Every place that a reader of the run meets, but for the folder `sealed` and the data read in.
+
+    Commands come first: what they write stands in the others.
+    """
+    yield from told_by_commands(stack, commands)
     yield "standard output", json.dumps(outcome)
     yield "log", (stack.folder / "err.log").read_text()
     run = client.get_run(outcome["mlflow_run_id"])
     yield "MLflow run", repr((run.data.tags, run.data.metrics, run.data.params))
-    yield "experiment", repr(client.get_experiment_by_name("demo").tags)
+    experiment = client.get_experiment_by_name("demo")
+    yield "experiment", repr(experiment.tags)
+    yield "registered models", repr(client.search_registered_models())
+    yield "versions", repr([(v.tags, v.description) for v in client.search_model_versions("")])
+    logged = client.search_logged_models([experiment.experiment_id])
+    yield "logged models", repr([(m.tags, m.metrics, m.params) for m in logged])
     yield "history", json.dumps(stack.ask("history", "demo")[-1])
     folder = folder_of(stack, outcome)
     for path in folder.rglob("*"):
@@ -105,15 +170,13 @@ def test_no_reader_meets_a_deciding_row_or_number(
     assert len(rows) == refused["rows"]["deciding"] == decision.rows > 20
     hidden = secrets(rows, decision)
     assert len(hidden) > 100
-    opened = json.dumps(refused["open_part"]) + (folder / "gate/challenger.json").read_text()
-    opened += "".join((folder / f"gate/{who}.json").read_text() for who in ("base", "lead3"))
-    own = {secret for secret in hidden if secret not in opened}
+    own = {secret for secret in hidden if secret not in opened_by(folder, refused)}
     assert len(own) > 80
     read = 0
     for place, text in places(stack, refused, client):
         read += 1
-        assert not [secret for secret in own if holds(text, secret)], place
-    assert read > 15
+        assert not found_in(text, own), place
+    assert read > 20
     assert refused["metrics"] == {}
     assert refused["reasons"] == ["surely no gain over 0.99"]
 
@@ -172,12 +235,11 @@ def test_who_refuses_a_winner_has_met_no_deciding_row(
     folder = folder_of(stack, outcome)
     page = (folder / "approval/pairs.md").read_text()
     assert 0 < page.count("## Pair ") <= outcome["rows"]["all"] - outcome["rows"]["deciding"]
-    opened = json.dumps(outcome["open_part"]) + (folder / "gate/challenger.json").read_text()
-    opened += "".join((folder / f"gate/{who}.json").read_text() for who in ("base", "lead3"))
+    opened = opened_by(folder, outcome)
     own = {secret for secret in secrets(rows, decision) if secret not in opened}
     assert len(own) > 80
     for place, text in [("terminal", terminal.text), *places(stack, outcome, client)]:
-        assert not [secret for secret in own if holds(text, secret)], place
+        assert not found_in(text, own), place
     assert stack.ask("history", "demo")[-1]["approved_by"] == "Ann Lee"
 
 
@@ -197,3 +259,50 @@ def test_after_the_promotion_its_numbers_are_told(
     assert stack.ask("history", "demo")[-1]["gain"] == found["gain"]
     path = folder_of(stack, promoted) / "gate/shown.json"
     assert from_json(ShownDecision, path.read_bytes()).metrics["rougeL"].gain == found["gain"]
+
+
+@pytest.mark.full
+def test_beside_a_champion_a_refused_challenger_stays_sealed(
+    judged_by_models: tuple[Stack, dict[str, Any], dict[str, Any]],
+) -> None:
+    """Judged by NLI and BERTScore too: the champion's numbers are told, the weaker challenger's are not."""
+    stack, promoted, weaker = judged_by_models
+    assert (promoted["verdict"], promoted["version"]) == ("PROMOTE", 1)
+    assert weaker["verdict"] in ("REJECT", "INCONCLUSIVE")
+    assert weaker["metrics"] == {}
+    client, folder = client_of(stack), folder_of(stack, weaker)
+    rows, decision = deciding(folder)
+    assert {"nli", "bertscore"} <= set(decision.metrics)
+    assert {"nli", "bertscore"} <= {one.name for one in decision.guardrails}
+    assert all({"nli", "bertscore"} <= set(row.scores) for row in rows)
+    told = opened_by(folder, weaker) + json.dumps(promoted)
+    champions = from_json(
+        Decision, (folder_of(stack, promoted) / "sealed/gate/decision.json").read_bytes()
+    )
+    hidden = secrets(rows, decision) - secrets([], champions)  # base and lead-3 are in both
+    own = {secret for secret in hidden if secret not in told}
+    assert len(own) > 80
+    told_of_champion = {f"{abs(promoted['metrics']['rougeL']['gain']):.4f}"}
+    shows_champion = set()
+    for place, text in places(stack, weaker, client, (*COMMANDS, *OF_VERSIONS)):
+        assert not found_in(text, own), place
+        shows_champion |= {place} if found_in(text, told_of_champion) else set()
+    assert {"precis history demo", "page.html"} <= shows_champion  # what is there is found
+
+
+@pytest.mark.full
+def test_what_models_judged_is_verified_and_computed_again(
+    judged_by_models: tuple[Stack, dict[str, Any], dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Both decisions bit for bit without the models; version and refusal are as judged."""
+    stack, *outcomes = judged_by_models
+    for outcome in outcomes:
+        folder = folder_of(stack, outcome) / "sealed/gate"
+        assert recompute(folder) == from_json(Decision, (folder / "decision.json").read_bytes())
+        assert main([str(folder)]) == 0
+        assert not re.search(r"\d", capsys.readouterr().out)
+    found = stack.ask("verify", "demo", "--all", "--rows", "0")
+    assert found["as_judged"], found
+    assert any("computed again" in text for text in found["versions"]["1"]["checked"])
+    assert "2 entries without a version in the history" in found["model"]["checked"]
