@@ -26,6 +26,7 @@ from tasks.tracking.predictions_table import read_table
 
 pytestmark = pytest.mark.timeout(900)
 
+FOUR_DIGITS = re.compile(r"(?<![\d.])0\.\d{4}(?!\d)")
 SLICED = SEALED | {"gate__slices": "[source, length]"}
 
 
@@ -97,17 +98,16 @@ def secrets(rows: list[Prediction], decision: Decision) -> set[str]:
     return {row.id for row in rows} | numbers | {row.text for row in rows if len(row.text) > 30}
 
 
-def found_in(text: str, hidden: set[str]) -> list[str]:
-    """Which of them the text holds, as it is or as HTML."""
-    texts = (text, html.unescape(text))
-    return [secret for secret in hidden if any(holds(one, secret) for one in texts)]
+def found_in(text: str, hidden: set[str]) -> set[str]:
+    """Which of them the text holds, as it is or as HTML.
 
-
-def holds(text: str, secret: str) -> bool:
-    """Whether the text holds the secret; a number of four digits as a whole, since seconds begin so too."""
-    if re.fullmatch(r"0\.\d{4}", secret):
-        return re.search(rf"(?<![\d.]){re.escape(secret)}(?!\d)", text) is not None
-    return secret in text
+    A number of four digits as a whole, since seconds begin so too.
+    """
+    found = set()
+    for one in {text, html.unescape(text)}:
+        numbers = set(FOUR_DIGITS.findall(one))
+        found |= {s for s in hidden if s in numbers or (s in one and not FOUR_DIGITS.fullmatch(s))}
+    return found
 
 
 def opened_by(folder: Path, outcome: dict[str, Any]) -> str:
