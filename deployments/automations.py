@@ -3,8 +3,8 @@
 - zombies: a run whose heartbeats stop becomes Crashed, so that it can be retried
 - new data: once arrivals for a model pause, the cheap check that counts new rows is started
 - decay: when a champion has decayed, a retrain is started
-- notifications: verdicts, questions for approval and failures go to a webhook, if one is set, in Slack's
-  format or plain
+- notifications: verdicts, questions for approval, failures and changes of the champion go to a webhook, if
+  one is set, in Slack's format or plain
 
 Prefect recreates the `triggers:` of a prefect.yaml at each deploy, and a running debounce is lost; these
 automations are compared, and left alone if they are the same.
@@ -37,8 +37,9 @@ GPU_LIMIT = "precis-gpu"
 WEBHOOKS = {"slack": "PRECIS_SLACK_WEBHOOK", "plain": "PRECIS_WEBHOOK"}
 
 LINE = (
-    "{% if event.event in ['precis.verdict', 'precis.approval.asked'] %}{{ event.payload.headline }}"
-    "{% for reason in event.payload.reasons %}\n- {{ reason }}{% endfor %}"
+    "{% if event.event in ['precis.verdict', 'precis.approval.asked', 'precis.champion.changed'] %}"
+    "{{ event.payload.headline }}"
+    "{% for reason in event.payload.reasons or [] %}\n- {{ reason }}{% endfor %}"
     "{% else %}{{ event.resource['prefect.resource.name'] }} {{ event.resource['prefect.state-name'] }}: "
     "{{ event.resource['prefect.state-message'] }}{% endif %}"
 )
@@ -62,7 +63,7 @@ def install() -> list[str]:
             if other.name.startswith("precis: ") and other.name not in {
                 a.name for a in automations
             }:
-                if other.name.startswith("precis: verdicts"):
+                if other.name.startswith(("precis: verdicts", "precis: champion changes")):
                     continue  # from a deploy with the webhook set; it stays until someone removes it
                 _delete(client, other.id)
         return [automation.name for automation in automations]
@@ -196,6 +197,7 @@ def _notifications() -> Iterator[AutomationCore]:
             continue
         block = Webhook(url=url, headers={"Content-Type": "application/json"})
         block_id = block.save(f"precis-{form}", overwrite=True)
+        call = CallWebhook(block_document_id=block_id, payload=SLACK if form == "slack" else PLAIN)
         yield AutomationCore(
             name=f"precis: verdicts to {form} webhook",
             description="Verdicts, with their reasons, questions for approval, and failures; the address is "
@@ -212,9 +214,20 @@ def _notifications() -> Iterator[AutomationCore]:
                 threshold=1,
                 within=timedelta(0),
             ),
-            actions=[
-                CallWebhook(block_document_id=block_id, payload=SLACK if form == "slack" else PLAIN)
-            ],
+            actions=[call],
+        )
+        yield AutomationCore(
+            name=f"precis: champion changes to {form} webhook",
+            description="Promotions, rollbacks, and moves of the alias by hand once they are seen; the "
+            f"address is {variable}.",
+            trigger=EventTrigger(
+                posture=Posture.Reactive,
+                match={"prefect.resource.id": "precis.model.*"},
+                expect={"precis.champion.changed"},
+                threshold=1,
+                within=timedelta(0),
+            ),
+            actions=[call],
         )
 
 

@@ -1,8 +1,10 @@
-"""A registered model's page, written to a file: `precis page NAME`."""
+"""A registered model's page: `precis page NAME` writes it to a file; flows keep it in MLflow and Prefect."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,17 @@ from tasks.register.task import (
     Version,
     find_champion,
     history_of,
+    link_page,
     require_known,
     trained_by,
+    verified_lines,
     versions_of,
 )
-from tasks.report.task import ModelPage, VersionRow, render_model_page
-from tasks.tracking import connection, making, mlflow_run
+from tasks.report.task import ModelPage, VersionRow, keep_page, render_model_page
+from tasks.tracking import connection, making, mlflow_run, page_run
 from tasks.tracking.history import HistoryRecord
+
+CHANGES = ("retrain", "rollback")  # flows that may change the champion or the history
 
 
 def write_page(name: str, file: Path) -> Path:
@@ -35,6 +41,41 @@ def write_page(name: str, file: Path) -> Path:
     except OSError as error:
         raise DataError(f"{file} cannot be written: {error}; name another with --out") from error
     return file.absolute()
+
+
+@contextlib.contextmanager
+def kept(name: str, flow: str, log: Callable[[str], None]) -> Iterator[None]:
+    """Keep the page up to date after a flow that may have changed the champion or the history.
+
+    A failure of this is logged: what the flow did stands, and the next one brings the page up to date.
+    """
+    goes_on = None
+    try:
+        yield
+    except mlflow_run.GoesOnLater as ends:  # what waits for approval is on the page
+        goes_on = ends
+    if flow in CHANGES:
+        try:
+            publish(mlflow_run.current().client, name)
+        except Exception as error:  # noqa: BLE001 - see above
+            log(f"{name}: its page could not be brought up to date: {error}")
+    if goes_on:
+        raise goes_on
+
+
+def publish(client: Any, name: str) -> str | None:
+    """Store the page in MLflow, as a Prefect artifact, and link it from the model's description.
+
+    Returns its address; None where nothing of it has changed. Raises PrecisError or MlflowException.
+    """
+    page = page_of(client, name)
+    experiment = client.get_experiment_by_name(name)
+    run = page_run.of_model(client, name, experiment.experiment_id)
+    content = page_run.digest_of(render_model_page(replace(page, written="")))
+    link_page(client, name, page_run.LINK.format(run=run))
+    if content == run.content:
+        return None
+    return keep_page(client, run, page, content)
 
 
 def page_of(client: Any, name: str) -> ModelPage:
@@ -71,12 +112,13 @@ def page_of(client: Any, name: str) -> ModelPage:
     return ModelPage(
         name=name,
         champion=champion.number if champion else None,
-        since=champion.created.isoformat(timespec="minutes") if champion else "",
+        since=f"{champion.created:%Y-%m-%d %H:%M} UTC" if champion else "",
         problem=problem,
         versions=rows,
         waiting=waiting,
         refusals=[r for r in without if r not in waiting],
         run_urls={run: url for run, url in urls.items() if url},
+        verified=verified_lines(client, name, champion) if champion else (),
         written=datetime.now(UTC).isoformat(sep=" ", timespec="minutes")[:16],
         store=connection.shown_uri(),
     )

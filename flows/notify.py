@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from flows import s3_event
 from tasks.contracts.errors import DataError, ServerError
@@ -25,8 +26,16 @@ def resource(name: str) -> dict[str, str]:
     return {"prefect.resource.id": f"precis.model.{name}", "prefect.resource.name": name}
 
 
-def send(event: str, name: str, payload: Mapping[str, Any], flow_run_id: str | None = None) -> str:
+def send(
+    event: str,
+    name: str,
+    payload: Mapping[str, Any],
+    flow_run_id: str | None = None,
+    event_id: UUID | None = None,
+) -> str:
     """Send an event about the registered model `name`; returns the event's id.
+
+    `event_id`: of an event that several processes may send; it is stored once.
 
     Returns once the server has confirmed it: Prefect's own emit_event sends from a thread, and only logs
     a failure. Raises ServerError if the event was not accepted.
@@ -39,18 +48,31 @@ def send(event: str, name: str, payload: Mapping[str, Any], flow_run_id: str | N
         for run_id in [flow_run_id]
         if run_id
     ]
+    identity = {"id": str(event_id)} if event_id else {}
     message = Event.model_validate(
         {
             "event": event,
             "resource": resource(name),
             "related": related,
             "payload": dict(payload),
+            **identity,
         }
     )
     problem = f"event {event} of model {name!r} was not sent"
     with answering(problem), get_client(sync_client=True) as client:
         client.request("POST", "/events", json=[message.model_dump(mode="json")])
     return str(message.id)
+
+
+def is_known(event_id: UUID) -> bool:
+    """Whether the server has an event of this id. Raises ServerError where it does not answer."""
+    from prefect.client.orchestration import get_client
+
+    body = {"filter": {"id": {"id": [str(event_id)]}}, "limit": 1}
+    problem = f"event {event_id} cannot be asked for"
+    with answering(problem), get_client(sync_client=True) as client:
+        found: list[Any] = client.request("POST", "/events/filter", json=body).json()["events"]
+    return bool(found)
 
 
 def data(name: str | None, source: str | None, s3_event_file: str | None) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from flows import champion_moves
 from tasks.register.task import find_champion, history_of, require_known
 from tasks.tracking import connection
 from tasks.tracking.history import HistoryRecord
@@ -68,3 +70,13 @@ def history(name: str) -> list[HistoryRecord]:
     """
     require_known(name)
     return history_of(connection.connect(), name)
+
+
+def tell_moves(name: str) -> None:
+    """Tell Prefect, where one is configured, that someone moved the alias; a failure is a line on stderr."""
+    champion_moves.notice(name, say)
+
+
+def say(line: str) -> None:
+    """A line on stderr."""
+    print(f"precis: {line}", file=sys.stderr)

@@ -9,9 +9,10 @@ from pathlib import Path
 import yaml
 from prefect.artifacts import create_link_artifact
 from prefect.context import FlowRunContext, TagsContext
+from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_UI_URL
 
-from flows import stale_runs
+from flows import champion_moves, model_page, stale_runs
 from flows.manifest import manifest
 from flows.stack import embedded
 from tasks.contracts.recipe import Recipe
@@ -54,9 +55,10 @@ def bare_run(name: str, again: bool = False) -> Iterator[mlflow_run.Run]:
     assert context is not None
     assert context.flow_run is not None
     flow_run = context.flow_run
+    flow = context.flow.name if context.flow else ""
     tags = {
         "mlflow.runName": flow_run.name,
-        "precis.flow": context.flow.name if context.flow else "",
+        "precis.flow": flow,
         stale_runs.PROCESS: stale_runs.process_name(),
     }
     if (ui := PREFECT_UI_URL.value()) and not embedded.is_embedded():
@@ -69,7 +71,12 @@ def bare_run(name: str, again: bool = False) -> Iterator[mlflow_run.Run]:
         if run_page := mlflow_run.run_url(run):
             text = "Parameters, metrics, plots and files of this run."
             create_link_artifact(run_page, "MLflow run", key="mlflow-run", description=text)
-        yield run
+        log = get_run_logger().warning
+        with (
+            model_page.kept(name, flow, log),
+            champion_moves.told(name, log, flow, str(flow_run.id)),
+        ):
+            yield run
 
 
 def is_first_try(again: bool = False) -> bool:

@@ -14,6 +14,7 @@ from tasks.gate.task import check_stored, read_shown
 from tasks.processes import workspace
 from tasks.register.task import (
     Version,
+    add_verified,
     check_files,
     check_history,
     check_promotion,
@@ -24,6 +25,7 @@ from tasks.register.task import (
     name_in,
     readable_versions,
     require_model,
+    verified_now,
     version_of,
 )
 from tasks.tracking import connection
@@ -38,6 +40,7 @@ class Verified:
     name: str
     model: Findings
     versions: dict[int, Findings] = field(default_factory=dict)
+    written: dict[Version, int] = field(default_factory=dict)  # how many texts, if all were equal
 
     @property
     def as_judged(self) -> bool:
@@ -91,7 +94,9 @@ def verify_model(reference: str, rows: int, every: bool) -> Verified:
     for version in wanted:
         of_version = found.versions[version.number] = Findings()
         with tempfile.TemporaryDirectory(dir=_scratch(), prefix="verify-") as scratch:
-            _check_version(client, name, version, versions, rows, Path(scratch), of_version)
+            texts = _check_version(client, name, version, versions, rows, Path(scratch), of_version)
+        if texts and not of_version.differences:
+            found.written[version] = texts
     if every:
         with tempfile.TemporaryDirectory(dir=_scratch(), prefix="verify-") as scratch:
             _check_refusals(client, records, Path(scratch), found.model)
@@ -130,7 +135,8 @@ def _check_version(
     rows: int,
     scratch: Path,
     found: Findings,
-) -> None:
+) -> int:
+    """How many summaries were written again, if all were equal."""
     guarded = _Guarded(found)
     folder = guarded(check_files, client, name, version, scratch, found)
     # A rollback's version has the model of an earlier one, and that one's decision.
@@ -151,7 +157,7 @@ def _check_version(
             found,
         )
     if rows and folder and decision:  # nothing is run that is not as registered
-        guarded(
+        texts = guarded(
             check_summaries,
             version,
             decision.challenger,
@@ -160,10 +166,30 @@ def _check_version(
             scratch,
             found,
         )
-    elif rows:
+        return texts or 0
+    if rows:
         found.remarks.append(
             "no summary was written again: files or decision are not as registered"
         )
+    return 0
+
+
+def note(found: Verified, log: Callable[[str], None]) -> None:
+    """Note on each version where it was verified, if all is as judged; a failure is logged."""
+    for version, texts in found.written.items() if found.as_judged else ():
+        try:
+            client = connection.connect()
+            add_verified(
+                client,
+                found.name,
+                version.number,
+                version.digest,
+                verified_now("precis verify", texts),
+            )
+        except Exception as error:  # noqa: BLE001 - it may be read with a right to read alone
+            log(
+                f"{found.name} v{version.number}: where it was verified could not be noted: {error}"
+            )
 
 
 def _check_refusals(client: Any, records: Sequence[Any], scratch: Path, found: Findings) -> None:

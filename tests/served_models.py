@@ -179,6 +179,7 @@ class Served:
 
     def __init__(self, plan: ServePlan, packages: Path, start: Any) -> None:
         self.told: list[tuple[str, dict[str, Any]]] = []
+        self.noticed: list[Target | None] = []
         self.follower: Follower
         packages.mkdir(parents=True, exist_ok=True)
         listener = listen(plan.host, 0)
@@ -198,6 +199,7 @@ class Served:
     def _control(self, server: Any, follower: Follower) -> None:
         self.server, self.follower = server, follower
         self.follower.tell = lambda event, payload: self.told.append((event, payload))
+        self.follower.notice = lambda: self.noticed.append(self.follower.noticed)
 
     def wait(self, holds: Callable[[dict[str, Any]], bool], seconds: float = 300) -> dict[str, Any]:
         """/health, once `holds` of it is true."""

@@ -6,7 +6,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from flows.serve.engines import say
+from flows import champion_moves
+from flows.serve.engines import Engine, say
+from flows.serve.plan import ServePlan
+from tasks.register.task import add_verified, verified_now
+from tasks.tracking import connection
 
 
 def teller(name: str) -> Callable[[str, dict[str, Any]], None]:
@@ -26,3 +30,24 @@ def teller(name: str) -> Callable[[str, dict[str, Any]], None]:
             say(f"{name}: the event {event} was not sent: {error}")
 
     return tell
+
+
+def noticer(plan: ServePlan) -> Callable[[], None]:
+    """A function that tells of the champion's moves; nothing where another alias or a version is served."""
+    return (
+        (lambda: champion_moves.notice(plan.name, say)) if plan.follows_champion else lambda: None
+    )
+
+
+def noter(name: str) -> Callable[[Engine, int], None]:
+    """A function that notes in the registry that an engine here gave stored texts back."""
+
+    def note(engine: Engine, texts: int) -> None:
+        target = engine.target
+        try:
+            noted = verified_now("precis serve", texts, str(engine.info.get("engine")))
+            add_verified(connection.connect(), name, target.number, target.digest, noted)
+        except Exception as error:  # noqa: BLE001 - a server may have the right to read alone
+            say(f"{target.title}: where it was verified could not be noted: {error}")
+
+    return note

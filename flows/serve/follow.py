@@ -62,6 +62,9 @@ class Follower:
     ) -> None:
         """`tell`: sends an event, by its name and payload; it may wait, and never raises."""
         self.plan, self.state, self.view, self.start, self.tell = plan, state, view, start, tell
+        self.notice = lambda: None  # is called when the alias has moved; as `tell`
+        self.verified = lambda engine, rows: None  # stored texts were given back; as `tell`
+        self.noticed: Target | None = None
         self.served: Target
         self.package: Package
         self.asked = asyncio.Event()  # look now, and try again what was refused
@@ -72,12 +75,12 @@ class Follower:
 
     async def run(self) -> None:
         """Serve until cancelled. Raises PrecisError when the first version cannot be served."""
-        target = await asyncio.to_thread(self.view.target)
+        target = await self._looked()
         await self._take_over(target, *await self._checked(target))
         while True:
             again = await self._pause()
             try:
-                target = await asyncio.to_thread(self.view.target)
+                target = await self._looked()
                 self.state.registry_error = None
             except Exception as error:  # noqa: BLE001 - whatever MLflow raises, the old one serves on
                 if self.state.registry_error is None:
@@ -92,6 +95,14 @@ class Follower:
                 self._rename(target)
             elif target != self.refused or again or self.is_away:
                 await self._change(target)
+
+    async def _looked(self) -> Target:
+        """What the reference names now."""
+        target = await asyncio.to_thread(self.view.target)
+        if target != self.noticed:
+            self.noticed = target
+            self._in_background(asyncio.to_thread(self.notice))
+        return target
 
     async def end(self) -> None:
         """End what runs: called once requests are answered, or no longer waited for."""
@@ -182,6 +193,8 @@ class Follower:
             f"{target.title} is served ({engine.info.get('engine')}, {rows} stored texts given back)"
         )
         self._tell(CHANGED, target, before=before.target.number if before else None)
+        if rows:
+            self._in_background(asyncio.to_thread(self.verified, engine, rows))
         self._in_background(self._watch(engine))
         if before:
             self._in_background(before.drain(self.plan.request_timeout_seconds))

@@ -28,6 +28,12 @@ class ServePlan:
         """The registered model's name: also the name of the model in requests and answers."""
         return self.reference.removeprefix("models:/").partition("@")[0].partition("/")[0]
 
+    @property
+    def follows_champion(self) -> bool:
+        """Whether the reference is the champion, not another alias or a version."""
+        path = self.reference.removeprefix("models:/")
+        return path in (self.name, f"{self.name}@champion")
+
 
 def read_key(file: Path | None, variable: str | None) -> str | None:
     """The API key of a file, else of the environment; None: there is none. Raises PrecisError."""

@@ -18,7 +18,7 @@ from dataclasses import replace
 import uvicorn
 
 from flows.serve.engines import EngineStarter, say
-from flows.serve.events import teller
+from flows.serve.events import noter, noticer, teller
 from flows.serve.follow import Follower, Start, View
 from flows.serve.plan import ServePlan
 from flows.serve.proxy import Proxy
@@ -76,6 +76,7 @@ async def run(
     """
     state = ServingState()
     follower = Follower(plan, state, view, start, teller(plan.name))
+    follower.notice, follower.verified = noticer(plan), noter(plan.name)
     proxy = Proxy(plan, state, follower.asked.set)
     config = uvicorn.Config(
         proxy.app(),

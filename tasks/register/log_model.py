@@ -167,11 +167,11 @@ def requirements(package: Path) -> list[str]:
     return [f"{name}=={metadata.version(name).split('+')[0]}" for name in names]
 
 
-def reproduce(uri: str, predictions: list[Prediction], folder: Path) -> None:
+def reproduce(uri: str, predictions: list[Prediction], folder: Path) -> int:
     """Load the logged model in a clean process and have it write the first stored batch again.
 
-    The whole batch, in its stored order: on a GPU a summary may depend on its batch. Raises
-    ServedModelDiffers where one differs.
+    The whole batch, in its stored order: on a GPU a summary may depend on its batch. Returns
+    how many they are. Raises ServedModelDiffers where one differs.
     """
     batch = [p for p in predictions if p.batch == 0]
     folder.mkdir(parents=True, exist_ok=True)
@@ -192,6 +192,7 @@ def reproduce(uri: str, predictions: list[Prediction], folder: Path) -> None:
             "some differ from the stored ones. The champion is unchanged; see that evaluation and "
             "registration run on one machine"
         )
+    return len(batch)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from tasks.contracts.errors import NoSuchChampion, Overtaken, RegistryError
 from tasks.processes import step_process
-from tasks.register import claims
+from tasks.register import claims, verified, version_tags
 from tasks.serving.summarizer import pyfunc
 from tasks.tracking import history
 
@@ -232,6 +232,7 @@ def restore(
             **({pyfunc.SERVED_DIGEST: target.served} if target.served else {}),
             **({claims.TOKENIZER: target.tokenizer} if target.tokenizer else {}),
             **({claims.RECORD: record} if record else {}),
+            version_tags.VERIFIED: verified.as_tag([verified.now("rollback", 0)]),
         },
         description=f"ROLLBACK to v{target.number}{f' ({reason})' if reason else ''}: "
         f"{target.description}",

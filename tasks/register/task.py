@@ -20,12 +20,16 @@ from tasks.contracts.records import ModelRef, Scores, ShownDecision, VersionRef
 from tasks.models.tokenizer_digest import tokenizer_digest
 from tasks.orchestration.task_options import STEP
 from tasks.processes import workspace
-from tasks.register import claims, log_model, lookup, rollback, version_tags
+from tasks.register import claims, log_model, lookup, rollback, verified, version_tags
 from tasks.register.claims import Version, find_champion
 from tasks.register.claims import versions as versions_of
+from tasks.register.description import put as link_page
 from tasks.register.history_entries import history_of
 from tasks.register.leftovers import remove as remove_leftovers
 from tasks.register.lookup import find_version, name_in, resolve, version_of
+from tasks.register.moves import Move, Why
+from tasks.register.moves import note as note_told
+from tasks.register.moves import untold as untold_moves
 from tasks.register.own_promotion import (
     decided_before,
     promoted_before,
@@ -36,6 +40,9 @@ from tasks.register.own_promotion import (
 from tasks.register.pull import Pulled, pull
 from tasks.register.same_inputs import require_readable_rows, require_same_inputs
 from tasks.register.stored_rows import stored_rows
+from tasks.register.verified import Verified
+from tasks.register.verified import add as add_verified
+from tasks.register.verified import now as verified_now
 from tasks.register.verify import (
     check_files,
     check_succession,
@@ -52,8 +59,12 @@ from tasks.tracking import artifacts, connection, history, mlflow_run
 from tasks.tracking.predictions_table import read_table
 
 __all__ = [
+    "Move",
     "Pulled",
+    "Verified",
     "Version",
+    "Why",
+    "add_verified",
     "as_model",
     "check_files",
     "check_history",
@@ -68,7 +79,9 @@ __all__ = [
     "find_version",
     "former_champion",
     "history_of",
+    "link_page",
     "name_in",
+    "note_told",
     "package_of",
     "promoted_before",
     "public_decision",
@@ -87,6 +100,9 @@ __all__ = [
     "succession",
     "tell_promotion",
     "trained_by",
+    "untold_moves",
+    "verified_lines",
+    "verified_now",
     "version_of",
     "versions_of",
 ]
@@ -122,13 +138,14 @@ def register(
         name=recipe.name,
         scratch=workspace.work_folder() / "served",
     )
-    log_model.reproduce(uri, read_table(artifacts.fetch(challenger.uri)), work)
+    texts = log_model.reproduce(uri, read_table(artifacts.fetch(challenger.uri)), work)
     tags = {
         claims.DIGEST: model.digest,
         claims.RUN_ID: run.id,
         claims.RECORD: history.decision_tags(run, recipe, decision)[history.RECORD],
         "precis.evaluation_digest": decision.evaluation_digest,
         f"precis.{recipe.gate.metric}": f"{decision.metrics[recipe.gate.metric].challenger:.4f}",
+        version_tags.VERIFIED: verified.as_tag([verified.now("registration", texts)]),
         **log_model.served_digest(run.client, uri),
     }
     if challenger.tokenizer_digest:
@@ -263,6 +280,13 @@ def trained_by(client: Any, name: str, version: claims.Version) -> str:
     """The id of the MLflow run that trained a version's model, also of a version that a rollback made."""
     same_model = [v for v in claims.versions(client, name) if v.digest == version.digest]
     return next((v.run_id for v in same_model if v.rollback_to is None), version.run_id)
+
+
+def verified_lines(client: Any, name: str, version: claims.Version) -> list[str]:
+    """Where its model was seen to write what it was judged by, as earlier versions too; oldest first."""
+    same_model = [v for v in claims.versions(client, name) if v.digest == version.digest]
+    notes = [note for each in same_model for note in verified.read(each.verified)]
+    return [note.line() for note in sorted(notes, key=lambda note: note.time)]
 
 
 def package_of(client: Any, reference: str) -> tuple[Path, str]:

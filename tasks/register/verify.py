@@ -246,11 +246,12 @@ def check_summaries(
     rows: int,
     scratch: Path,
     found: Findings,
-) -> None:
+) -> int:
     """Have MLflow's pyfunc write some rows again, in a clean process, and compare with the stored texts.
 
     On a GPU a summary may depend on its batch, so whole first batches are written there. `judged_on`: `cpu`
     or `cuda`; where this machine has the other, texts that differ are a remark: 16 bits round otherwise.
+    Returns how many were written, if all were equal; else 0.
     """
     sample = (
         [p for p in predictions if p.batch == 0]
@@ -270,11 +271,12 @@ def check_summaries(
         )
     except PrecisError as error:
         found.differences.append(f"version {version.number} cannot be used: {error}")
-        return
+        return 0
     other = [p.id for p, text in zip(sample, texts, strict=True) if p.text != text]
     if not other:
         found.checked.append(f"{len(sample)} stored summaries, written again and equal")
-    elif judged_on and judged_on != device.compute():
+        return len(sample)
+    if judged_on and judged_on != device.compute():
         found.remarks.append(
             f"{len(other)} of {len(sample)} summaries differ from the stored ones: they were written on "
             f"{judged_on}, and this machine has {device.compute()}; verify it there"
@@ -285,3 +287,4 @@ def check_summaries(
             f"{len(other)} differ (rows {', '.join(other[:5])}); its files are as registered, so look at "
             "this machine's library versions, and at Python's __pycache__ beside MLmodel"
         )
+    return 0

@@ -21,6 +21,9 @@ ROLLBACK_TO, COMPLETED_BY = "precis.rollback_to", "precis.completed_by"
 TOKENIZER = "precis.tokenizer_digest"
 RECORD = "precis.history"  # of a version: its entry, which outlives its run
 APPROVED_BY, APPROVAL_COMMENT = "precis.approved_by", "precis.approval_comment"
+# Whether its promotion or rollback was told (moves.py); versions of before have no such tag.
+TOLD, UNTOLD = "precis.told", "no"
+VERIFIED = "precis.verified"
 NOBODY = 0  # what the first champion succeeds
 
 
@@ -46,6 +49,8 @@ class Version:
     completed_by: str = (
         ""  # the run that found a rollback in effect whose own run had not ended well
     )
+    verified: str = ""  # where it was seen to write what it was judged by (verified.py)
+    told: str = ""  # UNTOLD, or when its promotion or rollback was told
 
     def follows(self, champion: Version | None) -> bool:
         """Whether it was claimed as the successor of this very model, not of one that had its number."""
@@ -69,8 +74,9 @@ class Version:
 def claim_tags(champion: Version | None) -> dict[str, str]:
     """The tags by which a new version claims the succession of this champion (None: there is none)."""
     if champion is None:
-        return {SUCCEEDS: str(NOBODY)}
+        return {SUCCEEDS: str(NOBODY), TOLD: UNTOLD}
     return {
+        TOLD: UNTOLD,
         SUCCEEDS: str(champion.number),
         SUCCEEDS_DIGEST: champion.digest,
         SUCCEEDS_RUN: champion.run_id,
@@ -149,4 +155,6 @@ def _version(entry: Any) -> Version:
         record=entry.tags.get(RECORD, ""),
         served=entry.tags.get(pyfunc.SERVED_DIGEST, ""),
         completed_by=entry.tags.get(COMPLETED_BY, ""),
+        verified=entry.tags.get(VERIFIED, ""),
+        told=entry.tags.get(TOLD, ""),
     )

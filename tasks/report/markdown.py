@@ -87,7 +87,7 @@ def _scores(data: ReportData, part: Part, title: str) -> list[str]:
         )
     caption = f"{difference_name.capitalize()} over {data.against} on {part.rows} rows"
     caption += f"; **{data.metric}** decides." if part.decides else ". These rows decide nothing."
-    return [f"## Scores{title}", _table(head, rows, right=len(head) - 1), caption]
+    return [f"## Scores{title}", table(head, rows, right=len(head) - 1), caption]
 
 
 def _guardrails(part: Part, title: str) -> list[str]:
@@ -100,7 +100,7 @@ def _guardrails(part: Part, title: str) -> list[str]:
         ]
         for guardrail in part.guardrails
     ]
-    return [f"## Guardrails{title}", _table(["Condition", "found", "bound", "held"], rows)]
+    return [f"## Guardrails{title}", table(["Condition", "found", "bound", "held"], rows)]
 
 
 def _slices(part: Part, title: str) -> list[str]:
@@ -108,7 +108,7 @@ def _slices(part: Part, title: str) -> list[str]:
         return []
     rows = [
         [
-            _code(f"{one.by}: {one.value}"),
+            code(f"{one.by}: {one.value}"),
             str(one.documents),
             formatting.gain(one.gain),
             "too few documents"
@@ -119,7 +119,7 @@ def _slices(part: Part, title: str) -> list[str]:
     ]
     return [
         f"## Slices{title}",
-        _table(["Slice", "documents", "gain", "[low, high]"], rows, right=3),
+        table(["Slice", "documents", "gain", "[low, high]"], rows, right=3),
         *(
             [f"{part.slices_left_out} more slices are in the decision."]
             if part.slices_left_out
@@ -132,7 +132,7 @@ def _cuts(data: ReportData) -> list[str]:
     if not data.cuts:
         return []
     rows = [[cut.text(), cut.done] for cut in data.cuts]
-    return ["## What did not fit", _table(["", ""], rows)]
+    return ["## What did not fit", table(["", ""], rows)]
 
 
 def _steps(data: ReportData) -> list[str]:
@@ -149,7 +149,7 @@ def _steps(data: ReportData) -> list[str]:
         ]
         for step in data.steps
     ]
-    return ["## Estimated and measured", _table(head, rows, right=len(head) - 1)]
+    return ["## Estimated and measured", table(head, rows, right=len(head) - 1)]
 
 
 def _image(plot: Plot) -> str:
@@ -164,7 +164,7 @@ def _examples(title: str, chosen: Sequence[Example], data: ReportData) -> list[s
         old, new = example.opponent.scores[data.metric], example.challenger.scores[data.metric]
         parts.append(
             f"### {formatting.gain(example.change)} {data.metric} ({old:.3f} → {new:.3f}), "
-            f"row {_code(example.challenger.id)}"
+            f"row {code(example.challenger.id)}"
         )
         texts = {
             "Document": example.document,
@@ -174,7 +174,7 @@ def _examples(title: str, chosen: Sequence[Example], data: ReportData) -> list[s
         }
         parts += [f"{who}:\n\n{block(text)}" for who, text in texts.items()]
         if marked := marker.marked(example.challenger):
-            found = ", ".join(map(_code, marked))
+            found = ", ".join(map(code, marked))
             parts.append(
                 f"In neither document nor reference, though the challenger says it: {found}"
             )
@@ -185,7 +185,7 @@ def _facts(title: str, facts: object) -> list[str]:
     if not isinstance(facts, dict) or not facts:
         return []
     rows = [[formatting.label(key), formatting.fact(value)] for key, value in facts.items()]
-    return [f"## {title}", _table(["", ""], rows)]
+    return [f"## {title}", table(["", ""], rows)]
 
 
 def _top_numbers(report: object, path: str = "", depth: int = 0) -> dict[str, object]:
@@ -199,8 +199,8 @@ def _top_numbers(report: object, path: str = "", depth: int = 0) -> dict[str, ob
     return numbers
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], right: int = 0) -> str:
-    """`right`: the last so many columns are numbers."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: int = 0) -> str:
+    """A table of untrusted texts. `right`: the last so many columns are numbers."""
     rules = ["---"] * (len(head) - right) + ["---:"] * right
     return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in (head, rules, *rows))
 
@@ -225,7 +225,7 @@ def _bullets(texts: Iterable[str]) -> str:
     return "\n".join(f"- {inline(text)}" for text in texts)
 
 
-def _code(text: str) -> _Code:
+def code(text: str) -> _Code:
     """A name as code on one line, so that it cannot be a link or picture."""
     return _Code(f"`{' '.join(text.replace('`', ' ').split())}`")
 

@@ -29,6 +29,13 @@ class VersionRow:
     made: Making
     run_url: str | None
 
+    @property
+    def became(self) -> str:
+        """How it came to be champion."""
+        if self.rollback_to:
+            return f"rolled back to v{self.rollback_to}'s model"
+        return "promoted" if self.entry else "never champion"
+
 
 @dataclass(frozen=True)
 class ModelPage:
@@ -44,6 +51,7 @@ class ModelPage:
     run_urls: Mapping[str, str]  # of both, by run
     written: str  # when, UTC
     store: str
+    verified: Sequence[str] = ()  # where the champion was seen to write what it was judged by
 
     @property
     def looks(self) -> list[tuple[str, str, int]]:
@@ -69,14 +77,14 @@ def render(page: ModelPage) -> str:
         template("model_page.html").render(
             page=page,
             against=against,
-            numbers=_numbers,
+            numbers=numbers,
             drawings=_drawings([row.entry for row in page.versions if row.entry]),
             width=DRAWING,
         )
     )
 
 
-def _numbers(entry: HistoryRecord | None) -> tuple[float, float, float] | None:
+def numbers(entry: HistoryRecord | None) -> tuple[float, float, float] | None:
     """The metric's change with its bounds; None where there is none, or where it is sealed."""
     if entry is None or entry.metric is None:
         return None

@@ -18,9 +18,9 @@ from tasks.report.plots import Plot
 FOREST = 150  # width of an interval's drawing, in pixels
 
 
-def is_link(text: str) -> bool:
+def is_link(text: str | None) -> bool:
     """Whether this is an address a browser may open: never `javascript:` and the like."""
-    return urlsplit(text).scheme in {"http", "https"}
+    return urlsplit(text or "").scheme in {"http", "https"}
 
 
 def nesting_depth(facts: object) -> int:

@@ -1,8 +1,12 @@
-"""Prefect task: the run's page, as a Prefect artifact and as HTML in MLflow."""
+"""Prefect task: the run's page, as a Prefect artifact and as HTML in MLflow; and the model's.
+
+Over 250 lines: what flows may use of this step is listed here.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +15,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
-from tasks.contracts import truncation
+from tasks.contracts import digest, truncation
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import (
     AdapterRef,
@@ -37,12 +41,21 @@ from tasks.report.data import ReportData
 from tasks.report.markdown import render_markdown
 from tasks.report.model_page import ModelPage, VersionRow
 from tasks.report.model_page import render as render_model_page
+from tasks.report.model_page_markdown import render_markdown as model_page_markdown
 from tasks.report.page import render_html
 from tasks.report.plots import plots
-from tasks.tracking import artifacts, mlflow_run
+from tasks.tracking import artifacts, mlflow_run, page_run
 from tasks.tracking.predictions_table import read_table
 
-__all__ = ["ModelPage", "StoredReport", "VersionRow", "render_model_page", "report"]
+__all__ = [
+    "ModelPage",
+    "StoredReport",
+    "VersionRow",
+    "keep_page",
+    "page_key",
+    "render_model_page",
+    "report",
+]
 
 CURVE = ("loss", "learning_rate")
 COST_METRICS = ("seconds", "seconds_per_step", "tokens_per_second", "peak_memory_gib")
@@ -229,3 +242,29 @@ def _digests(
         "challenger": decision.challenger_digest,
         decision.opponent: decision.opponent_digest,
     }
+
+
+def keep_page(client: Any, run: page_run.PageRun, page: ModelPage, content: str) -> str:
+    """Store a model's page in MLflow and as a Prefect artifact of the flow run; returns its address.
+
+    `content`: the digest of what it tells, by which the next one knows whether it changed.
+    """
+    path = workspace.work_folder() / "pages" / page.name / "page.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render_model_page(page), encoding="utf-8")
+    address = page_run.store(client, run, path, content)
+    text = model_page_markdown(page, address)
+    served = f"v{page.champion} is champion" if page.champion else "no champion"
+    about = (
+        f"{page.name}: {served}, of all versions {len(page.versions)}, refused {len(page.refusals)}"
+    )
+    create_markdown_artifact(text, key=page_key(page.name), description=about)
+    return address
+
+
+def page_key(name: str) -> str:
+    """The key of a model's page among Prefect's artifacts, where only a-z, 0-9 and dashes may stand."""
+    plain = re.sub("[^a-z0-9]+", "-", name.lower())
+    return (
+        f"page-{name}" if plain == name else f"page-{plain.strip('-')}-{digest.of_value(name)[:8]}"
+    )

@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -23,6 +23,10 @@ from servers import alive, wait_for
 from stack import PRECIS, Stack, free_port
 
 from tasks.contracts.recipe import Recipe
+from tasks.contracts.records import DatasetRef
+from tasks.report.task import ModelPage, VersionRow, render_model_page
+from tasks.tracking.history import HistoryRecord
+from tasks.tracking.making import Making
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 pytestmark = [
@@ -67,6 +71,7 @@ def test_a_person_retrains_in_the_browser(tmp_path: Path) -> None:
         mlflow_page = to_mlflow(page, stack)
         the_run_names_prefects(mlflow_page, run_page)
         the_registry_names_the_champion(mlflow_page)
+        the_model_s_page_is_read(mlflow_page, stack, tmp_path)
         nothing_else_ran(page, stack)
 
 
@@ -273,6 +278,78 @@ def the_registry_names_the_champion(page: Page) -> None:
     expect(row).to_contain_text("champion")
     page.get_by_role("button", name="Close", exact=True).click()  # the assistant beside it
     picture(page, "registry")
+
+
+def the_model_s_page_is_read(page: Page, stack: Up, folder: Path) -> None:
+    """Linked from the model's description, shown in MLflow, among Prefect's artifacts, and as a file."""
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="Page of this model").click()
+    viewer = opened.value
+    shown = viewer.frame_locator("iframe").last
+    expect(shown.get_by_role("heading", name="demo", exact=True)).to_be_visible()
+    expect(shown.get_by_text("version 1, champion since")).to_be_visible()
+    shown.get_by_role("link", name="recipe").click()
+    expect(
+        shown.get_by_text("version 1, champion since")
+    ).to_be_visible()  # it is no link in a frame
+    run = viewer.url.split("/runs/")[1].split("/")[0]
+    viewer.close()
+    answer = page.request.get(f"{stack.mlflow}/get-artifact?path=page.html&run_uuid={run}")
+    (folder / "page.html").write_bytes(answer.body())
+    page.goto((folder / "page.html").as_uri())
+    nothing_is_cut_off(page)
+    expect(page.get_by_role("listitem")).to_contain_text("stored summaries written again")
+    picture(page, "page")
+    for link, found in (("recipe", "name: demo"), (re.compile("^[0-9a-f]{8}$"), "Finished")):
+        with page.context.expect_page() as opened:
+            page.get_by_role("link", name=link).first.click()
+        expect(opened.value.get_by_text(found).first).to_be_visible()
+        opened.value.close()
+    page.goto(f"{stack.prefect}/artifacts/key/page-demo")
+    page.locator("a[href*='/artifacts/artifact/']").first.click()
+    expect(page.get_by_role("heading", name="demo", exact=True).first).to_be_visible()
+    link = page.get_by_role("link", name="this page in MLflow")
+    expect(link).to_have_attribute("href", re.compile(f"{run}/artifacts/page.html$"))
+
+
+def nothing_is_cut_off(page: Page) -> None:
+    """On a wide window no text ends at a border; on a narrow one tables scroll, and nothing else does."""
+    script = """() => [...document.querySelectorAll('body, body *')]
+        .filter(e => e.clientWidth && getComputedStyle(e).display != 'inline')
+        .filter(e => e.scrollWidth > e.clientWidth + 1)
+        .map(e => `${e.tagName} ${e.className}: ${e.innerText}`)"""
+    assert page.evaluate(script) == []
+    page.set_viewport_size({"width": 480, "height": 900})
+    assert [one for one in page.evaluate(script) if not one.startswith("DIV wide")] == []
+    page.set_viewport_size(VIEW)  # type: ignore[arg-type]
+
+
+def test_long_words_on_a_models_page_are_not_cut_off(tmp_path: Path) -> None:
+    """Names and reasons as long as MLflow takes them, without a space to break at."""
+    entry = HistoryRecord(
+        kind="promotion", time="2026-11-28T10:00:00.000+00:00", name="n" * 200, verdict="PROMOTE",
+        reasons=("r" * 300, "rougeL gained"), version=1, metric="rougeL", gain=0.1, low=0.05, high=0.2,
+        looks=12, evaluation_digest="e" * 64, model_digest="m" * 64, mlflow_run_id="f" * 32,
+    )  # fmt: skip
+    dataset = DatasetRef("runs:/x", "d" * 64, "d" * 64, "d" * 64, 1_500_000, 500, 0)
+    made = Making("f" * 32, True, base_model="/models/" + "b" * 200, base_revision="a" * 40,
+                  datasets=(dataset,), recipe="runs:/x/recipe.yaml")  # fmt: skip
+    url = "http://127.0.0.1/#/experiments/1/runs/x"
+    versions = [VersionRow(1, "m" * 64, entry, None, made, url),
+                VersionRow(2, "m" * 64, replace(entry, kind="rollback"), 1, made, None)]  # fmt: skip
+    refused = replace(entry, kind="refusal", verdict="INCONCLUSIVE", version=None)
+    model = ModelPage(
+        name=entry.name, champion=2, since="2026-11-28 10:00 UTC", problem="", versions=versions,
+        waiting=[], refusals=[refused], run_urls={"f" * 32: url}, written="2026-11-28 10:00",
+        store="sqlite:////" + "s" * 200, verified=["v" * 300],
+    )  # fmt: skip
+    (tmp_path / "page.html").write_text(render_model_page(model))
+    with browser(tmp_path) as page:
+        page.goto((tmp_path / "page.html").as_uri())
+        nothing_is_cut_off(page)
+        page.goto("about:blank")
+        page.set_content(render_model_page(replace(model, problem="p" * 300)))
+        nothing_is_cut_off(page)
 
 
 def nothing_else_ran(page: Page, stack: Up) -> None:

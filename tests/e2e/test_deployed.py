@@ -34,7 +34,9 @@ class Received(HTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def of(self, path: str, text: str) -> list[Any]:
-        return [body for where, body in self.posts if where == path and text in body["text"]]
+        return [
+            body for where, body in self.posts if where == path and text in body.get("text", "")
+        ]
 
 
 class _Receiver(BaseHTTPRequestHandler):
@@ -64,10 +66,15 @@ def servers(tmp_path_factory: pytest.TempPathFactory, webhook: Received) -> Iter
     hooks = {
         "PRECIS_SLACK_WEBHOOK": f"{webhook.url}/slack",
         "PRECIS_WEBHOOK": f"{webhook.url}/plain",
+        # MLflow's own webhooks go to https and public addresses alone, unless told otherwise.
+        "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http",
+        "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
     }
     stack = Servers(tmp_path_factory.mktemp("deployed"), extra=hooks)
     stack.start_from(judged_store(tmp_path_factory))
     with stack as running:
+        client, events = mlflow.MlflowClient(stack.mlflow), ["model_version_alias.created"]
+        client.create_webhook(name="alias", url=f"{webhook.url}/mlflow", events=events)
         yield running
 
 
@@ -157,6 +164,30 @@ def test_verdicts_go_to_webhooks(
     assert set(webhook.of("/slack", headline)[0]) == {"text"}
     plain = webhook.of("/plain", headline)[0]
     assert (plain["event"], plain["payload"]["verdict"]) == ("precis.verdict", "PROMOTE")
+
+
+def _changes(servers: Servers) -> list[dict[str, Any]]:
+    return servers.events("precis.champion.changed")
+
+
+def test_a_promotion_is_told(servers: Servers, promoted: dict[str, Any], webhook: Received) -> None:
+    """One event, on the webhooks too; and MLflow's own webhook for aliases."""
+    event = wait_for(lambda: _changes(servers), 60, "no event")[0]
+    assert event["resource"]["prefect.resource.id"] == "precis.model.demo"
+    version = mlflow.MlflowClient(servers.mlflow).get_model_version("demo", "1")
+    headline = "demo v1 is champion (promotion); it was none"
+    assert event["payload"] == {
+        "name": "demo", "from_version": None, "from_digest": None, "to_version": 1,
+        "to_digest": version.tags["precis.model_digest"], "why": "promotion",
+        "run": version.tags["precis.run_id"], "headline": headline,
+    }  # fmt: skip
+    flow_run = f"prefect.flow-run.{promoted['run_id']}"
+    assert flow_run in [one["prefect.resource.id"] for one in event["related"]]
+    for path in ("/slack", "/plain"):
+        wait_for(lambda path=path: webhook.of(path, headline), 60, f"no post to {path}")  # type: ignore[misc]
+    posts = [body for path, body in webhook.posts if path == "/mlflow"]
+    assert [(one["entity"], one["action"]) for one in posts] == [("model_version_alias", "created")]
+    assert posts[0]["data"] == {"name": "demo", "alias": "champion", "version": "1"}
 
 
 def test_a_failed_run_is_reported(servers: Servers, webhook: Received) -> None:
@@ -294,3 +325,24 @@ def test_a_rollback_asks_first(servers: Servers, promoted: dict[str, Any]) -> No
 def _asked(servers: Servers, run_id: str) -> Any:
     body = {"prefix": "", "limit": 10, "exclude_keys": []}
     return servers.ask(f"flow_runs/{run_id}/input/filter", body)
+
+
+def test_a_move_by_hand_is_told_once_it_is_seen(
+    servers: Servers, promoted: dict[str, Any], webhook: Received
+) -> None:
+    """`precis history` sees it, and `precis verify`; each move is one event, however often they look."""
+    client, env = mlflow.MlflowClient(servers.mlflow), servers.client.environment()
+
+    def look(*words: str) -> list[tuple[int | None, int | None]]:
+        warm.warm_precis()(list(words), servers.client.folder, env)
+        told = [one["payload"] for one in _changes(servers) if one["payload"]["why"] == "by hand"]
+        return sorted((one["from_version"] or 0, one["to_version"] or 0) for one in told)
+
+    assert look("history", "demo") == []
+    client.delete_registered_model_alias("demo", "champion")
+    assert wait_for(lambda: look("history", "demo"), 60, "no event") == [(1, 0)]
+    wait_for(lambda: webhook.of("/plain", "demo has no champion any more"), 60, "no post")
+    client.set_registered_model_alias("demo", "champion", "1")
+    wait_for(lambda: len(look("verify", "demo", "--rows", "0")) == 2, 60, "no event")
+    assert look("history", "demo") == [(0, 1), (1, 0)]
+    assert len(webhook.of("/plain", "demo has no champion any more")) == 1

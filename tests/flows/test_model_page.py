@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 from collections.abc import Iterator
+from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import mlflow
+import once
 import pytest
+from prefect.client.orchestration import get_client
 from register import made_store
 from register.made_store import NAME, REASON, Store
 
-from flows.model_page import page_of, write_page
-from tasks.contracts.errors import DataError, NoSuchChampion
-from tasks.register import claims
-from tasks.report.task import render_model_page
-from tasks.tracking import history
+from flows.model_page import page_of, publish, write_page
+from flows.stack import embedded
+from tasks.contracts.errors import DataError, NoSuchChampion, RegistryError
+from tasks.register import claims, version_tags
+from tasks.register.description import END, START
+from tasks.register.task import add_verified, link_page, verified_now
+from tasks.report.task import model_page_markdown, page_key, render_model_page
+from tasks.tracking import artifacts, history
 
 
 @pytest.fixture
@@ -127,3 +136,84 @@ def test_it_is_written_whole_or_not_at_all(store: Store) -> None:
         write_page(NAME, Path("nowhere/page.html"))
     with pytest.raises(NoSuchChampion, match="nearest"):
         write_page("sum", file)
+
+
+def test_its_markdown_tells_the_same(store: Store) -> None:
+    """For Prefect: what users wrote can be no link or picture there, and sealed numbers are not on it."""
+    page = page_of(store.client, NAME)
+    text = model_page_markdown(page, "runs:/abc/page.html")
+    for found in ("**Served: version 3**", "+0.0300", "worse, beyond noise", "rolled back to v1's model",
+                  store.second.dataset.train_digest[:8], store.refused.run_id[:8], "`llama <b> abc`",
+                  "`runs:/abc/page.html`", "| v1 | `eeeeeeeeeeeeeeee` | 3 |"):  # fmt: skip
+        assert found in text, found
+    assert REASON not in text
+    assert "+0.0600" not in text
+    moved = replace(page, problem="someone moved it")
+    assert "Served" not in model_page_markdown(moved, "")
+
+
+def test_where_it_was_verified_is_on_it(store: Store) -> None:
+    """Of the model that is champion, earlier versions too; a note a machine and way, edited ones left out."""
+    digest = store.first.model.digest
+    for texts in (3, 5):
+        add_verified(store.client, NAME, 1, digest, verified_now("precis verify", texts))
+    add_verified(store.client, NAME, 3, digest, verified_now("precis serve", 4, "vllm 0.30.0"))
+    add_verified(store.client, NAME, 3, "another model", verified_now("precis serve", 9, "other"))
+    store.client.set_model_version_tag(NAME, "2", version_tags.VERIFIED, "x")
+    page = page_of(store.client, NAME)
+    one, two = page.verified
+    assert one.endswith("MLflow: 5 stored summaries written again")
+    assert two.endswith("vllm 0.30.0: 4 stored summaries written again")
+    assert socket.gethostname() in one
+    assert one in unescape(render_model_page(page))
+
+
+def test_the_description_keeps_what_people_wrote(store: Store) -> None:
+    """The block is put at the end, and replaced where it is; half a block is people's own text."""
+    client = store.client
+    client.update_registered_model(NAME, "Ours.\n")
+    link_page(client, NAME, "one")
+    first = client.get_registered_model(NAME).description
+    assert first == f"Ours.\n\n\n{START}\none\n{END}"
+    client.update_registered_model(NAME, f"{START} {first}\nAnd more.")
+    link_page(client, NAME, "two \\1")
+    changed = client.get_registered_model(NAME)
+    assert changed.description == f"{START} Ours.\n\n\n{START}\ntwo \\1\n{END}\nAnd more."
+    link_page(client, NAME, "two \\1")
+    again = client.get_registered_model(NAME)
+    assert again.last_updated_timestamp == changed.last_updated_timestamp
+    client.update_registered_model(NAME, "x" * 4990)
+    with pytest.raises(RegistryError, match="too long for a link"):
+        link_page(client, NAME, "two")
+    assert client.get_registered_model(NAME).description == "x" * 4990
+    link_page(client, "nobody", "two")
+
+
+@pytest.mark.full
+def test_it_is_kept_in_mlflow_and_prefect(store: Store) -> None:
+    """One run a model keeps it; it is stored again when what it tells has changed, and not otherwise."""
+    once.put_prefect_database(Path("prefect"))
+    with embedded.server() as wait:
+        wait()
+        address = publish(store.client, NAME)
+        assert publish(store.client, NAME) is None
+        store.client.set_registered_model_alias(NAME, claims.ALIAS, "1")
+        assert publish(store.client, NAME) == address
+        with get_client(sync_client=True) as prefect:
+            kept = prefect.read_latest_artifacts()
+    assert address
+    assert f"precis rollback {NAME} --to 3" in artifacts.fetch(address).read_text()
+    assert [artifact.key for artifact in kept] == [f"page-{NAME}"]
+    assert f"precis rollback {NAME} --to 3" in kept[0].data
+    assert address in store.client.get_registered_model(NAME).description
+    experiment = store.client.get_experiment_by_name(NAME).experiment_id
+    (run,) = store.client.search_runs([experiment], "tags.`precis.flow` = 'page'")
+    assert (run.info.status, f"runs:/{run.info.run_id}/page.html") == ("FINISHED", address)
+
+
+def test_keys_of_prefect_artifacts() -> None:
+    """Two names never have the same key."""
+    assert page_key("demo-2") == "page-demo-2"
+    keys = [page_key(name) for name in ("Demo", "demo", "demo.", "DEMO")]
+    assert len(set(keys)) == 4
+    assert all(re.fullmatch("[a-z0-9-]+", key) for key in keys)

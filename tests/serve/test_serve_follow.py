@@ -97,6 +97,7 @@ def test_the_champion_is_followed(
         server.wait(lambda health: health["version"] == 5)
         assert ask(server) == (5, texts[3])
         assert len(server.follower.start.started) == engines
+        assert [one and one.number for one in server.noticed] == [1, 2, WRONG_TEXTS, 3, 5]
         metrics = httpx.get(f"{server.url}/metrics").text
         assert "precis_refused_versions 2.0" in metrics
         assert 'precis_served_version{digest="' in metrics

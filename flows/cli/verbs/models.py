@@ -33,6 +33,7 @@ def history(name: ModelName, as_json: Json = False) -> None:
     from flows import registry
 
     records = registry.history(name)
+    registry.tell_moves(name)
     if as_json:
         print(json.dumps([asdict(record) for record in records], indent=2))
     else:
@@ -123,11 +124,15 @@ def verify(
 ) -> None:
     """Check a registered model against what was judged: files, decision, history, alias, summaries.
 
-    Changes nothing. Exit status 1 when something differs; each difference is named.
+    Changes nothing but a note on the version that it was verified. Exit status 1 when something differs;
+    each difference is named.
     """
-    from flows.verify import verify_model
+    from flows.registry import say, tell_moves
+    from flows.verify import note, verify_model
 
     found = verify_model(model, rows, every)
+    note(found, say)
+    tell_moves(found.name)
     print(json.dumps(found.as_dict(), indent=2) if as_json else found.as_text())
     if not found.as_judged:
         raise typer.Exit(1)
