@@ -8,7 +8,7 @@ from prefect.context import FlowRunContext
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
-from flows import notify
+from flows import notify, run_name
 from flows.outcome import Outcome
 from tasks.contracts.records import DatasetRef
 
@@ -16,7 +16,9 @@ VERDICT = "precis.verdict"
 
 
 def announce(outcome: Outcome, dataset: DatasetRef) -> None:
-    """Name and tag the current flow run after recipe, data and verdict; emit `precis.verdict`.
+    """Tag the current flow run after recipe, data and verdict; emit `precis.verdict`.
+
+    Named so too, unless somebody has typed a name.
 
     The event's payload: verdict, headline, reasons, version (or null), mlflow_run_id, report.
     """
@@ -30,7 +32,7 @@ def announce(outcome: Outcome, dataset: DatasetRef) -> None:
         with get_client(sync_client=True) as client:
             client.update_flow_run(
                 context.flow_run.id,
-                name=f"{outcome.name} {data} {verdict}",
+                name=None if run_name.typed() else f"{outcome.name} {data} {verdict}",
                 tags={*context.flow_run.tags, *tags},
             )
     except (httpx.HTTPError, RuntimeError) as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from prefect import flow
 from prefect.states import Completed, Failed
 
-from flows import home_folder
+from flows import home_folder, run_name
 from flows.notify import answering
 from flows.parameters import OneRecipe, RetrainDeployment
 from tasks.contracts.errors import PrecisError, ServerError
@@ -34,7 +34,7 @@ class Checked:
     flow_run_id: str | None = None
 
 
-@flow(name="check-data", flow_run_name="{recipe.name}", validate_parameters=True)
+@flow(name="check-data", flow_run_name=run_name.typed_or_model, validate_parameters=True)
 def check_data(recipe: OneRecipe, deployment: RetrainDeployment = None) -> Any:
     """Start a retrain if data.train holds at least data.min_new_rows that the champion has not seen."""
     home_folder.enter()

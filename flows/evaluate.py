@@ -15,7 +15,7 @@ from prefect import flow
 from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 
-from flows import home_folder, notify
+from flows import home_folder, notify, run_name
 from flows.parameters import OneRecipe
 from flows.run_context import tracked_run
 from tasks.contracts.errors import NoSuchChampion, PrecisError
@@ -49,7 +49,7 @@ class Evaluated:
         return json.dumps(values.pop("decay") | values, indent=2)
 
 
-@flow(name="evaluate-champion", flow_run_name="{recipe.name}", validate_parameters=True)
+@flow(name="evaluate-champion", flow_run_name=run_name.typed_or_model, validate_parameters=True)
 def evaluate_champion(recipe: OneRecipe) -> Any:
     """Score the champion on evaluation.fresh, and tell whether it has decayed."""
     home_folder.enter()

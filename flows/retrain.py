@@ -13,7 +13,7 @@ from typing import Any
 from prefect import flow
 from prefect.states import Completed, Failed
 
-from flows import approval, home_folder
+from flows import approval, home_folder, run_name
 from flows.announce import announce
 from flows.approval_form import Given
 from flows.outcome import Outcome, promotion_stands
@@ -55,7 +55,7 @@ from tasks.train.task import train
 MOST_CONTESTS = 10
 
 
-@flow(name="retrain", flow_run_name="{recipe.name}", validate_parameters=True)
+@flow(name="retrain", flow_run_name=run_name.typed_or_model, validate_parameters=True)
 def retrain(recipe: OneRecipe, if_busy: IfBusy = "wait") -> Any:
     """Train a challenger and promote it only if it is truly better than the champion."""
     home_folder.enter()

@@ -12,7 +12,7 @@ from prefect.input import RunInput
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
 
-from flows import home_folder
+from flows import home_folder, run_name
 from flows.parameters import FormerVersion, ModelName, WithApproval
 from flows.run_context import bare_run
 from tasks.contracts.errors import PrecisError
@@ -28,7 +28,7 @@ class Approval(RunInput):
     reason: str = Field("", title="Reason", description="Goes into the version's description.")
 
 
-@flow(name="rollback", flow_run_name="rollback {name}")
+@flow(name="rollback", flow_run_name=run_name.typed_or_rollback)
 def rollback(name: ModelName, to: FormerVersion = None, approval: WithApproval = False) -> Any:
     """Make version `to` of model `name` champion again (default: the one before the champion).
 
