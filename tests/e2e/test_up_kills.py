@@ -76,6 +76,12 @@ def supervising(up: psutil.Process, *words: str) -> psutil.Process:
     return parent
 
 
+def mlflow_worker(up: psutil.Process) -> psutil.Process:
+    """One of the processes that answer MLflow's requests; uvicorn starts another in its place."""
+    below = command_of(up, *MLFLOW).children(recursive=True)
+    return next(p for p in below if any("spawn_main" in word for word in p.cmdline()))
+
+
 MLFLOW, WORKER = ("server", "--serve-artifacts"), ("worker", "start")
 Victim = Callable[[psutil.Process, list[psutil.Process]], psutil.Process]
 ENDS_UP: dict[str, Victim] = {
@@ -91,7 +97,7 @@ GOES_ON: dict[str, Victim] = {
     "flow": lambda _, trainers: flow_process(trainers[0]),
     "fork server": lambda _, trainers: trainers[0].parent(),  # type: ignore[dict-item, return-value]
     "step": lambda _, trainers: trainers[0],
-    "one process of the MLflow server": lambda up, _: command_of(up, *MLFLOW).children()[-1],
+    "one worker of the MLflow server": lambda up, _: mlflow_worker(up),
 }
 
 
