@@ -7,6 +7,7 @@ that it was judged with.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,10 @@ from tasks.register.task import package_of
 from tasks.serving.summarizer import SETTINGS_FILE, Document, Message, clean, documents_of
 from tasks.tracking import connection
 
-HELP = "/new: a new conversation   Ctrl-C: end this answer   /exit or Ctrl-D: leave"
+HELP = """\
+/new: a new conversation   /help: this   /exit or Ctrl-D: leave   Ctrl-C: end this answer
+A text of several lines can be pasted; Return sends it."""
+CUT = {"tail": "its end", "head": "its beginning", "middle": "its middle"}
 
 
 @dataclass(frozen=True)
@@ -142,14 +146,18 @@ def _not_empty(text: str, what: str) -> str:
 def _chat(session: ChatSession, title: str) -> None:
     """Answer questions from the terminal until the user leaves; a chat model gets the turns before."""
     with contextlib.suppress(ImportError):  # line editing and history, where the platform has it
-        import readline  # noqa: F401
+        import readline
+
+        # A pasted text arrives whole, line ends and all; on by itself only from readline 8.1.
+        if os.environ.get("TERM", "dumb") != "dumb":
+            readline.parse_and_bind("set enable-bracketed-paste on")
     kind = "chat" if session.chat else "each text by itself: this model's prompt takes one document"
     print(f"{title} on {session.generator.device} ({kind})\n{HELP}", file=sys.stderr)
     history: list[Message] = []
     while (line := _line()) is not None:
-        if line == "/new":
-            history = []
-            print("a new conversation", file=sys.stderr)
+        if line.startswith("/") and len(line.split()) == 1 and "/" not in line[1:]:
+            history = [] if line == "/new" else history
+            print(_answer_to_command(line), file=sys.stderr)
             continue
         turns: list[Message] = [*history, {"role": "user", "content": line}]
         answer = _interruptible(session, turns if session.chat else line)
@@ -157,11 +165,17 @@ def _chat(session: ChatSession, title: str) -> None:
             history = [*turns, {"role": "assistant", "content": answer}]
 
 
+def _answer_to_command(line: str) -> str:
+    if line == "/new":
+        return "a new conversation"
+    return HELP if line == "/help" else f"there is no command {line}\n{HELP}"
+
+
 def _line() -> str | None:
-    """The next line that is not blank; None when the user leaves."""
+    """The next text that is not blank, of several lines where it was pasted; None when the user leaves."""
     while True:
         try:
-            line = input("> ").strip()
+            line = clean(input("> ")).strip()
         except KeyboardInterrupt:  # as in a shell: drops this line
             print()
             continue
@@ -187,7 +201,16 @@ def _interruptible(session: ChatSession, document: Document) -> str:
 def _print_answer(
     session: ChatSession, document: Document, printed: list[str] | None = None
 ) -> None:
-    """Print an answer as it is generated; its pieces are added to `printed`."""
+    """Print an answer as it is generated; its pieces are added to `printed`. What was cut is told first."""
+    if cut := session.cut_tokens(document):
+        settings = session.generator.settings
+        what = CUT[settings.truncate]
+        if isinstance(document, list) and len(document) > 1:
+            what = f"the oldest turns, and of a question that is too long by itself {what}"
+        print(
+            f"{cut} tokens are not read, the prompt holds {settings.max_source_tokens}: {what} is cut",
+            file=sys.stderr,
+        )
     with contextlib.closing(session.answer(document)) as pieces:
         for piece in pieces:
             print(piece, end="", flush=True)

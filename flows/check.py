@@ -10,7 +10,7 @@ from typing import Any
 from flows import approval
 from tasks.contracts.errors import PrecisError
 from tasks.contracts.recipe import Recipe
-from tasks.costs import step_costs
+from tasks.costs import metric_models, step_costs
 from tasks.costs.forecast import forecast_steps
 from tasks.costs.preflight import estimate
 from tasks.evaluate import task as evaluating
@@ -70,6 +70,7 @@ def check(recipe: Recipe, shown: int = 0) -> Checked:
             result.facts += [f"other engines: {line}" for line in untold]
         if base and report and not result.problems:
             result.facts += step_costs.lines(forecast_steps(recipe, base, report), champion)
+            result.facts += metric_models.lines(recipe, base, report)
     return result
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -93,20 +92,14 @@ def verify_model(reference: str, rows: int, every: bool) -> Verified:
     wanted = versions if every else [named] if named else []
     for version in wanted:
         of_version = found.versions[version.number] = Findings()
-        with tempfile.TemporaryDirectory(dir=_scratch(), prefix="verify-") as scratch:
-            texts = _check_version(client, name, version, versions, rows, Path(scratch), of_version)
+        with workspace.temporary_folder(workspace.VERIFY) as scratch:
+            texts = _check_version(client, name, version, versions, rows, scratch, of_version)
         if texts and not of_version.differences:
             found.written[version] = texts
     if every:
-        with tempfile.TemporaryDirectory(dir=_scratch(), prefix="verify-") as scratch:
-            _check_refusals(client, records, Path(scratch), found.model)
+        with workspace.temporary_folder(workspace.VERIFY) as scratch:
+            _check_refusals(client, records, scratch, found.model)
     return found
-
-
-def _scratch() -> Path:
-    folder = workspace.work_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 class _Guarded:

@@ -31,7 +31,7 @@ class ChatSession:
                 f"{folder} is no package: it has no {SETTINGS_FILE}; name the folder that precis "
                 "wrote (artifacts/package of a version), or a registered model"
             )
-        self.generator: Any = _loaded(folder, device)
+        self.code, self.generator = _loaded(folder, device)
         settings = self.generator.settings  # of packages made before there were such settings, too
         self.inputs: tuple[str, ...] = getattr(settings, "inputs", ())
         self.chat = getattr(settings, "format", "template") == "chat" and not self.inputs
@@ -52,6 +52,19 @@ class ChatSession:
             with contextlib.closing(stream(document)) as pieces:
                 yield from pieces
 
+    def cut_tokens(self, document: Document) -> int:
+        """How many tokens of a document, or of a conversation, do not fit the prompt and are left out.
+
+        0 under map_reduce, which reads all of it in parts, and for a package whose code cannot tell.
+        Raises EvaluationError for a document that makes no prompt.
+        """
+        fit = getattr(self.code, "fit", None)
+        settings = self.generator.settings
+        if fit is None or getattr(settings, "summarize", "direct") == "map_reduce":
+            return 0
+        with _as_evaluation_error("the prompt could not be written"):
+            return int(fit(self.generator.tokenizer, document, settings)[1])
+
     def _limit(self, max_new_tokens: int) -> None:
         """Longer answers leave less of the context to the question."""
         settings = self.generator.settings
@@ -68,7 +81,8 @@ class ChatSession:
         )
 
 
-def _loaded(folder: Path, device: str | None) -> Any:
+def _loaded(folder: Path, device: str | None) -> tuple[Any, Any]:
+    """The package's code and its Generator."""
     import torch
     from transformers.utils import logging
 
@@ -77,8 +91,10 @@ def _loaded(folder: Path, device: str | None) -> Any:
             "--device cuda: no GPU can be used on this machine; use cpu, or leave it out"
         )
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # it warns of documents that are too long before they are cut
     with _as_evaluation_error(f"{folder} could not be loaded"):
-        return package_code.load_code(folder).Generator(folder, device)
+        code = package_code.load_code(folder)
+        return code, code.Generator(folder, device)
 
 
 @contextlib.contextmanager

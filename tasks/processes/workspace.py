@@ -18,7 +18,8 @@ from pathlib import Path
 EMBEDDED_STORE = Path("mlruns")  # MLflow's database and artifacts where no server is set
 SOCKETS = "pg"  # the kind of folder that holds PostgreSQL's sockets
 PREFIX = "precis-"  # of our folders in the temporary directory
-KINDS = ("check", "ingest", "fresh", "newer", "serve", SOCKETS)
+VERIFY = "verify"  # may hold a whole model: in the work folder
+KINDS = ("check", "ingest", "fresh", "newer", "serve", VERIFY, SOCKETS)
 # As mkdtemp names them: a user's own precis-backup-2026 is none of ours.
 _OURS = re.compile(rf"{PREFIX}(?:{'|'.join(KINDS)})-[a-z0-9_]{{8}}")
 
@@ -32,11 +33,14 @@ def work_folder() -> Path:
 def temporary_folder(kind: str) -> Iterator[Path]:
     """A folder `precis-KIND-...` in the temporary directory, for this user alone, while the block runs.
 
-    `kind`: one of KINDS, by which an abandoned one is known.
+    `kind`: one of KINDS, by which an abandoned one is known; VERIFY is in the work folder.
     """
     if kind not in KINDS:
         raise ValueError(f"{kind!r} is none of the kinds of temporary folders: {', '.join(KINDS)}")
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-"))
+    within = work_folder() if kind == VERIFY else None
+    if within:
+        within.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-", dir=within))
     try:
         with _locked(folder):
             yield folder
@@ -50,7 +54,9 @@ def remove_abandoned(oldest: float) -> list[Path]:
     Returns what was removed.
     """
     removed = []
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
+    found = [*Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*")]
+    found += work_folder().glob(f"{PREFIX}{VERIFY}-*")
+    for folder in found:
         with contextlib.suppress(OSError):  # another process removed it
             facts = folder.stat(follow_symlinks=False)
             # As root, PostgreSQL's sockets belong to its own user (flows/stack/postgres.py).

@@ -267,13 +267,13 @@ OWN_TERMINAL = (
 class Terminal:
     """`precis ask` at a pseudo-terminal, as a person has it."""
 
-    def __init__(self, folder: Path, *words: str) -> None:
+    def __init__(self, folder: Path, *words: str, kind: str = "dumb") -> None:
         ours, theirs = pty.openpty()
         own = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
         self.process = subprocess.Popen(
             [sys.executable, "-c", OWN_TERMINAL, PRECIS, "ask", *words],
             cwd=folder,
-            env=own | {"TERM": "dumb"},
+            env=own | {"TERM": kind},
             stdin=theirs,
             stdout=theirs,
             stderr=subprocess.STDOUT,
@@ -329,6 +329,34 @@ def test_a_chat_knows_what_was_said(place: Path, chatting: Generator) -> None:
     terminal.type("   \n")
     terminal.until("> ")
     terminal.type("/exit\n")
+    assert terminal.end() == 0
+
+
+READS, SENT = "\x1b[?2004h> ", "\x1b[?2004l"  # what readline writes before it reads, and after
+
+
+def test_a_pasted_document_is_one_text(place: Path, summing: Generator) -> None:
+    """Several lines, as a terminal marks a paste; one that is too long is cut, which is told; /help."""
+    terminal = Terminal(place, "sums", "--device", "cpu", kind="xterm")
+    terminal.until(READS)
+    long = "Ann: Shall we meet at noon? " * 200
+    for text in (DIALOGUE, long):
+        pasted = text.replace("\n", "\r")  # as terminals send it
+        terminal.type(f"\x1b[200~{pasted}\x1b[201~\n")
+        shown = terminal.until(READS).rpartition(SENT)[2].strip()
+        told = re.search(
+            r"^(\d+) tokens are not read, the prompt holds 900: its end is cut\n", shown
+        )
+        assert bool(told) == (text == long)
+        answer = shown[told.end() :] if told else shown  # nothing else: no warning of transformers
+        assert answer == summing.summarize([text.strip()])[0].text
+    for word, says in (
+        ("/help", "/new: a new conversation"),
+        ("/halp", "there is no command /halp"),
+    ):
+        terminal.type(f"{word}\n")
+        assert terminal.until(READS).rpartition(SENT)[2].strip().startswith(says)
+    terminal.type("\x04")
     assert terminal.end() == 0
 
 

@@ -17,6 +17,7 @@ from prefect.client.orchestration import get_client
 from register import made_store
 from register.made_store import NAME, REASON, Store
 
+from flows.cli.entry import main
 from flows.model_page import page_of, publish, write_page
 from flows.stack import embedded
 from tasks.contracts.errors import DataError, NoSuchChampion, RegistryError
@@ -217,3 +218,13 @@ def test_keys_of_prefect_artifacts() -> None:
     keys = [page_key(name) for name in ("Demo", "demo", "demo.", "DEMO")]
     assert len(set(keys)) == 4
     assert all(re.fullmatch("[a-z0-9-]+", key) for key in keys)
+
+
+def test_the_command_writes_it(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """`precis page NAME` names the file; a name that nobody knows is a sentence and status 1."""
+    assert main(["page", NAME, "--out", "page.html"]) == 0
+    assert "page.html" in capsys.readouterr().out
+    written, made = Path("page.html").read_text(), render_model_page(page_of(store.client, NAME))
+    assert len(written) == len(made)  # they may have been made in two minutes
+    assert main(["page", "sum"]) == 1
+    assert "nearest" in capsys.readouterr().err

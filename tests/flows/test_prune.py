@@ -1,4 +1,7 @@
-"""`precis prune`: lists first, removes working files and refused challengers' adapters, never a version."""
+"""`precis prune`: lists first, removes working files and refused challengers' adapters, never a version.
+
+Over 250 lines: its tests share one store.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import pytest
 from register import made_store
 from register.made_store import NAME, Store
 
+from flows.cli.entry import main
 from flows.lineage import lineage
 from flows.prune import prune
 from flows.who_learned import who_learned
@@ -244,3 +248,15 @@ def test_unknown_names_and_folders_without_a_store(store: Store) -> None:
     shutil.rmtree("mlruns")
     with pytest.raises(NoSuchChampion):
         prune(NAME, 1, yes=True)
+
+
+@pytest.mark.usefixtures("store")
+def test_the_command_lists_unless_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """`precis prune NAME --keep N` removes nothing, and prints the command that does."""
+    before = files()
+    assert main(["prune", NAME, "--keep", "1"]) == 0
+    told = capsys.readouterr().out
+    assert f"nothing was removed. To remove them: precis prune {NAME} --keep 1 --yes" in told
+    assert files() == before
+    assert main(["prune", NAME, "--keep", "0"]) == 2
+    assert main(["prune", "sum", "--keep", "1"]) == 1

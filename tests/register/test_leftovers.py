@@ -94,6 +94,8 @@ def test_temporary_folders_of_killed_processes_are_removed_after_a_day(
         process.send_signal(signal.SIGKILL)
         process.wait()
     killed, of_today, running = folders
+    verified = workspace.work_folder() / "precis-verify-0a1b2c3d"  # where models fit
+    verified.mkdir(parents=True)
     others = [Path(tempfile.mkdtemp(prefix=prefix)) for prefix in ("precisely-", "tmp", "pre-")]
     for name in ("precis-prod-store", "precis-check-out", "precis-backup-ab12_xyz"):
         others.append(Path(tempfile.gettempdir()) / name)
@@ -102,12 +104,13 @@ def test_temporary_folders_of_killed_processes_are_removed_after_a_day(
     target.mkdir()
     link = Path(tempfile.gettempdir()) / "precis-check-link"
     link.symlink_to(target)
-    for folder in (killed, running, *others, target):
+    for folder in (killed, running, verified, *others, target):
         os.utime(folder, (LONG_AGO, LONG_AGO))
     experiment = client.create_experiment("m")
     try:
         leftovers.remove(client, experiment)
-        assert [f.exists() for f in (killed, of_today, running)] == [False, True, True]
+        now = [f.exists() for f in (killed, verified, of_today, running)]
+        assert now == [False, False, True, True]
         assert all(other.exists() for other in (*others, target, link))
         assert killed.parent.stat().st_mode
         assert of_today.stat().st_mode & 0o077 == 0
