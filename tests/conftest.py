@@ -19,6 +19,8 @@ SHARED = ROOT.parent / "shared"
 LONGEST = (
     "e2e/test_crashes.py",
     "e2e/test_deployed.py",
+    "e2e/test_verify.py",
+    "e2e/test_approval.py",
     "e2e/test_browser.py",
     "e2e/test_postgres.py",
     "e2e/test_known_recipes.py",
@@ -28,6 +30,7 @@ LONGEST = (
     "e2e/test_watch.py",
     "train/test_train_devices.py",
     "e2e/test_slots.py",
+    "serve/test_serve_processes.py",
     "e2e/test_waiting_runs.py",
     "e2e/test_ask.py",
     "evaluate/test_evaluate_cluster.py",
