@@ -18,12 +18,16 @@ from tasks.processes import workspace
 
 SQLITE = "sqlite:///"
 UNAUTHORIZED, FORBIDDEN = 401, 403
-QUIET = {
+CLIENT_SETTINGS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output is for the decision
     # A run sends no usage data. MLflow's client would, from a thread that changes the environment while
     # another request reads it: without internet access a run then fails at times.
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # Artifacts go through MLflow's server. With S3 behind it MLflow would send this client to S3, and one
+    # that does not reach it fails after minutes. A user sets them to true where all workers reach it.
+    "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
+    "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
 }
 
 
@@ -69,7 +73,7 @@ def first_request() -> Iterator[Any]:
     when the store changes, in this process and its children.
     """
     uri = tracking_uri()
-    for name, value in QUIET.items():
+    for name, value in CLIENT_SETTINGS.items():
         os.environ.setdefault(name, value)
     try:
         if uri.startswith(SQLITE):

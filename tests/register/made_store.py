@@ -211,7 +211,7 @@ def put(home: Path, factory: pytest.TempPathFactory) -> Store:
 def _make(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        # MLflow writes the variable when it is told of a store: left behind, the next test would use this one.
+        # MLflow writes the variable when it is told of a store; left behind, the next test would use this.
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
         client = connection.connect()
         first = retrain(client, 1, "PROMOTE", None, 1)
