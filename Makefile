@@ -20,7 +20,7 @@ demo: setup  ## train, judge and register a summarizer, then refuse a weaker one
 	$(BIN)/precis run deployments/recipes/demo.yaml --set data.train_rows=64
 	@echo; $(BIN)/precis history demo
 
-test: setup  ## what a contributor runs; the aim is 5 minutes on 2 quiet cores; 12.8 measured on 1b3cb95
+test: setup  ## what a contributor runs; the aim is 5 minutes on 2 quiet cores; 8.3 measured on dedd64a
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 # Three workers on two cores: many of these wait, for leases, schedules and servers that start.
