@@ -3,8 +3,9 @@
     python tests/gate/simulate.py [--processes 2] [--scale 1.0]
 
 Prints the table of docs/gate.md with 95% intervals (Wilson). Every verdict is made by `decide`, with the
-resamples and the earlier looks that a run would use; a learner's looks that are far from a promotion are not
-taken through it, and the bound that a later look needs of them is Student's.
+resamples and the earlier looks that a run would use; a learner's looks that are far from a promotion, and
+those before a late look, are not taken through it: the bound that a later look needs of them is
+Student's.
 
 Over 250 lines: one case after another, each short.
 """
@@ -248,17 +249,14 @@ def main() -> None:
     begun = time.time()
     years = max(2, round(80 * options.scale))
     with ProcessPoolExecutor(options.processes) as pool:
-        running = {
-            own: [pool.submit(year, seed, 500, own) for seed in range(years)]
-            for own in ((True, False) if options.only in "a year" else ())
-        }
         for title, trial, arguments, sets in CASES:
             if options.only not in title:
                 continue
             count = max(20, round(sets * options.scale))
             chunks = [pool.submit(trial, seed, *arguments) for seed in range(count)]
             print(f"{title:52s}", wilson(sum(one.result() for one in chunks), count), flush=True)
-        for own, futures in running.items():
+        for own in (True, False) if options.only in "a year" else ():
+            futures = [pool.submit(year, seed, 500, own) for seed in range(years)]
             better, promoted, false = np.array([one.result() for one in futures]).sum(axis=0)
             title = f"a year, 500 rows, {'own luck' if own else 'drawn again'}: better promoted"
             a_year = BETTER_A_YEAR * promoted / better

@@ -40,6 +40,7 @@ def test_what_is_not_asked_for_changes_nothing() -> None:
     [
         ({"max_new_tokens": 13}, "max_new_tokens is 13: from 1 to 12, the longest that was judged"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"max_new_tokens": True}, "max_new_tokens is True"),
         ({"max_new_tokens": "x"}, "max_new_tokens is 'x'"),
         ({"truncated": 1}, "truncated is 1: true or false"),
         ({"temperature": 0.5}, "temperature is not taken.*leave it out, or send 0.0"),

@@ -48,7 +48,8 @@ def asked_for(
     given = {name: value for name, value in (params or {}).items() if value is not None}
     limit, truncated = given.pop(LIMIT, settings.max_new_tokens), given.pop(TRUNCATED, False)
     faults = []
-    if not isinstance(limit, int) or not 1 <= limit <= settings.max_new_tokens:
+    is_count = isinstance(limit, int) and not isinstance(limit, bool)  # true is 1 to Python
+    if not is_count or not 1 <= limit <= settings.max_new_tokens:
         faults.append(
             f"{LIMIT} is {limit!r}: from 1 to {settings.max_new_tokens}, the longest that was judged"
         )
