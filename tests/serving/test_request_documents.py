@@ -248,6 +248,26 @@ def test_every_form_of_mlflow_s_server(client: Any) -> None:
     for body in bad:
         status, text = answers(http, **body)
         assert (status, "a b c" in text) == (400, False), body
+    # Refused by MLflow, before the model sees them.
+    for body in (
+        {"inputs": ["a b c"], "params": {"max_new_tokens": "many"}},
+        {"inputs": ["a b c Error: x"], "params": {"temperature": [1]}},
+        {"inputs": ["a b c"], "params": [1]},
+        {"dataframe_records": [{"dialogue": "a b c"}], "params": "x"},
+        {"inputs": None},
+    ):
+        status, text = answers(http, **body)
+        assert (status, "a b c" in text) == (400, False), (body, text)
+    for kind, raw in (
+        ("application/json", b'{"inputs": ["a b c"],'),
+        ("application/json", b'{"inputs": ["a b c \xff"]}'),
+        ("text/csv", b"dialogue\na b c \xff\n"),
+        ("text/csv", b"dialogue\na b c, and more\n"),  # pandas would take "a b c" for an index
+        ("text/csv", b'dialogue\n"a b c'),
+    ):
+        response = http.post("/invocations", content=raw, headers={"Content-Type": kind})
+        assert (response.status_code, "a b c" in response.text) == (400, False), response.text
+    assert "many" in answers(http, inputs=["a"], params={"max_new_tokens": "many"})[1]
     csv = 'id,dialogue\n1,a b c\n2,"d e\nf"\n'
     response = http.post("/invocations", content=csv, headers={"Content-Type": "text/csv"})
     assert json.loads(response.text)["predictions"] == expected

@@ -2,9 +2,9 @@
 
 Training encodes rows with this code, evaluation generates with it and MLflow serves it. This whole
 folder is copied into every package (a model folder in Hugging Face format with `summarizer.json`, the
-settings), so what was judged is what is served. It imports torch, transformers and, in pyfunc.py,
-MLflow; within the folder imports are relative, so that copies of different versions can be loaded
-side by side in one process.
+settings), so what was judged is what is served. It imports torch, transformers and, in pyfunc.py and
+scoring_server.py, MLflow; within the folder imports are relative, so that copies of different versions can be
+loaded side by side in one process.
 
 Not for anything that needs this project installed: nothing here imports any of it. Importing this
 module imports no torch.
@@ -37,6 +37,7 @@ from .reasoning import BLOCKS as REASONING_BLOCKS
 from .reasoning import split_reasoning
 from .request_documents import documents_of
 from .request_params import asked_for, params_of
+from .scoring_server import fit_server
 from .settings import (
     AUTO_SLOTS,
     CONTINUOUS_MODEL_TYPES,
@@ -81,6 +82,7 @@ __all__ = [
     "first_left_out",
     "fit",
     "fit_chat",
+    "fit_server",
     "frame",
     "full_length",
     "left_out",

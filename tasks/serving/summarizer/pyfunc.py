@@ -240,7 +240,6 @@ def _piece(path: Path, start: int) -> bytes:
 if not __package__:  # run by MLflow, under a name of MLflow's own
     import mlflow
     import pandas
-    from mlflow.types.schema import AnyType
 
     def remove_own_cache() -> None:
         """Remove what Python has just compiled of this file: one that lies there is run unchecked.
@@ -265,6 +264,8 @@ if not __package__:  # run by MLflow, under a name of MLflow's own
             check = Check(model, registered_digests(model))
             check.require()  # before any of the package's code runs
             self.code = load_code(package)
+            if "mlflow.pyfunc.scoring_server" in sys.modules:
+                self.code.fit_server()
             self.generator = self.code.Generator(package)
             check.finish()
             check.require()
@@ -291,24 +292,6 @@ if not __package__:  # run by MLflow, under a name of MLflow's own
                 return texts
             was_cut = [summary.cut_tokens > 0 for summary in summaries]
             return pandas.DataFrame({"summary": texts, "truncated": was_cut})
-
-    def fit_server() -> None:
-        """In a process of MLflow's scoring server: let every form of request reach the model.
-
-        Of text/csv the server asks the schema for pandas types, and MLflow 3.17 has none for columns whose
-        type is open: they are read as texts. (Declared as strings, a null and 5 in JSON would be the texts
-        "None" and "5".) And pandas 3 makes no column of a text with half a surrogate pair, unless strings are
-        kept as Python's: the server's answer would show all rows of the request, and name none.
-        """
-        pandas.set_option("mode.string_storage", "python")
-        known = mlflow.types.Schema.pandas_types
-
-        def pandas_types(self: Any) -> list[Any]:
-            if self.inputs and all(isinstance(column.type, AnyType) for column in self.inputs):
-                return [object] * len(self.inputs)
-            return list(known(self))
-
-        mlflow.types.Schema.pandas_types = pandas_types
 
     def registered_digests(model: Path) -> dict[str, str]:
         """The digest of a model's manifest by where MLflow holds it; if there is none, the log says so."""
@@ -368,6 +351,4 @@ if not __package__:  # run by MLflow, under a name of MLflow's own
         return asked
 
     remove_own_cache()
-    if "mlflow.pyfunc.scoring_server" in sys.modules:
-        fit_server()
     mlflow.models.set_model(Summarizer())
