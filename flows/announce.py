@@ -25,14 +25,15 @@ def announce(outcome: Outcome, dataset: DatasetRef) -> None:
     context = FlowRunContext.get()
     assert context is not None
     assert context.flow_run is not None
-    data, verdict = dataset.digest[:8], outcome.decision.ending
+    data, verdict = dataset.digest[: run_name.DATA_DIGITS], outcome.decision.ending
+    name = run_name.after_verdict(outcome.name, dataset.digest, verdict)
     tags = {outcome.name, f"data:{data}", f"verdict:{verdict}"}
     # The version is registered already: a server that is away must not fail the run now.
     try:
         with get_client(sync_client=True) as client:
             client.update_flow_run(
                 context.flow_run.id,
-                name=None if run_name.typed() else f"{outcome.name} {data} {verdict}",
+                name=None if run_name.typed() else name,
                 tags={*context.flow_run.tags, *tags},
             )
     except (httpx.HTTPError, RuntimeError) as error:

@@ -66,16 +66,24 @@ def kept(name: str, flow: str, log: Callable[[str], None]) -> Iterator[None]:
 def publish(client: Any, name: str) -> str | None:
     """Store the page in MLflow, as a Prefect artifact, and link it from the model's description.
 
+    The registry is read again after that, until it tells what was stored: another run that stored its page
+    meanwhile had read an earlier state, or a later one, and of all the last one to store stores the latest.
     Returns its address; None where nothing of it has changed. Raises PrecisError or MlflowException.
     """
-    page = page_of(client, name)
+    address = None
+    page, stored = page_of(client, name), ""
     experiment = client.get_experiment_by_name(name)
     run = page_run.of_model(client, name, experiment.experiment_id)
-    content = page_run.digest_of(render_model_page(replace(page, written="")))
     link_page(client, name, page_run.LINK.format(run=run))
-    if content == run.content:
-        return None
-    return keep_page(client, run, page, content)
+    while (content := _content(page)) != (stored or run.content):
+        address = keep_page(client, run, page, content)
+        page, stored = page_of(client, name), content
+    return address
+
+
+def _content(page: ModelPage) -> str:
+    """A digest of what the page tells."""
+    return page_run.digest_of(render_model_page(replace(page, written="")))
 
 
 def page_of(client: Any, name: str) -> ModelPage:

@@ -16,6 +16,7 @@ from tasks.contracts.metrics import LOSS, change, direction
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import MetricResult, ShownDecision, StepCost, VersionRef
 from tasks.contracts.truncation import Cut, line
+from tasks.register.task import ALIAS
 from tasks.report.task import StoredReport
 from tasks.tracking import artifacts, connection, mlflow_run
 
@@ -83,7 +84,7 @@ class Outcome:
         if embedded:
             lines.append(f"MLflow:   mlflow ui --backend-store-uri {connection.shown_uri()}")
         if self.version:
-            command = f"mlflow models serve -m models:/{self.name}@champion --env-manager local"
+            command = f"mlflow models serve -m models:/{self.name}@{ALIAS} --env-manager local"
             lines.append(f"serve it: MLFLOW_TRACKING_URI={connection.shown_uri()} {command}")
         return lines
 

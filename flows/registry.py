@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flows import champion_moves
-from tasks.register.task import find_champion, history_of, require_known
+from tasks.register.task import ALIAS, find_champion, history_of, require_known
 from tasks.tracking import connection
 from tasks.tracking.history import HistoryRecord
 
@@ -39,7 +39,7 @@ class Champion:
             f"{self.name} v{self.version}, champion since {self.since}\n  {self.description}\n{reasons}\n"
             f"  model digest {self.model_digest}\n  MLflow run {self.mlflow_run_id}\n"
             f"  serve it: MLFLOW_TRACKING_URI={connection.shown_uri()} "
-            f"mlflow models serve -m models:/{self.name}@champion --env-manager local"
+            f"mlflow models serve -m models:/{self.name}@{ALIAS} --env-manager local"
         )
 
 

@@ -6,10 +6,16 @@ form: Prefect draws an adjective and an animal from the word lists of coolname.
 
 from __future__ import annotations
 
+import re
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 from prefect.context import FlowRunContext
+
+from tasks.contracts.records import Ending
+
+DATA_DIGITS = 8  # of the data set's digest
+ENDED = re.compile(rf"( [0-9a-f]{{{DATA_DIGITS}}} ({'|'.join(get_args(Ending))}))?")
 
 
 def typed_or_model() -> str:
@@ -21,7 +27,7 @@ def typed_or_model() -> str:
 def typed_or_rollback() -> str:
     """`flow_run_name` of the flow rollback."""
     name, parameters = _current()
-    return name if _is_typed(name, parameters) else f"rollback {parameters['name']}"
+    return name if _is_typed(name, parameters) else _of_rollback(parameters)
 
 
 def typed() -> bool:
@@ -29,9 +35,18 @@ def typed() -> bool:
     return _is_typed(*_current())
 
 
+def after_verdict(model: str, data_digest: str, ending: Ending) -> str:
+    """The name of a run that is decided."""
+    return f"{model} {data_digest[:DATA_DIGITS]} {ending}"
+
+
 def _is_typed(name: str, parameters: dict[str, Any]) -> bool:
-    ours = _model(parameters) if "recipe" in parameters else "rollback"
-    return not is_drawn(name) and name != ours and not name.startswith(f"{ours} ")
+    if "recipe" not in parameters:
+        return not is_drawn(name) and name != _of_rollback(parameters)
+    model = _model(parameters)
+    # Ours is the whole of it: "demo with more rows" is somebody's.
+    is_ours = name.startswith(model) and ENDED.fullmatch(name.removeprefix(model)) is not None
+    return not is_drawn(name) and not is_ours
 
 
 def is_drawn(name: str) -> bool:
@@ -54,6 +69,10 @@ def _current() -> tuple[str, dict[str, Any]]:
     assert context is not None
     assert context.flow_run is not None
     return context.flow_run.name, context.parameters or {}
+
+
+def _of_rollback(parameters: dict[str, Any]) -> str:
+    return f"rollback {parameters['name']}"
 
 
 def _model(parameters: dict[str, Any]) -> str:

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from flows import verified_note
 from tasks.contracts.errors import PrecisError
 from tasks.contracts.findings import Findings
 from tasks.gate.task import check_stored, read_shown
 from tasks.processes import workspace
 from tasks.register.task import (
     Version,
-    add_verified,
     check_files,
     check_history,
     check_promotion,
@@ -170,19 +170,8 @@ def _check_version(
 def note(found: Verified, log: Callable[[str], None]) -> None:
     """Note on each version where it was verified, if all is as judged; a failure is logged."""
     for version, texts in found.written.items() if found.as_judged else ():
-        try:
-            client = connection.connect()
-            add_verified(
-                client,
-                found.name,
-                version.number,
-                version.digest,
-                verified_now("precis verify", texts),
-            )
-        except Exception as error:  # noqa: BLE001 - it may be read with a right to read alone
-            log(
-                f"{found.name} v{version.number}: where it was verified could not be noted: {error}"
-            )
+        noted = verified_now("precis verify", texts)
+        verified_note.add(found.name, version.number, version.digest, noted, log)
 
 
 def _check_refusals(client: Any, records: Sequence[Any], scratch: Path, found: Findings) -> None:

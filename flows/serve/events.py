@@ -6,11 +6,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from flows import champion_moves
+from flows import champion_moves, verified_note
 from flows.serve.engines import Engine, say
 from flows.serve.plan import ServePlan
-from tasks.register.task import add_verified, verified_now
-from tasks.tracking import connection
+from tasks.register.task import verified_now
 
 
 def teller(name: str) -> Callable[[str, dict[str, Any]], None]:
@@ -44,10 +43,7 @@ def noter(name: str) -> Callable[[Engine, int], None]:
 
     def note(engine: Engine, texts: int) -> None:
         target = engine.target
-        try:
-            noted = verified_now("precis serve", texts, str(engine.info.get("engine")))
-            add_verified(connection.connect(), name, target.number, target.digest, noted)
-        except Exception as error:  # noqa: BLE001 - a server may have the right to read alone
-            say(f"{target.title}: where it was verified could not be noted: {error}")
+        noted = verified_now("precis serve", texts, str(engine.info.get("engine")))
+        verified_note.add(name, target.number, target.digest, noted, say)
 
     return note

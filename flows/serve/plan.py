@@ -31,8 +31,10 @@ class ServePlan:
     @property
     def follows_champion(self) -> bool:
         """Whether the reference is the champion, not another alias or a version."""
+        from tasks.register.task import ALIAS  # an engine's process does without its seconds
+
         path = self.reference.removeprefix("models:/")
-        return path in (self.name, f"{self.name}@champion")
+        return path in (self.name, f"{self.name}@{ALIAS}")
 
 
 def read_key(file: Path | None, variable: str | None) -> str | None:

@@ -21,7 +21,7 @@ from tasks.models.tokenizer_digest import tokenizer_digest
 from tasks.orchestration.task_options import STEP
 from tasks.processes import workspace
 from tasks.register import claims, log_model, lookup, rollback, verified, version_tags
-from tasks.register.claims import Version, find_champion
+from tasks.register.claims import ALIAS, Version, find_champion
 from tasks.register.claims import versions as versions_of
 from tasks.register.description import put as link_page
 from tasks.register.history_entries import history_of
@@ -59,6 +59,7 @@ from tasks.tracking import artifacts, connection, history, mlflow_run
 from tasks.tracking.predictions_table import read_table
 
 __all__ = [
+    "ALIAS",
     "Move",
     "Pulled",
     "Verified",

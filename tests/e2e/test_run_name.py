@@ -40,9 +40,12 @@ def api(prefect_server: str) -> Iterator[None]:
         ("after the spring clean", True),
         ("new-data", True),
         ("try 2", True),
+        ("demo with more rows", True),
+        ("demo 1f0c22aa REJECT again", True),
         (None, False),  # Prefect draws one
         ("demo", False),  # of an earlier try
         ("demo 1f0c22aa REJECT", False),
+        ("demo 1f0c22aa WAITS_FOR_APPROVAL", False),
     ],
 )
 def test_a_typed_name_is_kept(name: str | None, kept: bool) -> None:
@@ -60,7 +63,10 @@ def test_a_typed_name_is_kept(name: str | None, kept: bool) -> None:
 
 
 @pytest.mark.usefixtures("api")
-@pytest.mark.parametrize(("name", "shown"), [(None, "rollback demo"), ("oh dear", "oh dear")])
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [(None, "rollback demo"), ("oh dear", "oh dear"), ("rollback please", "rollback please")],
+)
 def test_a_rollback_too(name: str | None, shown: str) -> None:
     """Its own name says whose rollback it is."""
     with get_client(sync_client=True) as client:

@@ -1,4 +1,7 @@
-"""`precis page`: one HTML page of a model, with no sealed number on it."""
+"""`precis page`: one HTML page of a model, with no sealed number on it.
+
+Over 250 lines: its tests share one store.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import once
@@ -17,6 +21,7 @@ from prefect.client.orchestration import get_client
 from register import made_store
 from register.made_store import NAME, REASON, Store
 
+from flows import model_page
 from flows.cli.entry import main
 from flows.model_page import page_of, publish, write_page
 from flows.stack import embedded
@@ -191,8 +196,20 @@ def test_the_description_keeps_what_people_wrote(store: Store) -> None:
 
 
 @pytest.mark.full
-def test_it_is_kept_in_mlflow_and_prefect(store: Store) -> None:
-    """One run a model keeps it; it is stored again when what it tells has changed, and not otherwise."""
+def test_it_is_kept_in_mlflow_and_prefect(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run a model keeps it; it is stored again when what it tells has changed, and not otherwise.
+
+    Of two that store it at once the last stores the latest, though it had read an earlier state.
+    """
+    keep = model_page.keep_page
+
+    def late(*given: Any) -> str:
+        """Keeps what was read before another one's change and its page."""
+        monkeypatch.setattr(model_page, "keep_page", keep)
+        store.client.set_registered_model_alias(NAME, claims.ALIAS, "3")
+        assert publish(store.client, NAME)
+        return keep(*given)
+
     once.put_prefect_database(Path("prefect"))
     with embedded.server() as wait:
         wait()
@@ -202,8 +219,17 @@ def test_it_is_kept_in_mlflow_and_prefect(store: Store) -> None:
         assert publish(store.client, NAME) == address
         with get_client(sync_client=True) as prefect:
             kept = prefect.read_latest_artifacts()
+        html = artifacts.fetch(str(address)).read_text()
+        store.client.set_registered_model_alias(NAME, claims.ALIAS, "2")
+        monkeypatch.setattr(model_page, "keep_page", late)
+        assert publish(store.client, NAME) == address
+        assert publish(store.client, NAME) is None
+        with get_client(sync_client=True) as prefect:
+            (latest,) = prefect.read_latest_artifacts()
+    assert "version 3, champion since" in artifacts.fetch(str(address)).read_text()
+    assert "**Served: version 3**" in str(latest.data)
     assert address
-    assert f"precis rollback {NAME} --to 3" in artifacts.fetch(address).read_text()
+    assert f"precis rollback {NAME} --to 3" in html
     assert [artifact.key for artifact in kept] == [f"page-{NAME}"]
     assert f"precis rollback {NAME} --to 3" in kept[0].data
     assert address in store.client.get_registered_model(NAME).description
