@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,18 +121,30 @@ class Load:
         if answer.status_code != 200:
             return f"failed: {answer.status_code} {answer.text}", 0
         number = int(answer.headers["X-Precis-Version"].rpartition("/")[2])
-        is_right = text == self.stored[number][index]
-        return "right" if is_right else f"mixed: v{number} {kind} {index}", number
+        return self.outcome(text, number, index, kind), number
+
+    def outcome(self, text: str, number: int, index: int, kind: str) -> str:
+        """Whether an answer is the stored text of the version that it names."""
+        return "right" if text == self.stored[number][index] else f"mixed: v{number} {kind} {index}"
 
 
-def run(store: Any, command: Command, load: Load, versions: Sequence[int]) -> None:
-    """Promote these versions one after the other while the load runs; `CORRUPTED` must be refused."""
+def run(
+    store: Any,
+    command: Command,
+    load: Load,
+    versions: Sequence[int],
+    package: Callable[[Any, int], Path] = served_models.package_in_store,
+) -> None:
+    """Promote these versions one after the other while the load runs; `CORRUPTED` must be refused.
+
+    `package`: where a version's package lies in the store.
+    """
     with ThreadPoolExecutor(load.clients) as pool:
         clients = [pool.submit(load.client, number) for number in range(load.clients)]
         try:
             for version in versions:
                 if version == CORRUPTED:
-                    corrupt(served_models.package_in_store(store, version) / "model.safetensors")
+                    corrupt(package(store, version) / "model.safetensors")
                 promote(store, version)
                 command.wait(lambda health, v=version: _is_decided(health, v))
         finally:

@@ -1,4 +1,7 @@
-"""Registered versions of a tiny model for tests of `precis serve`, with engines in this process."""
+"""Registered versions of a tiny model for tests of `precis serve`, with engines in this process.
+
+Over 250 lines: the store and what serves from it go together.
+"""
 
 from __future__ import annotations
 
@@ -51,10 +54,15 @@ def documents() -> list[str]:
     return [*(str(row.document) for row in ROWS), LONG]
 
 
-def register(client: Any, folder: Path, number: int, spoil: bool = False) -> list[str]:
-    """Register a package as version `number`, and champion; returns its texts of `documents()`."""
+def register(
+    client: Any, folder: Path, number: int, spoil: bool = False, device: str = "cpu"
+) -> list[str]:
+    """Register a package as version `number`, and champion; returns its texts of `documents()`.
+
+    `device`: cpu or cuda, what writes them.
+    """
     model = ModelRef(str(folder), digest.of_folder(folder), "b" * 64)
-    texts = [s.text for s in Generator(folder, "cpu").summarize(documents())]
+    texts = [s.text for s in Generator(folder, device).summarize(documents())]
     found = client.get_experiment_by_name(NAME)
     experiment = found.experiment_id if found else client.create_experiment(NAME)
     run_id = client.create_run(experiment).info.run_id
@@ -94,13 +102,19 @@ def make(folder: Path) -> None:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
         patch.chdir(folder)
         client = connection.connect()
-        work = folder / "mlruns/made"
         for number in range(1, WRONG_TEXTS + 1):
-            # Heads of 32: vLLM has no kernel for 16 on a CPU.
-            base = tiny.make_tiny_base(work / f"base-{number}", hidden=128, seed=number)
-            made = package(work / f"package-{number}", base)
-            texts = register(client, made, number, spoil=number == WRONG_TEXTS)
+            texts = register_tiny(client, folder / "mlruns/made", number)
             (folder / f"texts-{number}.txt").write_text("\x00".join(texts))
+
+
+def register_tiny(
+    client: Any, work: Path, number: int, hidden: int = 128, layers: int = 2, device: str = "cpu"
+) -> list[str]:
+    """Make and register version `number` in the folder `work`; its texts of `documents()`."""
+    # Heads of 32: vLLM has no kernel for 16 on a CPU.
+    base = tiny.make_tiny_base(work / f"base-{number}", hidden=hidden, layers=layers, seed=number)
+    made = package(work / f"package-{number}", base)
+    return register(client, made, number, spoil=number == WRONG_TEXTS, device=device)
 
 
 @contextlib.contextmanager

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg2
 import pytest
+import serve_load
+import served_models
 import warm
+from serve_load import CORRUPTED, Load, serving
 from stack import Stack, free_port, up
 from test_retrain import *  # noqa: F403 - the same tests, on this module's stack
 
+from flows.serve.follow import CHANGED, REFUSED
 from flows.stack import postgres, services
+from tasks.tracking import artifacts, connection
+from tasks.tracking.predictions_table import read_table
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1500)]
 
@@ -113,3 +121,128 @@ def test_the_champion_is_verified_in_the_store(stack: Stack, first: dict[str, An
         assert "pyfunc.py was changed; restore it from a backup" in done.stdout
     finally:
         file.write_text(text)
+
+
+# In place of a verb: dies as by kill -9 after three files.
+KILLED_PULL = """
+import os, signal, sys
+from flows.cli.entry import main
+from tasks.tracking import artifacts
+
+repository_of_model = artifacts.repository_of_model
+
+def dying(uri):
+    repository, left = repository_of_model(uri), [3]
+    download = repository.download_artifacts
+
+    def one(*given, **named):
+        left[0] -= 1
+        return download(*given, **named) if left[0] >= 0 else os.kill(os.getpid(), signal.SIGKILL)
+
+    repository.download_artifacts = one
+    return repository
+
+artifacts.repository_of_model = dying
+main(["pull", *sys.argv[1:]])
+"""
+
+
+def precis(stack: Stack, *words: str) -> str:
+    """What the command prints."""
+    done = warm.warm_precis()([*words], stack.folder, stack.environment())
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_killed_pull_goes_on_and_ask_answers(
+    stack: Stack, first: dict[str, Any], client: Any
+) -> None:
+    """The whole package out of S3; asked from the registry and from the folder, the stored summary."""
+    warm.warm_precis()(["-c", KILLED_PULL, "demo", "pulled"], stack.folder, stack.environment())
+    assert not (stack.folder / "pulled").exists()
+    assert ", 3 of them by an earlier pull, " in precis(stack, "pull", "demo", "pulled")
+    gate = artifacts.fetch(f"runs:/{first['mlflow_run_id']}/gate")
+    row = read_table(gate / "challenger.json")[0]
+    for model in ("demo", "./pulled"):
+        assert precis(stack, "ask", model, str(row.document)) == f"{row.text}\n"
+
+
+def test_its_page_and_where_it_came_from(
+    stack: Stack, first: dict[str, Any], weaker: dict[str, Any], client: Any
+) -> None:
+    """Lineage both ways, and the page as a file and as it is kept: versions and refusals, read in S3."""
+    made = stack.ask("lineage", "demo")
+    assert (made["version"], made["trained_by_run"]) == (1, first["mlflow_run_id"])
+    assert [data["train_rows"] for data in made["datasets"]] == [300]
+    rows = artifacts.fetch(f"runs:/{weaker['mlflow_run_id']}/dataset/train.jsonl").read_text()
+    ids = [json.loads(line)["id"] for line in rows.splitlines()]
+    learned = [stack.ask("who-learned", one)["learners"] for one in ids[:3]]
+    assert {one["run_id"] for found in learned for one in found} >= {weaker["mlflow_run_id"]}
+    (version,) = {one["version"] for found in learned for one in found if one["version"]}
+    assert version == 1
+    precis(stack, "page", "demo", "--out", "page.html")
+    description = client.get_registered_model("demo").description
+    kept = description.partition("`runs:/")[2].partition("`")[0]
+    for page in (stack.folder / "page.html", artifacts.fetch(f"runs:/{kept}")):
+        html = page.read_text()
+        assert "version 1, champion since" in html
+        assert weaker["mlflow_run_id"][:8] in html
+
+
+def test_serve_follows_the_champion_under_load(
+    stack: Stack, tmp_path: Path, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pulled out of S3: a promotion, a version whose weights were changed in the bucket, and back."""
+    for name, value in stack.env.items():
+        monkeypatch.setenv(name, value)
+    store = connection.connect()
+    stored = {n: served_models.register_tiny(store, tmp_path, n) for n in (1, 2, CORRUPTED)}
+    served_models.promote(store, 1)
+
+    def in_bucket(store: Any, number: int) -> Path:
+        source = store.get_model_version(served_models.NAME, str(number)).source
+        model_id = source.removeprefix("models:/")
+        (found,) = (stack.folder / "mlruns/stack/s3").rglob(
+            f"{model_id}/artifacts/artifacts/package"
+        )
+        return found
+
+    with serving(tmp_path, "--engine", "transformers") as command:
+        load = Load(command.url, stored, clients=8, at_least=200)
+        serve_load.run(store, command, load, (2, CORRUPTED, 1), in_bucket)
+        assert {outcome for outcome, _ in load.done} == {"right"}, load.done
+        assert {number for _, number in load.done} == {1, 2}, load.done
+        (refused,) = command.wait(lambda health: True)["refused"]
+        assert "v3 is not what was judged" in refused["reason"]
+    told = {name: _told_versions(stack, name) for name in (CHANGED, REFUSED)}
+    assert told == {CHANGED: [1, 1, 2], REFUSED: [CORRUPTED]}
+
+
+def _told_versions(stack: Stack, event: str) -> list[int]:
+    """The versions that Prefect was told of by an event of this name."""
+    wanted = {"filter": {"event": {"name": [event]}}}
+    answer = httpx.post(f"{stack.env['PREFECT_API_URL']}/events/filter", json=wanted, timeout=60)
+    return sorted(each["payload"]["version"] for each in answer.raise_for_status().json()["events"])
+
+
+def test_prune_removes_a_refused_adapter_from_the_bucket(
+    stack: Stack, first: dict[str, Any], weaker: dict[str, Any], client: Any
+) -> None:
+    """And nothing of the version: it is as judged after that."""
+    experiment = client.get_experiment_by_name("demo").experiment_id
+    newest = client.create_run(experiment, tags={"precis.flow": "retrain"}).info.run_id
+    client.set_terminated(newest)
+
+    def adapters() -> set[str]:
+        files = (stack.folder / "mlruns/stack/s3").rglob("adapter_model.safetensors")
+        runs = (first["mlflow_run_id"], weaker["mlflow_run_id"])
+        return {run for file in files for run in runs if run in file.parts}
+
+    assert len(adapters()) == 2
+    assert f"the adapter of run {weaker['mlflow_run_id']}" in precis(
+        stack, "prune", "demo", "--keep", "1"
+    )
+    assert len(adapters()) == 2, "nothing was to be removed yet"
+    precis(stack, "prune", "demo", "--keep", "1", "--yes")
+    assert adapters() == {first["mlflow_run_id"]}
+    assert stack.ask("verify", "demo", "--rows", "0")["as_judged"]
