@@ -1,12 +1,13 @@
 """What the gate says of 13 summarizers that people rated, beside what people prefer.
 
-    python tests/bench/people.py human_judgment.jsonl
+    python tests/bench/people.py human_judgment.jsonl [--scores tests/gate/rated_systems.json]
 
 The file is DialSummEval's `annotation_campus/human_judgment.jsonl` (Gao & Wan 2022,
 https://aclanthology.org/2022.naacl-main.418): 100 SAMSum dialogues, three ratings of coherence, consistency,
 fluency and relevance of each summary. The reference is SAMSum's own (their system A). Of each ordered pair,
 one is the challenger. People prefer one of a pair where the two-sided 95% interval of the difference of mean
-ratings (paired, over dialogues) is on one side of 0.
+ratings (paired, over dialogues) is on one side of 0. `--scores` writes what tests/gate/test_gate_people.py
+reads: the ROUGE scores of the neural systems, their mean ratings, and the pairs of which people prefer one.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 from gate.gate_tables import judged  # noqa: E402  # needs the path
 
 from tasks.contracts.recipe import Gate  # noqa: E402
-from tasks.contracts.records import Output, Prediction, Row  # noqa: E402
+from tasks.contracts.records import ROUGE_NAMES, Output, Prediction, Row  # noqa: E402
 from tasks.evaluate.scores import score_texts  # noqa: E402
 
 SYSTEMS = dict(
@@ -79,11 +80,41 @@ def preferred(ours: Floats, theirs: Floats) -> str:
     return "better" if gains.mean() > half else "worse" if gains.mean() < -half else "no difference"
 
 
+def write_scores(
+    path: Path, tables: dict[str, list[Prediction]], ratings: dict[str, Floats]
+) -> None:
+    """Numbers alone, without a text: a list of (documents) scores by system and ROUGE_NAMES."""
+    neural = [name for name in tables if name not in EXTRACTIVE]
+    scores = {
+        name: {
+            rouge: [round(row.scores[rouge], 4) for row in tables[name]] for rouge in ROUGE_NAMES
+        }
+        for name in neural
+    }
+    surely = [
+        pair
+        for pair in permutations(neural, 2)
+        if preferred(*(ratings[name] for name in pair)) == "better"
+    ]
+    found = {
+        "source": "ROUGE F1 by tests/bench/people.py, of what DialSummEval (Gao & Wan 2022, NAACL; "
+        "annotation_campus/human_judgment.jsonl) holds of neural systems on 100 SAMSum dialogues",
+        "ratings": {name: round(float(ratings[name].mean()), 3) for name in neural},
+        "people_prefer": surely,
+        "scores": scores,
+    }
+    path.write_text(json.dumps(found) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Print verdicts by what people say: among neural systems, and of pairs with an extractive one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
-    tables, ratings = read(parser.parse_args().file)
+    parser.add_argument("--scores", type=Path)
+    options = parser.parse_args()
+    tables, ratings = read(options.file)
+    if options.scores:
+        write_scores(options.scores, tables, ratings)
     gate, counts, misjudged, told = (
         Gate(),
         Counter[tuple[bool, str, str]](),
