@@ -211,6 +211,26 @@ def test_a_sealed_decision_recomputes_without_a_number(
 
 
 @pytest.mark.full
+def test_of_an_inconclusive_challenger_no_number_is_met_either(
+    stack: Stack, refused: dict[str, Any], client: Any
+) -> None:
+    """Asked for a gain between what was measured and its lower bound, which noise could decide."""
+    before = deciding(folder_of(stack, refused))[1].metrics["rougeL"]
+    asked = {"gate.min_delta": round((before.low + before.gain) / 2, 3)}
+    changes = {key.replace("__", "."): value for key, value in SLICED.items()}
+    outcome = stack.finish(stack.start(changes | asked))
+    folder = folder_of(stack, outcome)
+    rows, decision = deciding(folder)
+    assert outcome["verdict"] == decision.verdict == "INCONCLUSIVE"
+    assert outcome["metrics"] == {}
+    opened = opened_by(folder, outcome)
+    own = {secret for secret in secrets(rows, decision) if secret not in opened}
+    assert len(own) > 80
+    for place, text in places(stack, outcome, client):
+        assert not found_in(text, own), place
+
+
+@pytest.mark.full
 def test_who_refuses_a_winner_has_met_no_deciding_row(
     stack: Stack, refused: dict[str, Any], client: Any
 ) -> None:
