@@ -1,6 +1,6 @@
 """A benchmark, not a test: how often the real gate promotes what it should, and what it should not.
 
-    python tests/gate/simulate.py [--processes 2] [--scale 1.0]
+    python tests/gate/simulate.py [--processes 2] [--scale 1.0] [--years 100 100 --only "a year"]
 
 Prints the table of docs/gate.md with 95% intervals (Wilson). Every verdict is made by `decide`, with the
 resamples and the earlier looks that a run would use; a learner's looks that are far from a promotion, and
@@ -13,6 +13,7 @@ Over 250 lines: one case after another, each short.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 import time
@@ -245,9 +246,13 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--scale", type=float, default=1.0, help="times as many trials")
     parser.add_argument("--only", default="", help="lines whose title holds this")
+    parser.add_argument("--years", type=int, nargs=2, metavar=("OWN", "DRAWN"))
+    parser.add_argument("--first-seed", type=int, default=0, help="of the years")
+    parser.add_argument("--json", type=Path, help="write each year's counts there")
     options = parser.parse_args()
     begun = time.time()
-    years = max(2, round(80 * options.scale))
+    by_scale = max(2, round(80 * options.scale))
+    own, drawn = options.years or (by_scale, by_scale)
     with ProcessPoolExecutor(options.processes) as pool:
         for title, trial, arguments, sets in CASES:
             if options.only not in title:
@@ -255,18 +260,37 @@ def main() -> None:
             count = max(20, round(sets * options.scale))
             chunks = [pool.submit(trial, seed, *arguments) for seed in range(count)]
             print(f"{title:52s}", wilson(sum(one.result() for one in chunks), count), flush=True)
-        for own in (True, False) if options.only in "a year" else ():
-            futures = [pool.submit(year, seed, 500, own) for seed in range(years)]
-            better, promoted, false = np.array([one.result() for one in futures]).sum(axis=0)
-            title = f"a year, 500 rows, {'own luck' if own else 'drawn again'}: better promoted"
-            a_year = BETTER_A_YEAR * promoted / better
-            print(
-                f"{title:52s}",
-                wilson(promoted, better),
-                f"= {a_year:.1f} of {BETTER_A_YEAR} a year",
-            )
-            print(f"{'  of promotions false':52s}", wilson(false, promoted + false), flush=True)
+        if options.only in "a year":
+            kinds = {"own luck": own, "drawn again": drawn}
+            print_years(pool, kinds, options.first_seed, options.json)
     print(f"{time.time() - begun:.0f} s, {options.processes} processes")
+
+
+def print_years(
+    pool: ProcessPoolExecutor, counts: dict[str, int], first_seed: int, path: Path | None
+) -> None:
+    """Of years by kind (how many): what was promoted. A kind's years are told in the order of their seeds.
+
+    `path`: gets a line of JSON a year in that order, so a run that is cut off makes no choice among years.
+    """
+    seeds = {kind: range(first_seed, first_seed + years) for kind, years in counts.items()}
+    futures = {
+        kind: [pool.submit(year, seed, 500, kind == "own luck") for seed in seeds[kind]]
+        for kind in counts
+    }
+    for kind, of_kind in futures.items():
+        found = []
+        for seed, future in zip(seeds[kind], of_kind, strict=True):
+            found.append(future.result())
+            if path:
+                line = dict(zip(("better", "promoted", "false"), map(int, found[-1]), strict=True))
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"kind": kind, "seed": seed, **line}) + "\n")
+        better, promoted, false = np.array(found).sum(axis=0)
+        a_year = BETTER_A_YEAR * promoted / better
+        title = f"a year, 500 rows, {kind}: better promoted"
+        print(f"{title:52s}", wilson(promoted, better), f"= {a_year:.1f} of {BETTER_A_YEAR} a year")
+        print(f"{'  of promotions false':52s}", wilson(false, promoted + false), flush=True)
 
 
 if __name__ == "__main__":
