@@ -206,58 +206,69 @@ def _joined_digits(text: str, found: list[Number]) -> str:
 
 def numbers(text: str) -> list[Number]:
     """All numbers of a text, in order; digits of any script, the words of this file's tables."""
-    text = ascii_digits(text)
-    skipped = {
-        m.start() + m[0].index(next(c for c in m[0] if c.isdigit()))
-        for m in _ENUMERATOR.finditer(text)
-    }
-    found: list[Number] = []
-    phrase: _Phrase | None = None
-    for token in _TOKEN.finditer(text):
-        kind, word = token.lastgroup, token[0]
-        if kind == "time":
-            hour, minute = re.split("[:h]", word)[:2]
-            found += _closed(phrase)
-            phrase = None
-            at = (int(hour) * 60 + int(minute)) % HALF_DAY
-            # A ratio or a score, 3:20, is also its two numbers.
-            found.append(Number(token.start(), token.end(), (), at))
-        elif kind == "han" and word in HAN_SCALES and phrase and phrase.end == token.start():
-            scaled = tuple(value * HAN_SCALES[word] for value in phrase.group)  # 3万
-            found.append(Number(phrase.start, token.end(), scaled))
-            phrase = None
-        elif kind == "han":
-            found += _closed(phrase)
-            phrase = None
-            found.append(_han(token))
-        elif kind == "digits":
-            found += _closed(phrase)
-            phrase = None
-            if token.start() not in skipped:
-                phrase = _Phrase.of_digits(token, text)
-        else:
-            lower = word.casefold()
-            value = number_words().get(lower)
-            if (
-                value is None
-                and phrase is None
-                and lower not in OTHER_WORDS
-                and lower not in foreign_words()
-            ):
-                continue
-            if value is not None and phrase and phrase.takes(lower, value, token, text):
-                continue
-            if value is None and lower != "and":
-                found += _closed(phrase)
-                phrase = None
-            if value is not None:
-                found += _closed(phrase)
-                phrase = _Phrase.of_word(lower, value, token)
-            elif lower in OTHER_WORDS or lower in foreign_words():
-                meant = OTHER_WORDS.get(lower) or str(foreign_words()[lower])
-                values = tuple(map(Decimal, meant.split()))
-                found.append(Number(token.start(), token.end(), values, None, True, True))
-    return [*found, *_closed(phrase)]
+    reader = _Reader(ascii_digits(text))
+    read = {"time": reader.time, "han": reader.han, "digits": reader.digits, "word": reader.word}
+    for token in _TOKEN.finditer(reader.text):
+        read[str(token.lastgroup)](token)
+    reader.close()
+    return reader.found
+
+
+class _Reader:
+    """Reads a text token by token; `phrase` is a number that the next word may still add to."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.found: list[Number] = []
+        self.phrase: _Phrase | None = None
+        self.enumerators = {
+            m.start() + m[0].index(next(c for c in m[0] if c.isdigit()))
+            for m in _ENUMERATOR.finditer(text)
+        }
+
+    def close(self) -> None:
+        """The phrase is complete."""
+        if self.phrase:
+            self.found.append(self.phrase.closed())
+            self.phrase = None
+
+    def time(self, token: re.Match[str]) -> None:
+        hour, minute = re.split("[:h]", token[0])[:2]
+        self.close()
+        at = (int(hour) * 60 + int(minute)) % HALF_DAY
+        # A ratio or a score, 3:20, is also its two numbers.
+        self.found.append(Number(token.start(), token.end(), (), at))
+
+    def han(self, token: re.Match[str]) -> None:
+        phrase = self.phrase
+        if token[0] in HAN_SCALES and phrase and phrase.end == token.start():
+            scaled = tuple(value * HAN_SCALES[token[0]] for value in phrase.group)  # 3万
+            self.found.append(Number(phrase.start, token.end(), scaled))
+            self.phrase = None
+            return
+        self.close()
+        self.found.append(_han(token))
+
+    def digits(self, token: re.Match[str]) -> None:
+        self.close()
+        if token.start() not in self.enumerators:
+            self.phrase = _Phrase.of_digits(token, self.text)
+
+    def word(self, token: re.Match[str]) -> None:
+        lower = token[0].casefold()
+        value = number_words().get(lower)
+        if value is not None:
+            if self.phrase and self.phrase.takes(lower, value, token, self.text):
+                return
+            self.close()
+            self.phrase = _Phrase.of_word(lower, value, token)
+            return
+        if lower != "and":
+            self.close()
+        if lower in OTHER_WORDS or lower in foreign_words():
+            meant = OTHER_WORDS.get(lower) or str(foreign_words()[lower])
+            values = tuple(map(Decimal, meant.split()))
+            self.found.append(Number(token.start(), token.end(), values, None, True, True))
 
 
 class _Phrase:
@@ -319,10 +330,6 @@ class _Phrase:
         values = self.group if len(self.group) > 1 else [self.total + self.group[0]]
         values = [*values, *self.plain]
         return Number(self.start, self.end, tuple(values), None, self.words, False, self.decade)
-
-
-def _closed(phrase: _Phrase | None) -> list[Number]:
-    return [phrase.closed()] if phrase else []
 
 
 def _readings(digits: str) -> list[Decimal]:

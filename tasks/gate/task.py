@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -117,35 +118,21 @@ def gate(
     `remarks`: on the evaluation rows and the challenger; they stand in the decision's notes.
     """
     run, watch = mlflow_run.current(), resource_usage.Watch()
-    rows_digest = dataset.evaluation_digest
     labels = _labels(dataset, recipe.gate)  # a loss of them shall not cost a look
     scores = {"challenger": challenger, "opponent": opponent, "base": base, "lead3": lead3}
     tables, split = {who: _table(record) for who, record in scores.items()}, split_of(recipe)
     deciding = {
         who: deciding_rows(tables[who], recipe.gate, split) for who in ("challenger", "opponent")
     }
-    # Counted before the verdict is known: a run that is killed on a bad verdict has looked too.
-    metric, documents = (
-        recipe.gate.metric,
-        [plain_text(row.document) for row in deciding["challenger"]],
-    )
     against = opponent.model_digest if champion_version else BASE
-    looks = history.count_look(
-        run,
-        challenger.model_digest,
-        judged_by(recipe.gate, challenger, recipe.evaluation),
-        against,
-        rows_digest,
-        documents,
-        decided_from(deciding["challenger"], deciding["opponent"], recipe.gate, labels),
-    )
+    looks = _count_look(run, challenger, against, deciding, dataset, recipe, labels)
     kind: Literal["champion", "base"] = "champion" if champion_version else "base"
-    earlier = _earlier(run, against, rows_digest)
+    earlier = _earlier(run, against, dataset.evaluation_digest)
     setting = Setting(recipe.gate, split, kind, champion_version, looks, tuple(earlier), labels)
     decision, open_part = decide_by_parts(tables, scores, setting)
     decision = replace(decision, notes=(*decision.notes, *remarks))
     told = shown(decision, open_part, recipe.gate, len(tables["challenger"]), remarks)
-    own = look_of(decision, metric, deciding["challenger"], deciding["opponent"])
+    own = look_of(decision, recipe.gate.metric, deciding["challenger"], deciding["opponent"])
     public = before_promotion(told, recipe.gate)
     _store(run, decision, (told, public), own, scores, tables, setting)
     verdict = {"precis.verdict": decision.verdict}  # to filter and sort runs by, in MLflow's UI
@@ -157,6 +144,27 @@ def gate(
     for reason in public.reasons:
         get_run_logger().info(f"{decision.verdict}: {reason}")
     return told
+
+
+def _count_look(
+    run: mlflow_run.Run,
+    challenger: Scores,
+    against: str,
+    deciding: Mapping[str, list[Prediction]],
+    dataset: DatasetRef,
+    recipe: Recipe,
+    labels: Labels,
+) -> int:
+    """The number of this look, counted before the verdict: who is killed on a bad one has looked too."""
+    return history.count_look(
+        run,
+        challenger.model_digest,
+        judged_by(recipe.gate, challenger, recipe.evaluation),
+        against,
+        dataset.evaluation_digest,
+        [plain_text(row.document) for row in deciding["challenger"]],
+        decided_from(deciding["challenger"], deciding["opponent"], recipe.gate, labels),
+    )
 
 
 def _metrics(told: ShownDecision, primary: str) -> dict[str, float]:

@@ -31,7 +31,7 @@ RULES = {
     "contracts.fractions_in_text": "26dfbad007bf",
     "contracts.name_forms": "67b76fb3a180",
     "contracts.number_words": "f30ec9169ebc",
-    "contracts.numbers_in_text": "7f504c5288ab",
+    "contracts.numbers_in_text": "a5d27ac258d1",
     "contracts.similar_documents": "97ca2176e23c",
     "contracts.slice_labels": "d4b8895fc2ad",
     "contracts.unsupported": "c99f2e49d45e",
