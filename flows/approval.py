@@ -32,7 +32,7 @@ from flows import notify, stale_runs, terminal_question
 from flows.approval_form import (
     BY_PAIRS,
     Answer,
-    Given,
+    GivenAnswer,
     form_for,
     marks_of,
     one_line,
@@ -48,7 +48,7 @@ from tasks.models.prepared_base import PreparedBase
 from tasks.register.task import Version, public_decision, succession
 from tasks.report.task import blind_pairs, name_blind_pairs, preferred_in_pairs, report
 from tasks.tracking import approvals, artifacts, connection, history, mlflow_run
-from tasks.tracking.approvals import Made, Question
+from tasks.tracking.approvals import Candidate, Question
 from tasks.train.task import adapter_is_stored
 
 ASKED = "precis.approval.asked"
@@ -83,7 +83,7 @@ def require_someone(recipe: Recipe) -> None:
     raise RecipeError(NOBODY.format(why="no deployment started this run, and this is no terminal"))
 
 
-def collect(recipe: Recipe, given: Given | None) -> None:
+def collect(recipe: Recipe, given: GivenAnswer | None) -> None:
     """Store what people have answered since this run asked. `given`: at the terminal."""
     run = mlflow_run.current()
     if recipe.gate.approval == "none" or not run.resumed:
@@ -96,7 +96,7 @@ def collect(recipe: Recipe, given: Given | None) -> None:
         _store(run, recipe, question, found)
 
 
-def asked_about(base: PreparedBase) -> tuple[DatasetRef, AdapterRef] | None:
+def waiting_candidate(base: PreparedBase) -> tuple[DatasetRef, AdapterRef] | None:
     """Rows and adapter of the challenger that this run has asked about; None where it asked nothing.
 
     Newer data or code change nothing of it: people have answered about this challenger, and about no other.
@@ -119,7 +119,7 @@ def asked_about(base: PreparedBase) -> tuple[DatasetRef, AdapterRef] | None:
     return None
 
 
-def refused_before(recipe: Recipe, model_digest: str) -> tuple[str, ...]:
+def earlier_refusals(recipe: Recipe, model_digest: str) -> tuple[str, ...]:
     """Remarks on a challenger that people have refused, where nobody is asked now; logged too."""
     if recipe.gate.approval == "required":
         return ()
@@ -130,7 +130,7 @@ def refused_before(recipe: Recipe, model_digest: str) -> tuple[str, ...]:
 
 
 def ask(
-    decision: ShownDecision, made: Made, champion: Version | None, recipe: Recipe
+    decision: ShownDecision, made: Candidate, champion: Version | None, recipe: Recipe
 ) -> ShownDecision:
     """The decision with people's answer. `decision`: the gate's, a PROMOTE.
 
@@ -147,7 +147,7 @@ def ask(
     raise AwaitsApproval(question, text, run.id)
 
 
-def wait(waits: AwaitsApproval) -> Given:
+def wait(waits: AwaitsApproval) -> GivenAnswer:
     """The answer from the terminal; of a deployed run suspends the flow run, and raises Prefect's Pause.
 
     That is the last that its process does: a heartbeat after it would have the run taken for a dead one.
@@ -156,7 +156,7 @@ def wait(waits: AwaitsApproval) -> Given:
     if not _is_deployed():
         with _withdrawn_if_it_ends(waits.run_id):
             answer = Answer(**terminal_question.ask(waits.text, question.pairs))
-        return Given(answer, datetime.now(UTC))
+        return GivenAnswer(answer, datetime.now(UTC))
     seconds = (datetime.fromisoformat(question.until) - datetime.now(UTC)).total_seconds()
     suspend_flow_run(
         wait_for_input=form_for(question.pairs).with_initial_data(description=waits.text),
@@ -183,7 +183,7 @@ def _withdrawn_if_it_ends(run_id: str) -> Iterator[None]:
 def _put(
     run: mlflow_run.Run,
     recipe: Recipe,
-    made: Made,
+    made: Candidate,
     champion: Version | None,
     before: Question | None,
 ) -> tuple[str, Question]:
@@ -220,17 +220,17 @@ def _shown_uri(uri: str) -> str:
     return uri if _is_deployed() else str(artifacts.fetch(uri))
 
 
-def _answer_to(question: Question) -> Given | None:
+def _answer_to(question: Question) -> GivenAnswer | None:
     """What was answered in Prefect; None if nothing was."""
     context = FlowRunContext.get()
     assert context is not None
     assert context.flow_run is not None
     key = keyset_from_base_key(f"suspended-{question.key}")["response"]
     value: Any = read_flow_run_input(key, flow_run_id=context.flow_run.id)
-    return Given(Answer(**value), datetime.fromisoformat(question.until)) if value else None
+    return GivenAnswer(Answer(**value), datetime.fromisoformat(question.until)) if value else None
 
 
-def _store(run: mlflow_run.Run, recipe: Recipe, question: Question, given: Given) -> None:
+def _store(run: mlflow_run.Run, recipe: Recipe, question: Question, given: GivenAnswer) -> None:
     """Store an answer; or why it is none."""
     answer = given.answer
     problem = problem_of(answer.decision, answer.approved_by, answer.preferred, question.pairs)
@@ -271,7 +271,7 @@ def _tags(run: mlflow_run.Run, recipe: Recipe, told: ShownDecision) -> dict[str,
     return {"precis.verdict": told.ending} | history.decision_tags(run, recipe, told)
 
 
-def stands(question: Question, made: Made, champion: Version | None) -> bool:
+def stands(question: Question, made: Candidate, champion: Version | None) -> bool:
     """Whether an answer is about this challenger and champion; a refusal is about any champion."""
     if question.made.model.digest != made.model.digest or question.answer is None:
         return False

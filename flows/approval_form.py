@@ -37,7 +37,7 @@ class Answer(RunInput):
     preferred: str = Field("", title="The better one of each blind pair")
 
 
-class Given(NamedTuple):
+class GivenAnswer(NamedTuple):
     """An answer, and when it came (UTC): at a terminal the run may wait for its slot after it."""
 
     answer: Answer

@@ -15,7 +15,7 @@ from prefect.states import Completed, Failed
 
 from flows import approval, home_folder, run_name
 from flows.announce import announce
-from flows.approval_form import Given
+from flows.approval_form import GivenAnswer
 from flows.outcome import Outcome, promotion_stands
 from flows.parameters import IfBusy, OneRecipe
 from flows.run_context import is_first_try, one_retrain_at_a_time, tracked_run
@@ -38,21 +38,21 @@ from tasks.register.task import (
     Version,
     as_model,
     current_champion,
-    decided_before,
-    promoted_before,
+    decided_by_earlier_try,
+    promoted_by_earlier_try,
+    publish_promotion,
     register,
     require_comparable,
     require_readable_rows,
     require_same_inputs,
-    tell_promotion,
     trained_by,
 )
 from tasks.report.task import report
 from tasks.tracking import mlflow_run
-from tasks.tracking.approvals import Made
+from tasks.tracking.approvals import Candidate
 from tasks.train.task import train
 
-MOST_CONTESTS = 10
+MOST_TRIES = 10
 
 
 @flow(name="retrain", flow_run_name=run_name.typed_or_model, validate_parameters=True)
@@ -85,39 +85,43 @@ def run_and_ask(recipe: Recipe, if_busy: IfBusy) -> Outcome:
             answer = approval.wait(waits)
 
 
-def run_retrain(recipe: Recipe, answer: Given | None = None) -> Outcome:
+def run_retrain(recipe: Recipe, answer: GivenAnswer | None = None) -> Outcome:
     """The flow's body, in the order it happens. `answer`: to what it asked, at a terminal."""
     first_try = is_first_try(again=answer is not None)
     if first_try:  # nothing is opened for what cannot be done
-        require_means(recipe)
+        require_prerequisites(recipe)
     with tracked_run(recipe, again=answer is not None) as run:
         approval.collect(recipe, answer)
         if not first_try:  # an answer is not lost on a machine that has not all
-            require_means(recipe)
+            require_prerequisites(recipe)
         champion = current_champion(recipe.name)  # fails now if the registry does not answer
         require_same_inputs(champion, recipe)
         base = find_base(recipe)
         require_comparable(champion, base.path, recipe)
-        dataset, adapter = approval.asked_about(base) or learn(champion, base, recipe)
+        dataset, adapter = approval.waiting_candidate(base) or ingest_and_train(
+            champion, base, recipe
+        )
         with adapter_is_kept(adapter):
-            made = Made(dataset, adapter, merge(adapter, base, dataset, recipe))
-            decision, version = contest(made, base, recipe)
+            candidate = Candidate(dataset, adapter, merge(adapter, base, dataset, recipe))
+            decision, version = judge_and_register(candidate, base, recipe)
         outcome = Outcome.of(run, recipe, decision, version)
         with promotion_stands(outcome):
-            tell_promotion(decision, version, recipe)
-            page = report(recipe, decision, version, outcome.headline, dataset, adapter, made.model)
+            publish_promotion(decision, version, recipe)
+            page = report(
+                recipe, decision, version, outcome.headline, dataset, adapter, candidate.model
+            )
             outcome = outcome.with_report(page)
             announce(outcome, dataset)
         return outcome
 
 
-def require_means(recipe: Recipe) -> None:
+def require_prerequisites(recipe: Recipe) -> None:
     """Refuse a run that could not be finished here. Raises RecipeError or EvaluationError."""
     approval.require_someone(recipe)
     require_metric_models(recipe)
 
 
-def learn(
+def ingest_and_train(
     champion: Version | None, base: PreparedBase, recipe: Recipe
 ) -> tuple[DatasetRef, AdapterRef]:
     """The rows, and the adapter that was trained on them."""
@@ -138,22 +142,22 @@ def adapter_is_kept(adapter: AdapterRef) -> Iterator[None]:
         ) from error
 
 
-def contest(
-    made: Made, base: PreparedBase, recipe: Recipe
+def judge_and_register(
+    candidate: Candidate, base: PreparedBase, recipe: Recipe
 ) -> tuple[ShownDecision, VersionRef | None]:
     """Judge the challenger, and register it if it wins; again if the champion changed meanwhile."""
-    model, dataset = made.model, made.dataset
+    model, dataset = candidate.model, candidate.dataset
     challenger = evaluate(model, dataset, base, recipe, "challenger")
     challenger = add_model_metrics(challenger, recipe, "challenger")
     lead3_scores = lead3(dataset, base, recipe)
     base_scores = evaluate(untuned(base), dataset, base, recipe, "base")
     base_scores = add_model_metrics(base_scores, recipe, "base")
-    refused = approval.refused_before(recipe, model.digest)
-    for _ in range(MOST_CONTESTS):
+    refused = approval.earlier_refusals(recipe, model.digest)
+    for _ in range(MOST_TRIES):
         champion = current_champion(recipe.name)
-        if before := promoted_before(recipe.name):
+        if before := promoted_by_earlier_try(recipe.name):
             return before
-        decision = decided_before(model.digest, champion)
+        decision = decided_by_earlier_try(model.digest, champion)
         if decision is None:
             opponent = base_scores
             remarks = refused
@@ -165,13 +169,13 @@ def contest(
                 challenger, opponent, base_scores, lead3_scores, version, dataset, recipe, remarks
             )
         if decision.verdict == "PROMOTE":
-            decision = approval.ask(decision, made, champion, recipe)
+            decision = approval.ask(decision, candidate, champion, recipe)
         if decision.ending != "PROMOTE":
             return decision, None
         if registered := register(model, challenger, decision, recipe, champion):
             return decision, registered
     raise RegistryError(
-        f"the champion of {recipe.name!r} changed {MOST_CONTESTS} times during this run; run again"
+        f"the champion of {recipe.name!r} changed {MOST_TRIES} times during this run; run again"
     )
 
 

@@ -12,7 +12,7 @@ from tasks.register import claims
 from tasks.tracking import approvals, artifacts, history, mlflow_run
 
 
-def tell_promotion(decision: ShownDecision, version: VersionRef | None, recipe: Recipe) -> None:
+def publish_promotion(decision: ShownDecision, version: VersionRef | None, recipe: Recipe) -> None:
     """Under sealed feedback, tell the numbers of a promotion that took place; again is harmless."""
     if version is None or decision.feedback == "open":
         return
@@ -24,7 +24,7 @@ def tell_promotion(decision: ShownDecision, version: VersionRef | None, recipe: 
     run.log_file(artifacts.fetch(f"runs:/{run.id}/{mlflow_run.SEALED}/gate/shown.json"), "gate")
 
 
-def promoted_before(name: str) -> tuple[ShownDecision, VersionRef] | None:
+def promoted_by_earlier_try(name: str) -> tuple[ShownDecision, VersionRef] | None:
     """This run's own promotion, when it crashed after it and is now retried; None otherwise.
 
     It is not judged again: the champion may be another one by now.
@@ -46,7 +46,9 @@ def succession(champion: claims.Version | None) -> str:
     return f"v{champion.number} {champion.digest} {champion.run_id}" if champion else "none"
 
 
-def decided_before(model_digest: str, champion: claims.Version | None) -> ShownDecision | None:
+def decided_by_earlier_try(
+    model_digest: str, champion: claims.Version | None
+) -> ShownDecision | None:
     """The decision on which this run asked people, where it still stands: same challenger, same champion.
 
     A refusal of the challenger stands against any champion. The decision is not made again: challengers that

@@ -31,11 +31,11 @@ from tasks.register.moves import Move, Why
 from tasks.register.moves import note as note_told
 from tasks.register.moves import untold as untold_moves
 from tasks.register.own_promotion import (
-    decided_before,
-    promoted_before,
+    decided_by_earlier_try,
+    promoted_by_earlier_try,
     public_decision,
+    publish_promotion,
     succession,
-    tell_promotion,
 )
 from tasks.register.pull import Pulled, pull
 from tasks.register.same_inputs import require_readable_rows, require_same_inputs
@@ -75,7 +75,7 @@ __all__ = [
     "check_succession",
     "check_summaries",
     "current_champion",
-    "decided_before",
+    "decided_by_earlier_try",
     "find_champion",
     "find_version",
     "former_champion",
@@ -84,8 +84,9 @@ __all__ = [
     "name_in",
     "note_told",
     "package_of",
-    "promoted_before",
+    "promoted_by_earlier_try",
     "public_decision",
+    "publish_promotion",
     "pull",
     "readable_versions",
     "register",
@@ -99,7 +100,6 @@ __all__ = [
     "restore",
     "stored_rows",
     "succession",
-    "tell_promotion",
     "trained_by",
     "untold_moves",
     "verified_lines",

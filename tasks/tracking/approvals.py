@@ -24,7 +24,7 @@ TAG = "precis.approval"
 
 
 @dataclass(frozen=True)
-class Made:
+class Candidate:
     """A challenger, with what it was made of."""
 
     dataset: DatasetRef
@@ -37,7 +37,7 @@ class Question:
     """One challenger against one opponent. `key`: of the answer, at the Prefect server."""
 
     key: str
-    made: Made
+    made: Candidate
     champion: str  # which succession was asked about: version, digest and run of the champion
     until: str  # UTC, ISO 8601
     pairs: int  # blind pairs that were shown

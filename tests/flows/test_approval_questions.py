@@ -22,7 +22,7 @@ from prefect.logging import disable_run_logger
 from pydantic import ValidationError
 
 from flows import approval, terminal_question
-from flows.approval_form import Answer, Given, form_for, one_line, problem_of, why_again
+from flows.approval_form import Answer, GivenAnswer, form_for, one_line, problem_of, why_again
 from flows.cli.entry import main
 from flows.retrain import retrain, run_retrain
 from tasks.contracts.errors import EvaluationError, RecipeError
@@ -30,7 +30,7 @@ from tasks.contracts.recipe import Gate, Recipe
 from tasks.contracts.records import AdapterRef, Approval, DatasetRef, ModelRef
 from tasks.register.task import Version, succession
 from tasks.tracking import approvals, connection, history, mlflow_run
-from tasks.tracking.approvals import Made, Question
+from tasks.tracking.approvals import Candidate, Question
 from tasks.tracking.history_record import HistoryRecord
 
 FLOW_RUN = "00000000-0000-4000-8000-000000000001"
@@ -150,7 +150,7 @@ def test_a_name_that_nobody_can_read_is_no_name(name: str) -> None:
 
 
 def asked(digest: str = "m", champion: str = "none", answer: Approval | None = None) -> Question:
-    made = Made(
+    made = Candidate(
         DatasetRef("d", "d", "t", "e", 1, 1, 0),
         AdapterRef("a", "a", "b"),
         ModelRef("p", digest, "b"),
@@ -253,7 +253,7 @@ def test_a_closed_terminal_ends_the_command_as_term_does() -> None:
 def test_an_answer_after_its_time_approves_nothing(home_with_store: Path) -> None:
     """People are asked again, and hear why."""
     asks(until="2026-01-01T00:00:00+00:00")
-    given = Given(Answer(decision="approve", approved_by="Ann"), datetime.now(UTC))
+    given = GivenAnswer(Answer(decision="approve", approved_by="Ann"), datetime.now(UTC))
     with disable_run_logger(), mlflow_run.run_for("tiny", FLOW_RUN, {}) as run:
         approval.collect(recipe(approval="required"), given)
         question = approvals.question_of(run)
@@ -269,7 +269,7 @@ def test_an_answer_is_stored_before_the_machine_is_judged(home_with_store: Path)
         id=UUID(FLOW_RUN), flow_id=uuid4(), name="n", run_count=1, deployment_id=uuid4()
     )
     context = FlowRunContext.model_construct(flow=retrain, flow_run=flow_run)
-    given = Given(Answer(decision="approve", approved_by="--"), datetime.now(UTC))
+    given = GivenAnswer(Answer(decision="approve", approved_by="--"), datetime.now(UTC))
     with context, disable_run_logger():
         with pytest.raises(EvaluationError, match="nowhere/nli"):
             run_retrain(wants)
@@ -294,13 +294,13 @@ def test_what_people_refused_is_known_to_a_run_that_asks_nobody(home_with_store:
     free, entry = recipe(), {"time": "2026-11-29T00", "version": None, "verdict": "PROMOTE"}
     for digest in ("refused", "expired", "approved"):
         with mlflow_run.run_for(free.name, f"of {digest}", {}) as run, disable_run_logger():
-            assert approval.refused_before(free, digest) == ()
+            assert approval.earlier_refusals(free, digest) == ()
             record = HistoryRecord(kind="refusal", name=free.name, reasons=("not approved by Ann",),
                                    model_digest=digest, mlflow_run_id=run.id, approval=digest, **entry)  # type: ignore[arg-type]  # fmt: skip
             run.write(tags={history.RECORD: history.as_json(record), history.LOOK_MODEL: digest})
-            told = approval.refused_before(free, digest)
+            told = approval.earlier_refusals(free, digest)
             assert len(told) == (digest == "refused")
             assert all(
                 "refused this very model before (not approved by Ann; 2026-11-29" in t for t in told
             )
-            assert approval.refused_before(recipe(approval="required"), digest) == ()
+            assert approval.earlier_refusals(recipe(approval="required"), digest) == ()

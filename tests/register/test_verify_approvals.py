@@ -21,13 +21,13 @@ from tasks.contracts.records import (
     to_json,
 )
 from tasks.register import claims, version_tags
-from tasks.register.own_promotion import promoted_before, tell_promotion
+from tasks.register.own_promotion import promoted_by_earlier_try, publish_promotion
 from tasks.register.verify_records import EVALUATION_DIGEST, check_promotion, check_refusal
 from tasks.tracking import approvals, history, mlflow_run
-from tasks.tracking.approvals import Made, Question
+from tasks.tracking.approvals import Candidate, Question
 
 UNTIL, LATER = "2026-12-06T00:00:00+00:00", "2027"
-MADE = Made(
+MADE = Candidate(
     DatasetRef("d", "d", "t", "e", 1, 1, 0), AdapterRef("a", "a", "b"), ModelRef("p", "m", "b")
 )
 NO = Approval("refused", UNTIL, "Ann Lee", "too terse")
@@ -118,9 +118,9 @@ def test_a_promotion_after_a_crash_is_told_as_people_approved_it(
         source = f"models:/{run.client.create_logged_model(run.experiment_id, source_run_id=run.id).model_id}"
         assert claims.succeed(run.client, "demo", None, source=source, tags=tags, description="d")
     with mlflow_run.run_for("demo", "flow-run", {}) as again:
-        found = promoted_before("demo")
+        found = promoted_by_earlier_try("demo")
         assert found
-        tell_promotion(*found, tiny.make_recipe(Path("unused"), name="demo"))
+        publish_promotion(*found, tiny.make_recipe(Path("unused"), name="demo"))
     (version,) = claims.versions(again.client, "demo")
     findings = Findings()
     check_promotion(again.client, "demo", version, told, "rougeL", findings)

@@ -11,10 +11,10 @@ from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
 from tasks.contracts.records import AdapterRef, Approval, DatasetRef, ModelRef, from_json, to_json
 from tasks.tracking import approvals, history, mlflow_run
-from tasks.tracking.approvals import Made, Question
+from tasks.tracking.approvals import Candidate, Question
 from tasks.tracking.history_record import HistoryRecord
 
-MADE = Made(
+MADE = Candidate(
     DatasetRef("runs:/r/dataset", "d", "t", "e", 10, 5, 0),
     AdapterRef("runs:/r/adapter", "a", "b", {"loss": 0.5}),
     ModelRef("models/m", "m", "b", "a"),
