@@ -1,7 +1,8 @@
 """Retrain: raw data in, a registered champion out, or the numbers that tell why not.
 
-ingest -> train -> merge -> evaluate -> gate -> register, in that order, below. Where the recipe says so,
-people are asked between gate and register.
+ingest -> train -> merge -> evaluate -> gate -> register, in that order, below. `judge_and_register` holds
+the last three; gate and register are done again where the champion changed meanwhile. Where the recipe
+says so, people are asked between the two; the flow then starts from the top with their answer.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def retrain(recipe: OneRecipe, if_busy: IfBusy = "wait") -> Any:
 def run_and_ask(recipe: Recipe, if_busy: IfBusy) -> Outcome:
     """The run; where people are asked it goes on with their answer, and holds no slot until then.
 
-    Raises Busy. Of a deployed run raises Prefect's Pause: a worker starts it again with the answer.
+    Raises Busy. In a deployed run `approval.wait` raises Prefect's Pause: a worker starts the run again
+    with the answer.
     """
     answer = None
     while True:
@@ -92,7 +94,7 @@ def run_retrain(recipe: Recipe, answer: GivenAnswer | None = None) -> Outcome:
         require_prerequisites(recipe)
     with tracked_run(recipe, again=answer is not None) as run:
         approval.collect(recipe, answer)
-        if not first_try:  # an answer is not lost on a machine that has not all
+        if not first_try:  # after the answer is stored: it is not lost where something is missing
             require_prerequisites(recipe)
         champion = current_champion(recipe.name)  # fails now if the registry does not answer
         require_same_inputs(champion, recipe)
@@ -170,10 +172,11 @@ def judge_and_register(
             )
         if decision.verdict == "PROMOTE":
             decision = approval.ask(decision, candidate, champion, recipe)
-        if decision.ending != "PROMOTE":
+        if decision.ending != "PROMOTE":  # the verdict, or what people answered to it
             return decision, None
         if registered := register(model, challenger, decision, recipe, champion):
             return decision, registered
+        # None: the champion is another one since it was judged against.
     raise RegistryError(
         f"the champion of {recipe.name!r} changed {MOST_TRIES} times during this run; run again"
     )

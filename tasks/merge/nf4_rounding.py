@@ -1,8 +1,8 @@
 """Round a matrix to NF4 on a CPU, a part at a time: bitsandbytes' numbers in a tenth of its time.
 
-On a GPU, and for other kinds, tasks.models.quantization.rounded does it. Not by bitsandbytes 0.50.2
-alone: it has no kernel for this on a CPU and searches for each weight's code among
-the 15 bounds (45 ns a weight on one core, with a float32 copy of the matrix), where 15
+tasks.merge.layer calls it. On a GPU, and for other kinds, it calls tasks.models.quantization.rounded in its
+place. Not by bitsandbytes 0.50.2 alone: it has no kernel for this on a CPU and searches for each weight's
+code among the 15 bounds (45 ns a weight on one core, with a float32 copy of the matrix), where 15
 comparisons take 3 ns. It does round the scales and dequantize here.
 """
 
