@@ -21,7 +21,7 @@ from prefect.client.orchestration import get_client
 from register import made_store
 from register.made_store import NAME, REASON, Store
 
-from flows import model_page
+from flows import model_page, verified_note
 from flows.cli.entry import main
 from flows.model_page import page_of, publish, write_page
 from flows.stack import embedded
@@ -172,6 +172,16 @@ def test_where_it_was_verified_is_on_it(store: Store) -> None:
     assert two.endswith("vllm 0.30.0: 4 stored summaries written again")
     assert socket.gethostname() in one
     assert one in unescape(render_model_page(page))
+
+
+def test_where_it_was_verified_is_noted_or_logged(store: Store) -> None:
+    """Of a version that has the model still; a registry that takes no note ends nothing."""
+    logged: list[str] = []
+    note, digest = verified_now("precis verify", 3), store.first.model.digest
+    verified_note.add(NAME, 1, digest, note, logged.append)
+    assert (len(page_of(store.client, NAME).verified), logged) == (1, [])
+    verified_note.add(NAME, 9, digest, note, logged.append)
+    assert [line.partition(": where it was verified")[0] for line in logged] == [f"{NAME} v9"]
 
 
 def test_the_description_keeps_what_people_wrote(store: Store) -> None:

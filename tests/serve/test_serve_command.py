@@ -13,7 +13,9 @@ import served_models
 from served_models import NAME
 
 from flows.cli.entry import main
+from flows.serve.plan import ServePlan
 from tasks.processes import workspace
+from tasks.register import claims
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,14 @@ def test_what_cannot_be_served_is_told(
         signal.signal(signal.SIGTERM, before)
     assert message in capsys.readouterr().err
     assert not (workspace.work_folder() / "serve").exists()  # nothing is kept for a port 0
+
+
+def test_who_follows_the_champion() -> None:
+    """A name alone, or with the champion's alias; another alias or a version is not told as its move."""
+    follow = (NAME, f"{NAME}@{claims.ALIAS}", f"models:/{NAME}@{claims.ALIAS}")
+    assert [ServePlan(reference).follows_champion for reference in follow] == [True] * 3
+    assert not ServePlan(f"{NAME}@other").follows_champion
+    assert not ServePlan(f"{NAME}/1").follows_champion
 
 
 def test_handlers_of_others_stay_open(store: Any) -> None:
