@@ -6,18 +6,18 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flows import home_folder, recipes
+from flows import home_folder, recipe_form, recipes
 
 HOME = "PRECIS_HOME"  # on a worker: the folder that a recipe's relative paths start from
 CHECKOUT = Path(__file__).parents[1]
 
 
 def load_recipe(path: str) -> dict[str, Any]:
-    """Build step: a YAML recipe as parameter values, with all defaults, for the UI's form.
+    """Build step: a YAML recipe as parameter values, with all defaults, in the shape of the UI's form.
 
     Raises RecipeError naming every problem of the file; nothing is deployed then.
     """
-    return {"recipe": recipes.load(Path(path)).model_dump(mode="json")}
+    return {"recipe": recipe_form.as_form(recipes.load(Path(path)))}
 
 
 def enter_home() -> dict[str, str]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
+from flows.recipe_form import FormSchema, as_recipe
 from tasks.contracts.recipe import NAME, Recipe
 
 
@@ -17,7 +18,10 @@ def _form_field(title: str, description: str = "", **rules: Any) -> Any:
     return Field(json_schema_extra=schema, **rules)
 
 
-OneRecipe = Annotated[Recipe, _form_field("Recipe")]
+OneRecipe = Annotated[Recipe, BeforeValidator(as_recipe), FormSchema(), _form_field("Recipe")]
+ShortRecipe = Annotated[
+    Recipe, BeforeValidator(as_recipe), FormSchema(advanced=False), _form_field("Recipe")
+]
 IfBusy = Annotated[
     Literal["wait", "end"],
     _form_field(

@@ -18,7 +18,7 @@ from flows import approval, home_folder, run_name
 from flows.announce import announce
 from flows.approval_form import GivenAnswer
 from flows.outcome import Outcome, promotion_stands
-from flows.parameters import IfBusy, OneRecipe
+from flows.parameters import IfBusy, OneRecipe, ShortRecipe
 from flows.run_context import is_first_try, one_retrain_at_a_time, tracked_run
 from tasks.contracts.errors import PrecisError, RegistryError
 from tasks.contracts.recipe import Recipe
@@ -70,6 +70,12 @@ def retrain(recipe: OneRecipe, if_busy: IfBusy = "wait") -> Any:
     except PrecisError as error:
         return Failed(message=str(error), data=error)
     return Completed(name=outcome.decision.ending, message=outcome.headline, data=outcome)
+
+
+@flow(name="retrain", flow_run_name=run_name.typed_or_model, validate_parameters=True)
+def retrain_short_form(recipe: ShortRecipe, if_busy: IfBusy = "wait") -> Any:
+    """Train a challenger and promote it only if it is truly better than the champion."""
+    return retrain.fn(recipe, if_busy)
 
 
 def run_and_ask(recipe: Recipe, if_busy: IfBusy) -> Outcome:

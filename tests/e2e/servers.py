@@ -24,6 +24,7 @@ import psutil
 import warm
 from stack import ROOT, SMALL, Stack, free_port
 
+from flows.recipe_form import as_recipe
 from flows.stack import services
 from tasks.processes import supervised
 
@@ -152,9 +153,11 @@ class Servers:
         return deployment
 
     def run(self, flow: str, changes: dict[str, Any] | None = None, **parameters: Any) -> str:
-        """Start a run of a deployment with changed recipe settings, as the form does; its id."""
+        """Start a run of a deployment with changed settings, by a plain recipe, as clients do; its id."""
         deployment = self.deployment(flow)
         values = deployment["parameters"] | parameters
+        if "recipe" in values:
+            values["recipe"] = as_recipe(values["recipe"])
         for key, value in (SMALL | (changes or {})).items():
             *groups, last = key.split(".")
             inner = values["recipe"]

@@ -18,11 +18,16 @@ from pathlib import Path
 import psutil
 import pytest
 from playwright.sync_api import Locator, Page, expect, sync_playwright
-from pydantic import BaseModel
+from retrain_form import (
+    mistakes_are_named,
+    open_form,
+    submit,
+    the_form_says_what_the_recipe_says,
+    the_newer_form_names_mistakes,
+)
 from servers import alive, wait_for
 from stack import PRECIS, Stack, free_port
 
-from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import DatasetRef
 from tasks.report.task import ModelPage, VersionRow, render_model_page
 from tasks.tracking.history import HistoryRecord
@@ -39,14 +44,6 @@ SHOWS_ALL_ARTIFACTS = {"width": 1280, "height": 1240}
 SHOWS_A_PLOT = {"width": 1280, "height": 1460}
 PAGE_SECONDS, RUN_SECONDS = 60, 900
 FINAL = re.compile("PROMOTE|REJECT|INCONCLUSIVE|BUSY|Completed|Failed|Crashed|Cancelled")
-# Group and title of a field as the form shows them, its widget for a number first (None: it has one).
-CHANGES = [
-    ("Data", "Training rows", "int", 300),
-    ("Data", "Evaluation rows", "int", 50),
-    ("Training", "Sequence length (tokens)", None, 512),
-    ("Merge", "Least rows in the drift check", None, 4),
-    ("Merge", "Least tokens in the drift check", None, 100),
-]
 
 
 @dataclass(frozen=True)
@@ -60,9 +57,12 @@ class Up:
 def test_a_person_retrains_in_the_browser(tmp_path: Path) -> None:
     """From the form to a champion in MLflow, by clicks and links alone; then nothing is left."""
     with up(Stack(tmp_path)) as stack, browser(tmp_path) as page:
-        open_form(page, stack)
+        open_form(page, stack.prefect)
+        the_newer_form_names_mistakes(page)
+        open_form(page, stack.prefect)
         the_form_says_what_the_recipe_says(page)
         picture(page, "form")
+        mistakes_are_named(page)
         submit(page)
         run_page = page.url
         a_promotion_is_seen(page)
@@ -121,70 +121,6 @@ def browser(folder: Path) -> Iterator[Page]:
         finally:
             page.screenshot(path=folder / "last.png")
             chromium.close()
-
-
-def open_form(page: Page, stack: Up) -> None:
-    """From the list of deployments to the custom run of retrain/demo."""
-    page.goto(f"{stack.prefect}/deployments")
-    flow = page.get_by_role("link", name="retrain", exact=True)
-    row = page.get_by_role("row").filter(has=flow)
-    row.get_by_role("link", name="demo", exact=True).first.click()
-    page.get_by_role("button", name="Run", exact=True).click()
-    page.get_by_text("Custom run").click()
-
-
-def the_form_says_what_the_recipe_says(page: Page) -> None:
-    """Each setting stands in its group under its title, with its description."""
-    top = field(page, "Recipe")
-    expect(top).to_be_visible()
-    described(top, Recipe)
-    expect(field(field(top, "Data"), "Training data")).to_contain_text("A file (JSONL, JSON, CSV")
-    expect(field(field(top, "Training"), "Learning rate").get_by_role("spinbutton")).to_have_value(
-        "0.002"
-    )
-    busy = field(page, "If this model is being retrained already")
-    expect(busy).to_contain_text("wait: this run follows it.")
-
-
-def described(scope: Locator, model: type[BaseModel]) -> None:
-    for name, info in model.model_fields.items():
-        assert info.title, name
-        place = field(scope, info.title)
-        expect(place).to_be_visible()
-        if info.description:
-            expect(place).to_contain_text(info.description)
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            described(place, info.annotation)
-
-
-def field(scope: Page | Locator, title: str) -> Locator:
-    """The part of the form, a group or a single setting, under this very title."""
-    label = "> .p-label__header .schema-form-property__label"
-    titles = ", ".join(f'{label}:text-is("{text}")' for text in (title, f"{title} (Optional)"))
-    return scope.locator(f".schema-form-property:has({titles})").first
-
-
-def submit(page: Page) -> None:
-    """Change settings by their widgets and start the run; all others come back as deployed."""
-    for group, title, widget, number in CHANGES:
-        place = field(field(page, group), title)
-        if widget:
-            place.get_by_role("button", name=widget, exact=True).click()
-        place.get_by_role("spinbutton").fill(str(number))
-    with page.expect_response(lambda answer: "create_flow_run" in answer.url) as found:
-        page.get_by_role("button", name="Submit").click()
-    answer = found.value
-    assert answer.status == 201, answer.text()
-    # The deployment's page lists it; the notice with a button to it flies in and out.
-    run = f"/runs/flow-run/{answer.json()['id']}"
-    page.locator(f"a[href*='{run}']").first.click()
-    page.wait_for_url(f"**{run}*")
-    sent = answer.json()["parameters"]
-    deployed = page.request.get(answer.url.replace("/create_flow_run", "")).json()["parameters"]
-    deployed["recipe"]["data"] |= {"train_rows": 300, "evaluation_rows": 50}
-    deployed["recipe"]["training"]["max_length"] = 512
-    deployed["recipe"]["merge"] |= {"drift_rows": 4, "drift_tokens": 100}
-    assert sent == deployed  # tuples, lists and Nones among them
 
 
 def a_promotion_is_seen(page: Page) -> None:
