@@ -11,6 +11,7 @@ from prefect.states import Completed, Failed
 from flows import home_folder, run_name
 from flows.notify import answering
 from flows.parameters import OneRecipe, RetrainDeployment
+from tasks.contracts import machine_faults
 from tasks.contracts.errors import PrecisError, ServerError
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import DatasetRef
@@ -39,7 +40,8 @@ def check_data(recipe: OneRecipe, deployment: RetrainDeployment = None) -> Any:
     """Start a retrain if data.train holds at least data.min_new_rows that the champion has not seen."""
     home_folder.enter()
     try:
-        result = run_check(recipe, deployment or f"retrain/{recipe.name}")
+        with machine_faults.as_errors():
+            result = run_check(recipe, deployment or f"retrain/{recipe.name}")
     except PrecisError as error:
         return Failed(message=str(error), data=error)
     return Completed(name=result.state, message=result.message, data=result)

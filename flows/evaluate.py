@@ -18,6 +18,7 @@ from prefect.states import Completed, Failed
 from flows import home_folder, notify, run_name
 from flows.parameters import OneRecipe
 from flows.run_context import tracked_run
+from tasks.contracts import machine_faults
 from tasks.contracts.errors import NoSuchChampion, PrecisError
 from tasks.contracts.recipe import Recipe
 from tasks.evaluate.task import evaluate
@@ -54,7 +55,8 @@ def evaluate_champion(recipe: OneRecipe) -> Any:
     """Score the champion on evaluation.fresh, and tell whether it has decayed."""
     home_folder.enter()
     try:
-        evaluation = run_evaluation(recipe)
+        with machine_faults.as_errors():
+            evaluation = run_evaluation(recipe)
     except PrecisError as error:
         return Failed(message=str(error), data=error)
     return Completed(name=evaluation.decay.verdict, message=evaluation.headline, data=evaluation)

@@ -1,4 +1,5 @@
-"""No traceback in the log for what a run's state says in a sentence: a user's mistake, a refused rollback.
+"""No traceback in the log for what a run's state says in a sentence: a user's mistake, a full disk, a
+refused rollback.
 
 Prefect raises the error of a failed or cancelled state at the end of its engine's process, and logs it as
 "Engine execution exited with unexpected exception", with a traceback.
@@ -12,7 +13,8 @@ LOGGERS = ("prefect.task_runs", "prefect.flow_runs")
 
 
 def hide_known_errors() -> None:
-    """From here on, leave out log records whose exception is a PrecisError or a cancelled run."""
+    """From here on, leave out log records whose exception is a PrecisError, a cancelled run, or
+    a full disk and the like."""
     for name in LOGGERS:
         logging.getLogger(name).addFilter(_has_no_known_error)
 
@@ -22,6 +24,8 @@ def _has_no_known_error(record: logging.LogRecord) -> bool:
         return True
     from prefect.exceptions import CancelledRun
 
+    from tasks.contracts import machine_faults
     from tasks.contracts.errors import PrecisError
 
-    return not isinstance(record.exc_info[1], PrecisError | CancelledRun)
+    error = record.exc_info[1]
+    return not (isinstance(error, PrecisError | CancelledRun) or machine_faults.told(error))

@@ -20,6 +20,7 @@ from flows.approval_form import GivenAnswer
 from flows.outcome import Outcome, promotion_stands
 from flows.parameters import IfBusy, OneRecipe, ShortRecipe
 from flows.run_context import is_first_try, one_retrain_at_a_time, tracked_run
+from tasks.contracts import machine_faults
 from tasks.contracts.errors import PrecisError, RegistryError
 from tasks.contracts.recipe import Recipe
 from tasks.contracts.records import AdapterRef, DatasetRef, Scores, ShownDecision, VersionRef
@@ -61,7 +62,8 @@ def retrain(recipe: OneRecipe, if_busy: IfBusy = "wait") -> Any:
     """Train a challenger and promote it only if it is truly better than the champion."""
     home_folder.enter()
     try:
-        outcome = run_and_ask(recipe, if_busy)
+        with machine_faults.as_errors():
+            outcome = run_and_ask(recipe, if_busy)
     except Busy:
         return Completed(
             name="BUSY",

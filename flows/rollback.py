@@ -15,6 +15,7 @@ from pydantic import Field
 from flows import home_folder, run_name
 from flows.parameters import FormerVersion, ModelName, WithApproval
 from flows.run_context import bare_run
+from tasks.contracts import machine_faults
 from tasks.contracts.errors import PrecisError
 from tasks.register.task import former_champion, require_model, restore
 
@@ -37,7 +38,7 @@ def rollback(name: ModelName, to: FormerVersion = None, approval: WithApproval =
     home_folder.enter()
     try:
         require_model(name)  # a mistyped name must not make an experiment of that name
-        with bare_run(name):
+        with machine_faults.as_errors(), bare_run(name):
             plan = former_champion(name, to)
             reason = ""
             if approval and not plan.in_effect:

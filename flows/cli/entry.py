@@ -11,9 +11,11 @@ import sys
 from collections.abc import Sequence
 
 from flows import home_folder, log_filter
+from tasks.contracts import machine_faults
 from tasks.contracts.errors import PrecisError
 
 DEBUG = "--debug"
+CLOSED_PIPE = 128 + 13  # as a shell tells a command that SIGPIPE ended
 ENVIRONMENT = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # the zombie automation allows for four of these
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # an embedded run sends nothing anywhere
@@ -22,7 +24,21 @@ ENVIRONMENT = {
 
 def console() -> int:
     """The function behind the command `precis`."""
-    return main()
+    status = main()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # `precis ... | head`
+        return _without_output(CLOSED_PIPE)
+    except OSError as error:
+        print(f"precis: {machine_faults.told(error) or error}", file=sys.stderr)
+        return _without_output(1)
+    return status
+
+
+def _without_output(status: int) -> int:
+    """Let Python's own flush at its end meet no closed pipe or full disk, of which it would tell."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,6 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         print(f"precis: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return CLOSED_PIPE
+    except OSError as error:
+        if debug or not (message := machine_faults.told(error)):
+            raise
+        print(f"precis: {message}", file=sys.stderr)
         return 1
     except SystemExit as ended:  # how typer ends, whatever the status
         if isinstance(ended.code, str):

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flows.stack import embedded, owner, postgres, services
+from flows.stack import database_versions, embedded, owner, postgres, services
 from flows.stack.services import HOST, Service, ServiceError, service
 from tasks.processes import supervised, workspace
 
@@ -147,6 +147,10 @@ def _servers(
     if plan.postgres:
         show("starting PostgreSQL and the S3 server")
         store, destination = _postgres_and_s3(plan, folder / "stack", running, stack)
+    home = _prefect_home(plan)
+    prefect_database = f"sqlite:///{home / 'prefect.db'}" if home else _database_uri(stack)
+    databases = {"prefect": prefect_database, "mlflow": store}
+    database_versions.require_known(databases, folder / "stack")
     show("starting the Prefect and MLflow servers")
     # Both at once: each takes seconds.
     commands = {
@@ -160,7 +164,12 @@ def _servers(
         prefect_server, mlflow_server = stack.services[-2:]
         prefect_server.wait(lambda: services.answers(f"{prefect}/health"))
     mlflow_server.wait(lambda: services.answers(f"{mlflow}/health"))
+    database_versions.record(folder / "stack")
     return stack
+
+
+def _database_uri(stack: Stack) -> str:
+    return stack.env.get(DATABASE) or os.environ[DATABASE]
 
 
 def _postgres_and_s3(

@@ -12,6 +12,7 @@ from typing import Any
 import mlflow
 from mlflow.exceptions import MlflowException
 
+from tasks.contracts import machine_faults
 from tasks.contracts.credentials import MASK, redact
 from tasks.contracts.errors import RegistryError
 from tasks.processes import workspace
@@ -90,6 +91,8 @@ def first_request() -> Iterator[Any]:
             error, (MlflowException, OSError, ImportError, ValueError, *_sql_errors())
         ):
             raise
+        if refused := machine_faults.told(error):
+            raise RegistryError(f"MLflow at {shown(uri)}: {refused}") from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         reason = _without_secrets(reason, uri)
         fix = "start the server, correct MLFLOW_TRACKING_URI, or unset it to use mlruns/"

@@ -26,6 +26,7 @@ from stack import ROOT, SMALL, Stack, free_port
 
 from flows.recipe_form import as_recipe
 from flows.stack import services
+from tasks.contracts.recipe import Recipe
 from tasks.processes import supervised
 
 BIN = Path(sys.executable).parent
@@ -157,7 +158,8 @@ class Servers:
         deployment = self.deployment(flow)
         values = deployment["parameters"] | parameters
         if "recipe" in values:
-            values["recipe"] = as_recipe(values["recipe"])
+            recipe = Recipe(**as_recipe(values["recipe"]))
+            values["recipe"] = recipe.model_dump(mode="json")
         for key, value in (SMALL | (changes or {})).items():
             *groups, last = key.split(".")
             inner = values["recipe"]
