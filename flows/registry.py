@@ -44,9 +44,11 @@ class Champion:
 
 
 def describe_champion(name: str) -> Champion | None:
-    """The champion and the record of its promotion; None when there is none yet."""
-    if connection.nothing_yet():
-        return None
+    """The champion and the record of its promotion; None when there is none yet.
+
+    Raises NoSuchChampion for a name that has neither runs nor versions, with the nearest that has.
+    """
+    require_known(name)
     client = connection.connect()
     version = find_champion(client, name)
     if version is None:
