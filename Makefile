@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK ?= 1
 
-.PHONY: docs demo test test-all test-long check bench setup
+.PHONY: audit docs demo test test-all test-long check bench setup
 
 setup: .venv/installed
 
@@ -46,3 +46,9 @@ bench: setup  ## side by side, ratios, growth; nothing is asserted
 docs: setup  ## the pages that are made from the code
 	$(BIN)/python -m flows.cli.reference > docs/cli.md
 	$(BIN)/python -m tasks.contracts.recipe_reference > docs/recipe.md
+	$(BIN)/python -m flows.cli.licences > docs/licences.md
+
+audit: setup  ## compares the pins with a list of known vulnerabilities; needs the network
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip

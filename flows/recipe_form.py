@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import BaseModel, GetJsonSchemaHandler
-from pydantic_core import CoreSchema
 
 from tasks.contracts.recipe import Recipe
 
@@ -80,7 +79,7 @@ class FormSchema:
         self.advanced = advanced
 
     def __get_pydantic_json_schema__(
-        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+        self, core_schema: Any, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         """The schema of the form, with its groups in the order of COMMON."""
         recipe = handler.resolve_ref_schema(handler(core_schema))

@@ -59,15 +59,24 @@ def requeue(name: str) -> None:
         place = sum(_since(other) < _since(run) for other in _waiting(client, name)) + 1
         running = _runs(client, name, FlowRunFilter(state=_in_state(StateType.RUNNING)))
         held_by = ", ".join(repr(other.name) for other in running if other.id != run.id)
+        waits_for = f"{held_by} to end" if held_by else _killed_holder(client, run)
         state: Any = AwaitingConcurrencySlot(
             scheduled_time=datetime.now(UTC) + timedelta(seconds=RETRY_SECONDS * place),
-            message=f"waits for the retrain of {name} by {held_by or 'a run on another server'} to end, "
-            f"number {place} in line; it takes no worker's place",
+            message=f"waits for the retrain of {name} by {waits_for}, number {place} in line; it takes no "
+            "worker's place",
         )
         # By force: Prefect does not let a running run be scheduled again. One that is cancelled since the
         # reading above is scheduled again too.
         client.set_flow_run_state(run.id, state, force=True)
     raise Pause(state.message, state=state)
+
+
+def _killed_holder(client: SyncPrefectClient, run: FlowRun) -> str:
+    """Who holds the slot where no other run is running: one that was killed, most often this very run."""
+    ended = {StateType.CRASHED, StateType.FAILED}
+    was_killed = any(state.type in ended for state in client.read_flow_run_states(run.id))
+    who = "its own earlier attempt" if was_killed else "a run that was killed"
+    return f"{who}, which keeps the slot until its lease ends, a minute at most"
 
 
 def start_first(name: str) -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import psutil
 import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Cancelling
+from prefect.states import AwaitingRetry, Cancelling
 from servers import BIN, wait_for
 from stack import Stack
 
@@ -112,6 +114,16 @@ class Runs:
         wait_for(lambda: self.state(run) == name, seconds, f"{name}; it is {self.state(run)}")
         return self.client.read_flow_run(run.id)
 
+    def held_slots(self) -> int:
+        """Of the model's limit, which its first run makes."""
+        try:
+            limit = self.client.read_global_concurrency_limit_by_name(
+                f"precis-retrain-{self.model}"
+            )
+        except ObjectNotFound:
+            return 0
+        return limit.active_slots
+
     def let_go(self, until: str) -> None:
         (self.folder / until).touch()
 
@@ -171,11 +183,24 @@ def test_a_killed_holder_does_not_keep_those_that_wait(
     runs.wait(first, "Running")
     waits = runs.start()
     runs.wait(waits, "AwaitingConcurrencySlot")
-    import psutil
-
     for child in psutil.Process(process.pid).children(recursive=True):
         child.kill()
     runs.wait(waits, "DONE", seconds=400)
+
+
+def test_a_run_that_was_killed_and_retried_waits_for_itself(runs: Runs, worker: Any) -> None:
+    """And says so, in place of a run that is not there: its slot's lease goes on for a minute."""
+    first = runs.start(until="never")
+    process = worker(1)
+    runs.wait(first, "Running")
+    wait_for(lambda: runs.held_slots() == 1, 60, "the run has no slot")
+    for child in psutil.Process(process.pid).children(recursive=True):
+        child.kill()
+    runs.wait(first, "Crashed")
+    runs.client.set_flow_run_state(first.id, AwaitingRetry())
+    shown = runs.wait(first, "AwaitingConcurrencySlot")
+    assert shown.state is not None
+    assert "by its own earlier attempt, which keeps the slot" in str(shown.state.message)
 
 
 def test_a_run_that_waits_can_be_cancelled(runs: Runs, worker: Any) -> None:
