@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK ?= 1
 
-.PHONY: audit docs demo test test-all test-long check bench setup
+.PHONY: audit docs demo test test-all test-long check bench faults setup
 
 setup: .venv/installed
 
@@ -42,6 +42,14 @@ bench: setup  ## side by side, ratios, growth; nothing is asserted
 	$(BIN)/python tests/bench/growth.py --rows 500
 	$(BIN)/python tests/bench/merge_speed.py
 	$(BIN)/python tests/bench/register_speed.py
+
+TRIALS ?= 100
+SEED ?= 1
+JOBS ?= 2
+faults: setup  ## seeded trials of whole runs under kills, full disks, outages and races; about a minute of CPU each
+	$(BIN)/python -m tests.faults.trials --stack embedded --trials $(TRIALS) --seed $(SEED) --jobs $(JOBS)
+	$(BIN)/python -m tests.faults.trials --stack servers --trials $(TRIALS) --seed $(SEED) --jobs $(JOBS)
+	$(BIN)/python -m tests.faults.trials --stack postgres-s3 --trials $(TRIALS) --seed $(SEED) --jobs $(JOBS)
 
 docs: setup  ## the pages that are made from the code
 	$(BIN)/python -m flows.cli.reference > docs/cli.md

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 
 LOGGERS = ("prefect.task_runs", "prefect.flow_runs")
+# Logs, with a traceback, the database error that it then raises: of a full disk, one for each write.
+RAISED_TOO = "mlflow.store.db.utils"
 
 
 def hide_known_errors() -> None:
@@ -17,6 +19,11 @@ def hide_known_errors() -> None:
     a full disk and the like."""
     for name in LOGGERS:
         logging.getLogger(name).addFilter(_has_no_known_error)
+    logging.getLogger(RAISED_TOO).addFilter(_has_no_exception)
+
+
+def _has_no_exception(record: logging.LogRecord) -> bool:
+    return not record.exc_info
 
 
 def _has_no_known_error(record: logging.LogRecord) -> bool:

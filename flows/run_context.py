@@ -12,7 +12,7 @@ from prefect.context import FlowRunContext, TagsContext
 from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_UI_URL
 
-from flows import champion_moves, model_page, stale_runs
+from flows import champion_moves, full_disk, model_page, stale_runs
 from flows.manifest import manifest
 from flows.stack import embedded
 from tasks.contracts.recipe import Recipe
@@ -65,7 +65,11 @@ def bare_run(name: str, again: bool = False) -> Iterator[mlflow_run.Run]:
         link = f"{ui}/runs/flow-run/{flow_run.id}"
         tags |= {"precis.prefect_url": link, "mlflow.note.content": f"[Prefect flow run]({link})"}
     first_try = is_first_try(again)
-    with _untagged_tasks(), mlflow_run.run_for(name, str(flow_run.id), tags, first_try) as run:
+    with (
+        full_disk.told(),
+        _untagged_tasks(),
+        mlflow_run.run_for(name, str(flow_run.id), tags, first_try) as run,
+    ):
         stale_runs.close(run.client, run.experiment_id, run.id)
         remove_leftovers(run.client, run.experiment_id)
         if run_page := mlflow_run.run_url(run):

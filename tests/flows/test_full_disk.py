@@ -1,0 +1,79 @@
+"""A full disk is named, whatever met it: the kernel's own refusal, or SQLite's."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from flows import full_disk, log_filter
+from tasks.contracts.errors import PrecisError, RegistryError
+
+
+def _write_to_full_disk() -> None:
+    """/dev/full refuses each write as a full disk does (ENOSPC)."""
+    with full_disk.told(), open("/dev/full", "w") as full:
+        full.write("a")
+        full.flush()
+
+
+def test_a_refused_write_names_the_disk(home: Path) -> None:
+    """With how much is free there, and the way to another disk."""
+    with pytest.raises(
+        PrecisError, match=r"No space left on device\nThe disk of /.* is full \("
+    ) as found:
+        _write_to_full_disk()
+    assert "PRECIS_WORK" in str(found.value)
+    assert isinstance(found.value.__cause__, OSError)
+
+
+def _fill_database(file: Path) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as database, full_disk.told():
+        database.execute("CREATE TABLE a (b)")
+        database.execute("PRAGMA max_page_count = 1")
+        try:
+            database.execute("INSERT INTO a VALUES (zeroblob(100000))")
+        except sqlite3.OperationalError as error:
+            shown = "[SQL: INSERT\n...]\n[parameters: (1,)]\n(Background on this error at: ...)"
+            raise RegistryError(f"MLflow: {error}\n{shown}\nTraining is done") from error
+
+
+def test_a_full_sqlite_names_the_disk_of_the_store(home: Path) -> None:
+    """The error's kind stays, and what it tells besides; the statement is left out."""
+    with pytest.raises(RegistryError) as found:
+        _fill_database(home / "mlflow.db")
+    expected = "MLflow: database or disk is full\nTraining is done\nThe disk of /"
+    assert str(found.value).startswith(expected)
+
+
+def test_the_file_that_could_not_be_written_decides(home: Path) -> None:
+    """Of several disks the one is named that the error is about."""
+    with pytest.raises(PrecisError, match=f"The disk of {home} is full"), full_disk.told():
+        raise OSError(28, "No space left on device", str(home / "a/b/c"))
+
+
+def test_other_errors_pass_as_they_are(home: Path) -> None:
+    with pytest.raises(FileNotFoundError), full_disk.told():
+        (home / "absent").read_text()
+
+
+def test_mlflow_does_not_show_a_traceback_of_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its store logs each database error that it then raises; a remark without one stays."""
+    from mlflow.store.db import utils
+
+    for name in (*log_filter.LOGGERS, log_filter.RAISED_TOO):
+        monkeypatch.setattr(logging.getLogger(name), "filters", [])
+    utils._logger.addHandler(caplog.handler)  # MLflow's do not reach the root logger
+    log_filter.hide_known_errors()
+    try:
+        raise sqlite3.OperationalError("database or disk is full")
+    except sqlite3.OperationalError:
+        utils._logger.exception("with its traceback")
+    utils._logger.warning("without one")
+    utils._logger.removeHandler(caplog.handler)
+    assert [record.message for record in caplog.records] == ["without one"]
