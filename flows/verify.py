@@ -21,6 +21,7 @@ from tasks.register.task import (
     check_rollback,
     check_succession,
     check_summaries,
+    judged_as,
     name_in,
     readable_versions,
     require_model,
@@ -132,10 +133,7 @@ def _check_version(
     """How many summaries were written again, if all were equal."""
     guarded = _Guarded(found)
     folder = guarded(check_files, client, name, version, scratch, found)
-    # A rollback's version has the model of an earlier one, and that one's decision.
-    judged = next(
-        (v for v in versions if v.digest == version.digest and not v.rollback_to), version
-    )
+    judged = judged_as(version, versions)
     decision = guarded(check_stored, client, judged.run_id, scratch, found)
     if version.rollback_to:
         guarded(check_rollback, client, name, version, found)

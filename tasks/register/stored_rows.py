@@ -12,7 +12,7 @@ from tasks.contracts import digest
 from tasks.contracts.errors import RegistryError, StoreUnavailable
 from tasks.contracts.records import Prediction
 from tasks.processes import workspace
-from tasks.register import claims
+from tasks.register import claims, version_tags
 from tasks.tracking import artifacts, mlflow_run
 from tasks.tracking.fresh_copy import fetch_fresh
 from tasks.tracking.predictions_table import read_table
@@ -51,9 +51,7 @@ def _deciding_run(client: Any, name: str, number: int) -> str | None:
     version = next((v for v in versions if v.number == number), None)
     if version is None:
         return None
-    same_model = [v for v in versions if v.digest == version.digest]
-    # A version that a rollback made has the run of the rollback.
-    return next((v.run_id for v in same_model if v.rollback_to is None), version.run_id)
+    return version_tags.judged_as(version, versions).run_id
 
 
 def _rows(folder: Path, title: str, where: str) -> list[Prediction]:

@@ -55,6 +55,7 @@ from tasks.register.verify_records import (
     check_refusal,
     check_rollback,
 )
+from tasks.register.version_tags import judged_as
 from tasks.tracking import artifacts, connection, history, mlflow_run
 from tasks.tracking.predictions_table import read_table
 
@@ -80,6 +81,7 @@ __all__ = [
     "find_version",
     "former_champion",
     "history_of",
+    "judged_as",
     "link_page",
     "name_in",
     "note_told",

@@ -6,6 +6,7 @@ tag that does not hold what precis writes: the error names each such tag, its ve
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -92,6 +93,20 @@ def read(name: str, entries: list[Any]) -> list[Version]:
     if found := [problem for entry in ours for problem in _problems(name, entry)]:
         raise RegistryError.of(found)
     return sorted((_version(entry) for entry in ours), key=lambda version: version.number)
+
+
+def judged_as(version: Version, versions: Sequence[Version]) -> Version:
+    """The version whose run judged this one's model.
+
+    A promotion is judged by its own run, also where the same model was promoted before and then rolled back.
+    A rollback's version has the decision of the latest promotion of its model.
+    """
+    if not version.rollback_to:
+        return version
+    earlier = [v for v in versions if v.digest == version.digest and not v.rollback_to]
+    return max(
+        (v for v in earlier if v.number < version.number), key=lambda v: v.number, default=version
+    )
 
 
 def _problems(name: str, entry: Any) -> list[str]:

@@ -16,7 +16,7 @@ import tiny_run  # isort: skip
 import trials  # isort: skip
 from checker import Checker  # isort: skip
 
-pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(1500)]
 SEED = 5  # all processes of a run are killed between the move of the alias and the tag that ends it
 
 
