@@ -52,6 +52,9 @@ class Lineage:
             "adapter": {"uri": made.adapter.uri, "digest": made.adapter.digest}
             if made.adapter
             else None,
+            "added_to": {"name": version.base, "digest": version.base_digest}
+            if version.base
+            else None,
             "pruned": made.pruned,
             "recipe": made.recipe,
             "settings": dict(made.settings),
@@ -100,6 +103,8 @@ class Lineage:
             "adapter",
             f"{adapter.uri}, digest {adapter.digest[:DIGITS]}..." if adapter else UNKNOWN,
         )
+        if version.base:
+            yield "added to", f"{version.base}, digest {version.base_digest[:DIGITS]}..."
         if made.pruned:
             yield "pruned", made.pruned
         yield "recipe", made.recipe or UNKNOWN

@@ -25,7 +25,7 @@ COMMON: dict[str, tuple[str, ...]] = {
     "gate": ("metric", "approval"),
 }
 GROUPS: dict[str, type[BaseModel]] = {
-    name: info.annotation
+    info.alias or name: info.annotation
     for name, info in Recipe.model_fields.items()
     if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
 }
@@ -157,7 +157,8 @@ def _advanced_schema(name: str, group: dict[str, Any]) -> dict[str, Any]:
 
 
 def _title(group: str) -> str:
-    return Recipe.model_fields[group].title or group
+    titles = {info.alias or name: info.title for name, info in Recipe.model_fields.items()}
+    return titles[group] or group
 
 
 def _referred(schema: dict[str, Any]) -> dict[str, Any]:

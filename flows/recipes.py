@@ -104,14 +104,14 @@ def _nearest(location: tuple[Any, ...]) -> str:
         model = _group(model, str(part))
         if model is None:
             return ""
-    names = list(model.model_fields) if model else []
+    names = list(_fields(model))
     if ours := OTHER_NAMES.get(str(location[-1])):
         return f"; did you mean {ours}?"
     close = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
     elsewhere = [
         f"{group}.{location[-1]}"
-        for group, field in Recipe.model_fields.items()
-        if (inner := _model_in(field.annotation)) and location[-1] in inner.model_fields
+        for group, field in _fields(Recipe).items()
+        if (inner := _model_in(field.annotation)) and location[-1] in _fields(inner)
     ]
     if elsewhere:
         return f"; did you mean {elsewhere[0]}?"
@@ -119,8 +119,14 @@ def _nearest(location: tuple[Any, ...]) -> str:
 
 
 def _group(model: type[BaseModel] | None, name: str) -> type[BaseModel] | None:
-    field = model.model_fields.get(name) if model else None
+    field = _fields(model).get(name)
     return _model_in(field.annotation) if field else None
+
+
+def _fields(model: type[BaseModel] | None) -> dict[str, Any]:
+    """Its fields by their names in a recipe."""
+    fields = model.model_fields if model else {}
+    return {field.alias or name: field for name, field in fields.items()}
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

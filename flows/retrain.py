@@ -23,7 +23,14 @@ from flows.run_context import is_first_try, one_retrain_at_a_time, tracked_run
 from tasks.contracts import machine_faults
 from tasks.contracts.errors import PrecisError, RegistryError
 from tasks.contracts.recipe import Recipe
-from tasks.contracts.records import AdapterRef, DatasetRef, Scores, ShownDecision, VersionRef
+from tasks.contracts.records import (
+    AdapterParts,
+    AdapterRef,
+    DatasetRef,
+    Scores,
+    ShownDecision,
+    VersionRef,
+)
 from tasks.evaluate.task import (
     add_model_metrics,
     evaluate,
@@ -33,7 +40,7 @@ from tasks.evaluate.task import (
 )
 from tasks.gate.task import gate
 from tasks.ingest.task import document_forms, find_base, ingest, seen_by_champion
-from tasks.merge.task import merge
+from tasks.merge.task import dequantized_base, merge
 from tasks.models.prepared_base import PreparedBase
 from tasks.orchestration.concurrency import Busy
 from tasks.register.task import (
@@ -182,12 +189,21 @@ def judge_and_register(
             decision = approval.ask(decision, candidate, champion, recipe)
         if decision.ending != "PROMOTE":  # the verdict, or what people answered to it
             return decision, None
-        if registered := register(model, challenger, decision, recipe, champion):
+        parts = adapter_parts(candidate, base, recipe)
+        if registered := register(model, challenger, decision, recipe, champion, parts):
             return decision, registered
         # None: the champion is another one since it was judged against.
     raise RegistryError(
         f"the champion of {recipe.name!r} changed {MOST_TRIES} times during this run; run again"
     )
+
+
+def adapter_parts(candidate: Candidate, base: PreparedBase, recipe: Recipe) -> AdapterParts | None:
+    """What is registered in place of the merged model that was judged; None: that is."""
+    if recipe.registration.kind == "merged":
+        return None
+    dequantized = dequantized_base(candidate.adapter, base, recipe)
+    return AdapterParts(candidate.adapter, str(dequantized))
 
 
 def judge_champion(

@@ -30,6 +30,8 @@ PLUMBING = {
     "tasks.contracts.truncation": "counts for people",
     "tasks.processes": "where and when a step runs, and what it used",
     "tasks.tracking.artifacts": "where files lie; their content is among the inputs by digest",
+    "tasks.tracking.checked_package": "where files lie; their content is among the inputs by digest",
+    "tasks.tracking.whole_model": "makes files, which are digested",
     "tasks.tracking.connection": "which MLflow is asked",
     "tasks.tracking.history": "tells what happened",
     "tasks.tracking.mlflow_run": "where results are stored",

@@ -40,7 +40,11 @@ class Settings(BaseModel):
     """A group of settings: frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        serialize_by_alias=True,  # names that Python does not allow: register.as
     )
 
 
@@ -1017,6 +1021,20 @@ class Gate(Settings):
         return self
 
 
+class Registration(Settings):
+    """What a promoted version is made of."""
+
+    kind: Literal["merged", "adapter"] = Field(
+        "merged",
+        alias="as",
+        title="Register as",
+        description="merged: the whole model, which needs nothing else. adapter: the adapter, and the name "
+        "and digest of the dequantized base that it belongs to, which is stored once for all adapters on "
+        "it; engines with LoRA serve many of them at once, and MLflow and precis make the judged model of "
+        "both, bit for bit.",
+    )
+
+
 class Recipe(Settings):
     """Everything one retraining run needs."""
 
@@ -1035,6 +1053,17 @@ class Recipe(Settings):
     merge: Merge = Field(default=Merge(), title="Merge")
     evaluation: Evaluation = Field(default=Evaluation(), title="Evaluation")
     gate: Gate = Field(default=Gate(), title="Gate")
+    # "register" is an attribute of every class that pydantic makes.
+    registration: Registration = Field(default=Registration(), alias="register", title="Register")
+
+    @model_validator(mode="after")
+    def _engines_add_no_dora(self) -> Recipe:
+        if self.registration.kind == "adapter" and self.adapter.kind == "dora":
+            raise ValueError(
+                "register.as: adapter is for engines that add LoRA to a base, and none of them adds "
+                "adapter.kind: dora; set register.as: merged, or adapter.kind: lora or rslora"
+            )
+        return self
 
     @model_validator(mode="after")
     def _open_rows_do_not_decide(self) -> Recipe:

@@ -35,7 +35,7 @@ Schema = dict[str, Any]
 def page() -> str:
     """The page as Markdown: a table for each group of settings, in the order of recipe.py."""
     sections = [TOP, _table(Recipe, "", nested=False)]
-    for name, field in Recipe.model_fields.items():
+    for name, field in _fields(Recipe):
         if group := _group(field):
             sections += [f"## `{name}`\n\n{group.__doc__}\n", _table(group, f"{name}.")]
     return "\n".join(sections)
@@ -46,7 +46,7 @@ def settings(
 ) -> Iterator[tuple[str, FieldInfo, Schema]]:
     """Each setting's full key (`data.fields.id`), its field, and its JSON schema."""
     properties = model.model_json_schema()["properties"]
-    for name, field in model.model_fields.items():
+    for name, field in _fields(model):
         group = _group(field)
         if not group:
             yield prefix + name, field, properties[name]
@@ -78,6 +78,12 @@ def _bounds(schema: Schema) -> str:
 
 def _number(value: float) -> str:
     return "2^32" if value == 2**32 else f"{value:,g}" if value < 1 else f"{int(value):,}"
+
+
+def _fields(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
+    """Each field by its name in a recipe."""
+    for name, field in model.model_fields.items():
+        yield field.alias or name, field
 
 
 def _group(field: FieldInfo) -> type[BaseModel] | None:

@@ -57,6 +57,14 @@ class AdapterRef:
 
 
 @dataclass(frozen=True)
+class AdapterParts:
+    """What a version under `register.as: adapter` holds in place of merged weights."""
+
+    adapter: AdapterRef
+    base: str  # a folder: the base as the adapter was trained on it, dequantized
+
+
+@dataclass(frozen=True)
 class Drift:
     """Merged model against adapter on sample rows, over completion tokens."""
 

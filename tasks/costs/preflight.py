@@ -48,6 +48,8 @@ class Estimate:
     plan: memory_plan.Plan | None = None
     one_gpu_each: bool = False  # several processes, or workers of a cluster, write summaries
     may_shard: bool = False  # whether more devices could each hold a shard of the base
+    adapter_bytes: int = 0  # of a version that holds an adapter; 0: it holds the merged model
+    base_bytes: int = 0  # of the dequantized base beside it, stored once
 
     def lines(self) -> list[str]:
         """For a terminal."""
@@ -67,7 +69,15 @@ class Estimate:
             *facts,
             self._evaluation(),
             f"disk: about {self.disk_bytes / GIB:.2f} GiB of {self.disk_free_bytes / GIB:.1f} GiB free",
+            *([self._registered()] if self.adapter_bytes else []),
         ]
+
+    def _registered(self) -> str:
+        return (
+            f"register.as adapter: a version takes about {self.adapter_bytes / GIB:.2f} GiB; its base, "
+            f"about {self.base_bytes / GIB:.2f} GiB, is stored once for all. Loading one needs about "
+            f"{2 * self.parameters / GIB:.2f} GiB in the temporary folder"
+        )
 
     def _for_evaluation(self) -> int:
         """Memory that one evaluation process has: of all GPUs, if it is the only one."""
@@ -142,6 +152,10 @@ def estimate(recipe: Recipe, base: BaseFolder, work: Path) -> Estimate:
     existing = work
     while not existing.exists():
         existing = existing.parent
+    adapter_numbers = training_memory.adapter_parameters(recipe, Layers.of(shapes))
+    is_adapter = recipe.registration.kind == "adapter"
+    rounded = recipe.base.quantization != "none" and recipe.merge.onto == "quantized_base"
+    base_bytes = (element_bytes(where) if rounded else 2) * parameters
     return Estimate(
         parameters,
         training_memory.training_bytes(recipe, config, shapes, where, rows, free, shards),
@@ -155,14 +169,17 @@ def estimate(recipe: Recipe, base: BaseFolder, work: Path) -> Estimate:
         1 if recipe.base.rope == "dynamic" else recipe.evaluation.batch_size,
         rows,
         free,
-        # merged package, its copy in MLflow, checkpoints of the adapter
-        2 * 2 * parameters + 3 * 12 * training_memory.adapter_parameters(recipe, Layers.of(shapes)),
+        # merged package, its copy in MLflow (or the base, and the model that its check makes of it),
+        # checkpoints of the adapter
+        2 * 2 * parameters + (base_bytes if is_adapter else 0) + 3 * 12 * adapter_numbers,
         psutil.disk_usage(str(existing)).free,
         where,
         chosen[0] if chosen else None,
         chosen[1] if chosen else None,
         recipe.evaluation.devices > 1 or recipe.evaluation.cluster is not None,
         where == "cuda" and not why_not_sharded(recipe, config),
+        4 * adapter_numbers if is_adapter else 0,
+        base_bytes if is_adapter else 0,
     )
 
 

@@ -33,7 +33,7 @@ from tasks.orchestration import cluster_worker, concurrency, task_runners
 from tasks.orchestration.progress import Progress
 from tasks.orchestration.task_options import STEP
 from tasks.processes import resource_usage, step_process, workspace
-from tasks.tracking import artifacts, mlflow_run, step_cache
+from tasks.tracking import artifacts, checked_package, mlflow_run, step_cache
 from tasks.tracking.predictions_table import read_table, write_table
 
 NOT_KNOWN = Cost()
@@ -53,7 +53,10 @@ def evaluate(
     if cached := step_cache.recall(run, "evaluate", key, Scores, _intact, f"evaluate.{who}"):
         return cached
     folder = workspace.work_folder() / "evaluate" / key[:16]
-    table, package_folder = folder / f"{who}.json", artifacts.package(model.path, model.digest)
+    table, package_folder = (
+        folder / f"{who}.json",
+        checked_package.package(model.path, model.digest),
+    )
     with concurrency.gpu(recipe.evaluation.devices, gpus_for(2 * parameter_count(package_folder))):
         if recipe.evaluation.cluster:
             answer, cost = _on_cluster(model, dataset, recipe, who, table)

@@ -6,8 +6,11 @@ to 4 bits again.
 
 from __future__ import annotations
 
-import math
 from typing import Any
+
+from tasks.serving.summarizer.adapter import scale_of
+
+__all__ = ["KINDS", "kind_of", "merged_weight", "scale_of"]
 
 # The keys of PEFT's adapter_config.json that name the kind; without them it is LoRA.
 KINDS = {"use_dora": "dora", "use_rslora": "rslora"}
@@ -16,13 +19,6 @@ KINDS = {"use_dora": "dora", "use_rslora": "rslora"}
 def kind_of(config: dict[str, Any]) -> str:
     """An adapter's kind, as `adapter.kind` names it. Several kinds, joined by `+`, cannot be merged."""
     return "+".join(kind for key, kind in KINDS.items() if config.get(key)) or "lora"
-
-
-def scale_of(config: dict[str, Any]) -> float:
-    """The factor of B A: alpha / r, or rsLoRA's alpha / sqrt(r) (arXiv:2312.03732)."""
-    r = math.sqrt(config["r"]) if config.get("use_rslora") else config["r"]
-    scale: float = config["lora_alpha"] / r
-    return scale
 
 
 def merged_weight(

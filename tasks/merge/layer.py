@@ -13,6 +13,7 @@ from tasks.merge.fold import merged_weight
 from tasks.merge.nf4_rounding import BLOCK, Nf4Matrix
 from tasks.merge.plan import MAGNITUDE, PREFIX, MergePlan
 from tasks.models import loading, quantization
+from tasks.serving.summarizer.adapter import exact_sum
 
 # With two more float32 matrices of that size, what a core's cache holds.
 ROW_BLOCK_WEIGHTS = 1 << 18
@@ -53,6 +54,8 @@ class LayerMerger:
             self.adapter[f"{PREFIX}{module}.{name}"] for name in self.plan.adapter_tensors
         )
         norm_dtype = self.dtype if module in self.plan.four_bits else torch.float32  # see MergePlan
+        if self.plan.exact:
+            return exact_sum(weight, a, b, self.plan.scale)
         rows = magnitude[0] if magnitude else None
         return merged_weight(weight, a, b, self.plan.scale, rows, norm_dtype)
 
@@ -77,7 +80,7 @@ class LayerMerger:
             # A sum's last bit depends on the number of threads, and training took the mean on all of them.
             offset = self.all_threads.submit(quantized.scales.mean).result()
             quantized.quantize_scales(offset)
-        a, b = None, None
+        a, b, add = None, None, exact_sum if self.plan.exact else merged_weight
         if module in self.plan.adapted:
             a, b = (self.adapter[f"{PREFIX}{module}.{name}"] for name in self.plan.adapter_tensors)
         for rows in _row_blocks(*weight.shape):
@@ -86,7 +89,7 @@ class LayerMerger:
                 begin, shape = rows.start * columns, part.shape
                 part = quantized.dequantize(begin, part.numel(), self.dtype).view(shape)
             if a is not None and b is not None:
-                part = merged_weight(part, a, b[rows], self.plan.scale)
+                part = add(part, a, b[rows], self.plan.scale)
             weight[rows] = part
 
 

@@ -68,13 +68,13 @@ def merge(
     partial = out.with_name(out.name + ".partial")
     for old in (partial, out):
         shutil.rmtree(old, ignore_errors=True)
-    with _writing(partial, [*plan.shards, *_companion_files(base.path)]):
+    with writing(partial, [*plan.shards, *companion_files(base.path)]):
         hashes = merge_shards(
             plan,
             partial,
             lambda n: step_process.report(kind="merge", shard=n, shards=len(plan.shards)),
         )
-        _copy_companions(base, partial, plan.stored)
+        copy_companions(base, partial, plan.stored)
         package.add_summarizer(partial, base.settings)
         made_from = MadeFrom(base.model, base.revision, base.digest, train_digest)
         engine_files.write(partial, base.settings, made_from)
@@ -88,12 +88,15 @@ def merge(
 
 
 @contextmanager
-def _writing(folder: Path, sources: list[Path]) -> Iterator[None]:
-    """Make `folder`; remove it when the disk fills or anything else fails."""
+def writing(folder: Path, sources: list[Path], times: int = 1) -> Iterator[None]:
+    """Make `folder`; remove it when the disk fills or anything else fails.
+
+    What is written there is up to `times` as large as `sources`. Raises MergeError where that does not fit.
+    """
     from safetensors import SafetensorError
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    needed = sum(path.stat().st_size for path in sources)
+    needed = times * sum(path.stat().st_size for path in sources)
     free = shutil.disk_usage(folder.parent).free
     if needed > free:
         raise MergeError(
@@ -112,15 +115,17 @@ def _writing(folder: Path, sources: list[Path]) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)  # gone already when the merge succeeded
 
 
-def _companion_files(base: Path) -> list[Path]:
+def companion_files(base: Path) -> list[Path]:
+    """A base's files beside its weights that go with every model that is made of it."""
     # Not the index of weights that transformers would not load.
     used = {path.name for path in model_files(base)}
     files = {path for pattern in COMPANION_FILES for path in base.glob(pattern) if path.is_file()}
     return sorted(path for path in files if path.name in used)
 
 
-def _copy_companions(base: PreparedBase, folder: Path, dtype: str) -> None:
-    for path in _companion_files(base.path):
+def copy_companions(base: PreparedBase, folder: Path, dtype: str) -> None:
+    """Copy them to `folder`, with `dtype` as the weights' type in config.json."""
+    for path in companion_files(base.path):
         shutil.copyfile(path, folder / path.name)
     key = "torch_dtype" if "torch_dtype" in base.config else "dtype"
     config = base.config | {key: dtype}

@@ -40,6 +40,8 @@ class MergePlan:
     quantization: str
     dtype: str  # the type that they were quantized from and computed in
     stored: str  # the type that the base's linear weights are stored in, as config.json names it
+    # Whether any machine must be able to make the same bits of base and adapter again (register.as: adapter).
+    exact: bool = False
 
 
 def plan_merge(base: PreparedBase, adapter: Path, recipe: Recipe) -> MergePlan:
@@ -77,6 +79,7 @@ def plan_merge(base: PreparedBase, adapter: Path, recipe: Recipe) -> MergePlan:
         quantization=quantization,
         dtype=dtype,
         stored=_stored(shard_headers, modules),
+        exact=recipe.registration.kind == "adapter",
     )
 
 

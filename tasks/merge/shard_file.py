@@ -32,6 +32,11 @@ def tensors_of(file: Path) -> list[StoredTensor]:
     tensors = read_header(file).tensors
     if odd := sorted(f"{t.name} as {t.dtype}" for t in tensors if t.dtype not in ORDER):
         raise MergeError(f"{file} stores {', '.join(odd)}; store them in one of {', '.join(ORDER)}")
+    return in_order(tensors)
+
+
+def in_order(tensors: Iterable[StoredTensor]) -> list[StoredTensor]:
+    """Tensors in the order of a file that is written."""
     return sorted(tensors, key=lambda tensor: (ORDER.index(tensor.dtype), tensor.name))
 
 

@@ -44,7 +44,7 @@ def merge_shards(
     `on_progress` is called with the number of shards that are written. Raises OSError when the disk is
     full, MergeError for a base that cannot be merged.
     """
-    with _one_thread_each() as all_threads:
+    with one_thread_each() as all_threads:
         merger = ShardMerger.of(plan, all_threads)
         chunks = {shard: merger.chunks(shard) for shard in plan.shards}
         at_once, read_ahead = _concurrency(merger.workers, list(chunks.values()))
@@ -75,7 +75,7 @@ def _concurrency(workers: int, chunks_of_shards: list[list[Chunk]]) -> tuple[int
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[Executor]:
+def one_thread_each() -> Iterator[Executor]:
     """Torch on one thread in every thread started inside; on as many as before in the executor.
 
     Many matrices at once, each on one core, do not wait for each other.

@@ -56,6 +56,25 @@ def merge(adapter: AdapterRef, base: PreparedBase, dataset: DatasetRef, recipe: 
     return model
 
 
+@task(name="dequantized base", **STEP)
+def dequantized_base(adapter: AdapterRef, base: PreparedBase, recipe: Recipe) -> Path:
+    """The base as the adapter was trained on it, in a folder, to be stored beside the adapter."""
+    work = workspace.work_folder() / "dequantized" / mlflow_run.current().id
+    weights_bytes = 4 * parameter_count(base.path)
+    with concurrency.gpu(1, preflight.gpus_for(weights_bytes)):
+        step_process.run(
+            "tasks.merge.dequantized:write",
+            {
+                "base": base.as_json(),
+                "adapter": str(artifacts.fetch(adapter.uri)),
+                "recipe": recipe.model_dump(mode="json"),
+                "out": str(work / "base"),
+            },
+            work,
+        )
+    return work / "base"
+
+
 def step_key(adapter: AdapterRef, base: PreparedBase, dataset: DatasetRef, recipe: Recipe) -> str:
     """The key of a merged model: everything that it and its drift depend on."""
     return step_cache.step_key(
@@ -68,6 +87,7 @@ def step_key(adapter: AdapterRef, base: PreparedBase, dataset: DatasetRef, recip
         rows=dataset.train_digest,
         settings=repr(base.settings),
         max_row_tokens=base.max_row_tokens,
+        **({"exact": True} if recipe.registration.kind == "adapter" else {}),
         **base.context_limits,
     )
 

@@ -19,7 +19,7 @@ from typing import Any
 from tasks.contracts.errors import EvaluationError, RegistryError
 from tasks.orchestration.progress import flush
 from tasks.processes import device
-from tasks.tracking import artifacts, connection
+from tasks.tracking import checked_package, connection
 
 WRITERS = ("torch", "transformers")  # other versions write other summaries
 FINISH_SECONDS = 30.0  # for a cancelled call, which first ends its step process
@@ -71,12 +71,12 @@ def _as_text(values: tuple[str, ...]) -> str:
 
 
 def package(path: str, model_digest: str) -> Path:
-    """As `artifacts.package`.
+    """As `checked_package.package`.
 
     Raises EvaluationError if a folder is not the same here as on the flow's machine.
     """
     try:
-        return artifacts.package(path, model_digest)
+        return checked_package.package(path, model_digest)
     except RegistryError as error:
         if path.startswith("models:/"):
             raise

@@ -19,7 +19,8 @@ EMBEDDED_STORE = Path("mlruns")  # MLflow's database and artifacts where no serv
 SOCKETS = "pg"  # the kind of folder that holds PostgreSQL's sockets
 PREFIX = "precis-"  # of our folders in the temporary directory
 VERIFY = "verify"  # may hold a whole model: in the work folder
-KINDS = ("check", "ingest", "fresh", "newer", "serve", VERIFY, SOCKETS)
+# "adapter": MLflow's own process puts a model together there (tasks/serving/summarizer/adapter.py).
+KINDS = ("check", "ingest", "fresh", "newer", "serve", "adapter", VERIFY, SOCKETS)
 # As mkdtemp names them: a user's own precis-backup-2026 is none of ours.
 _OURS = re.compile(rf"{PREFIX}(?:{'|'.join(KINDS)})-[a-z0-9_]{{8}}")
 

@@ -105,7 +105,7 @@ def succeed(
             return champion
         if not _same(champion, expected):
             return None
-        _ensure_model(client, name)
+        ensure_model(client, name)
         created = client.create_model_version(
             name,
             source,
@@ -297,7 +297,8 @@ def does_not_exist(error: MlflowException) -> bool:
     return bool(error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST))
 
 
-def _ensure_model(client: Any, name: str) -> None:
+def ensure_model(client: Any, name: str) -> None:
+    """Make a registered model where there is none of this name."""
     try:
         client.create_registered_model(name)
     except MlflowException as error:

@@ -17,7 +17,9 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 
 from tasks.processes import workspace
+from tasks.register.adapter_version import EXPERIMENT
 from tasks.register.log_model import DIGEST_TAG
+from tasks.register.version_tags import BASE_DIGEST
 
 DAY_SECONDS = 86400.0
 
@@ -29,7 +31,10 @@ def remove(client: Any, experiment_id: str) -> None:
     """
     oldest = time.time() - DAY_SECONDS
     try:
-        for model in _abandoned(client, experiment_id, oldest):
+        abandoned = _abandoned(client, experiment_id, DIGEST_TAG, oldest)
+        if bases := client.get_experiment_by_name(EXPERIMENT):
+            abandoned += _abandoned(client, bases.experiment_id, BASE_DIGEST, oldest)
+        for model in abandoned:
             client.delete_logged_model(model.model_id)
             _delete_files(model.artifact_location)
             shutil.rmtree(_served() / model.model_id, ignore_errors=True)
@@ -46,9 +51,12 @@ def remove(client: Any, experiment_id: str) -> None:
         _log(f"{folder}, which a killed process left, was removed")
 
 
-def _abandoned(client: Any, experiment_id: str, oldest: float) -> list[Any]:
-    """Models that precis began to log before `oldest`, that never became READY, and whose run has ended."""
-    query = f"tags.`{DIGEST_TAG}` != '' AND creation_timestamp < {int(oldest * 1000)}"
+def _abandoned(client: Any, experiment_id: str, tag: str, oldest: float) -> list[Any]:
+    """Models that precis began to log before `oldest`, that never became READY, and whose run has ended.
+
+    `tag`: one that precis gives them.
+    """
+    query = f"tags.`{tag}` != '' AND creation_timestamp < {int(oldest * 1000)}"
     found: list[Any] = []
     token = None
     while True:

@@ -32,13 +32,23 @@ DIGEST_TAG = "precis.model_digest"
 
 
 def log_model(
-    client: Any, model: ModelRef, *, experiment_id: str, run_id: str, name: str, scratch: Path
+    client: Any,
+    model: ModelRef,
+    *,
+    experiment_id: str,
+    run_id: str,
+    name: str,
+    scratch: Path,
+    adapter_package: Path | None = None,
 ) -> str:
     """Log a package as an MLflow model of a run; returns its URI `models:/m-...`.
 
     A model this run logged completely before is found again instead. `scratch` should be on the
-    package's file system (hard links). Raises RegistryError.
+    package's file system (hard links). `adapter_package`: logged in place of the model's, which it makes
+    again. Raises RegistryError.
     """
+    package = adapter_package or Path(model.path)
+    package_digest = digest.of_folder(package) if adapter_package else model.digest
     try:
         logged_models = client.search_logged_models(
             [experiment_id],
@@ -51,16 +61,16 @@ def log_model(
             experiment_id, name, source_run_id=run_id, tags={DIGEST_TAG: model.digest}
         )
         folder = scratch / logged.model_id
-        served = lay_out(Path(model.path), folder, model_id=logged.model_id, run_id=run_id)
+        served = lay_out(package, folder, model_id=logged.model_id, run_id=run_id)
         client.set_logged_model_tags(logged.model_id, {pyfunc.SERVED_DIGEST: served})
         with ThreadPoolExecutor(1) as executor:  # at the same time: both read from the page cache
             logged_digest = executor.submit(digest.of_folder, folder / "artifacts" / ARTIFACT)
             upload.upload_folder(folder, logged.artifact_location)
-        if logged_digest.result() != model.digest:
+        if logged_digest.result() != package_digest:
             # Never READY, so it is never found; a retry logs another.
             client.finalize_logged_model(logged.model_id, "FAILED")
             raise RegistryError(
-                f"{model.path} is not what was judged (its digest is not {model.digest[:16]}...); "
+                f"{package} is not what was judged (its digest is not {package_digest[:16]}...); "
                 "remove that folder and run again"
             )
         client.finalize_logged_model(logged.model_id, "READY")

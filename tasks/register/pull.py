@@ -23,8 +23,8 @@ from tasks.contracts.errors import RegistryError, StoreUnavailable
 from tasks.contracts.units import GIB
 from tasks.processes import file_lock
 from tasks.register import lookup
-from tasks.serving.summarizer import SETTINGS_FILE
-from tasks.tracking import artifacts
+from tasks.serving.summarizer import SETTINGS_FILE, adapter
+from tasks.tracking import artifacts, checked_package
 
 PACKAGE = "artifacts/package"  # of a logged model
 RECORD = ".precis-pull.json"  # hidden, so that it is no part of the digest
@@ -56,7 +56,9 @@ def pull(client: Any, reference: str, folder: Path) -> Pulled:
         return Pulled(model.title, model.digest, folder, 0, 0, size)
     partial = folder.with_name(f".{folder.name}.pull-{model.digest[:16]}")
     try:
-        with _locked(folder):
+        with locked(folder):
+            if adapter.is_adapter(artifacts.fetch(model.uri) / PACKAGE):
+                return _put_together(model, partial, folder)
             return _fetch(model, partial, folder)
     except (MlflowException, OSError) as error:
         raise StoreUnavailable(
@@ -99,7 +101,7 @@ def _recorded(record: Path) -> str:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """One pull at a time into a folder. Raises RegistryError when another is running."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = folder.with_name(f".{folder.name}.pull-lock")
@@ -129,10 +131,28 @@ def _fetch(model: lookup.LoggedModel, partial: Path, folder: Path) -> Pulled:
             f"{model.digest[:16]}...; nothing was written to {folder}; restore the store from a backup, or "
             "pull another version"
         )
+    _name(partial, folder, model)
+    return Pulled(model.title, model.digest, folder, len(remote) - kept, kept, sum(remote.values()))
+
+
+def _put_together(model: lookup.LoggedModel, partial: Path, folder: Path) -> Pulled:
+    """The merged model of an adapter and its base; what was fetched of them is kept for a while."""
+    shutil.rmtree(partial, ignore_errors=True)
+    scratch = partial.with_name(f"{partial.name}-step")
+    try:
+        checked_package.write_whole(model.uri, model.digest, partial, scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    files = digest.visible_files(partial)
+    size_bytes = sum(file.stat().st_size for file in files)
+    _name(partial, folder, model)
+    return Pulled(model.title, model.digest, folder, len(files), 0, size_bytes)
+
+
+def _name(partial: Path, folder: Path, model: lookup.LoggedModel) -> None:
     record = {"title": model.title, "digest": model.digest}
     (partial / RECORD).write_text(json.dumps(record) + "\n")
     partial.rename(folder)  # over an empty folder too
-    return Pulled(model.title, model.digest, folder, len(remote) - kept, kept, sum(remote.values()))
 
 
 def _listed(repository: Any, path: str) -> Iterator[tuple[str, int]]:

@@ -230,6 +230,8 @@ def restore(
             claims.RUN_ID: run_id,
             claims.ROLLBACK_TO: str(target.number),
             **({pyfunc.SERVED_DIGEST: target.served} if target.served else {}),
+            **({version_tags.BASE: target.base} if target.base else {}),
+            **({version_tags.BASE_DIGEST: target.base_digest} if target.base_digest else {}),
             **({claims.TOKENIZER: target.tokenizer} if target.tokenizer else {}),
             **({claims.RECORD: record} if record else {}),
             version_tags.VERIFIED: verified.as_tag([verified.now("rollback", 0)]),

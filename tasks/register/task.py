@@ -5,6 +5,7 @@ Over 250 lines: what flows may use of this step is listed here.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,19 @@ from tasks.contracts.errors import EvaluationError, NoSuchChampion, RegistryErro
 from tasks.contracts.formatting import headline, nearest
 from tasks.contracts.metrics import LOSS, NO_LOSS, other_tokenizer
 from tasks.contracts.recipe import Recipe
-from tasks.contracts.records import ModelRef, Scores, ShownDecision, VersionRef
+from tasks.contracts.records import AdapterParts, ModelRef, Scores, ShownDecision, VersionRef
 from tasks.models.tokenizer_digest import tokenizer_digest
 from tasks.orchestration.task_options import STEP
 from tasks.processes import workspace
-from tasks.register import claims, log_model, lookup, rollback, verified, version_tags
+from tasks.register import (
+    adapter_version,
+    claims,
+    log_model,
+    lookup,
+    rollback,
+    verified,
+    version_tags,
+)
 from tasks.register.claims import ALIAS, Version, find_champion
 from tasks.register.claims import versions as versions_of
 from tasks.register.description import put as link_page
@@ -38,6 +47,7 @@ from tasks.register.own_promotion import (
     succession,
 )
 from tasks.register.pull import Pulled, pull
+from tasks.register.pull_adapter import PulledAdapter, pull_adapter
 from tasks.register.same_inputs import require_readable_rows, require_same_inputs
 from tasks.register.stored_rows import stored_rows
 from tasks.register.verified import Verified
@@ -56,13 +66,14 @@ from tasks.register.verify_records import (
     check_rollback,
 )
 from tasks.register.version_tags import judged_as
-from tasks.tracking import artifacts, connection, history, mlflow_run
+from tasks.tracking import artifacts, checked_package, connection, history, mlflow_run
 from tasks.tracking.predictions_table import read_table
 
 __all__ = [
     "ALIAS",
     "Move",
     "Pulled",
+    "PulledAdapter",
     "Verified",
     "Version",
     "Why",
@@ -90,6 +101,7 @@ __all__ = [
     "public_decision",
     "publish_promotion",
     "pull",
+    "pull_adapter",
     "readable_versions",
     "register",
     "remove_leftovers",
@@ -124,15 +136,23 @@ def register(
     decision: ShownDecision,
     recipe: Recipe,
     champion: claims.Version | None,
+    parts: AdapterParts | None = None,
 ) -> VersionRef | None:
     """Make the challenger champion; None when another succeeded the same champion first.
 
-    `champion`: the one it was judged against, None if it was the untuned base. Log the model, have a
+    `champion`: the one it was judged against, None if it was the untuned base. `parts`: what the version is
+    to hold in place of the merged model, if the recipe says so. Log the model, have a
     clean process reproduce stored summaries, claim the succession, move the alias: a crash anywhere leaves
     the alias where it was, or fully moved.
     """
     run = mlflow_run.current()
     work = workspace.work_folder() / "register" / run.id
+    package, base_tags = None, dict[str, str]()
+    if parts:
+        package = work / "adapter-package"
+        base_tags = adapter_version.tags_of(
+            adapter_version.make_package(run.client, model, parts, package, run.id)
+        )
     uri = log_model.log_model(
         run.client,
         model,
@@ -140,6 +160,7 @@ def register(
         run_id=run.id,
         name=recipe.name,
         scratch=workspace.work_folder() / "served",
+        adapter_package=package,
     )
     texts = log_model.reproduce(uri, read_table(artifacts.fetch(challenger.uri)), work)
     tags = {
@@ -150,6 +171,7 @@ def register(
         f"precis.{recipe.gate.metric}": f"{decision.metrics[recipe.gate.metric].challenger:.4f}",
         version_tags.VERIFIED: verified.as_tag([verified.now("registration", texts)]),
         **log_model.served_digest(run.client, uri),
+        **base_tags,
     }
     if challenger.tokenizer_digest:
         tags[claims.TOKENIZER] = challenger.tokenizer_digest
@@ -166,6 +188,8 @@ def register(
         tags=tags,
         description=headline(decision, recipe.name, None, recipe.gate.metric),
     )
+    if parts:  # stored, and not needed any more
+        shutil.rmtree(Path(parts.base).parent, ignore_errors=True)
     if version is None:
         get_run_logger().info("another challenger was promoted meanwhile; gating again, against it")
         return None
@@ -232,7 +256,7 @@ def former_champion(name: str, to: int | None) -> rollback.Plan:
         return plan
     target = plan.target
     try:
-        artifacts.package(target.source, target.digest)
+        checked_package.package(target.source, target.digest)
     except RegistryError as error:
         raise RegistryError(
             f"model {name!r}: the files of v{target.number} are not those that were judged ({error}); "
@@ -299,4 +323,4 @@ def package_of(client: Any, reference: str) -> tuple[Path, str]:
     RegistryError when there is no such model, or when its files are not those that were judged.
     """
     model = lookup.resolve(client, reference)
-    return artifacts.package(model.uri, model.digest), model.title
+    return checked_package.package(model.uri, model.digest), model.title

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 import mlflow
 from mlflow.exceptions import MlflowException
@@ -22,9 +21,8 @@ from tasks.contracts.records import Prediction
 from tasks.models.tokenizer_digest import tokenizer_digest
 from tasks.processes import device, step_process
 from tasks.register import claims, version_tags
-from tasks.serving.summarizer import pyfunc
-
-RESTORE = "restore it from a backup"
+from tasks.register.verify_base import RESTORE, check_base, files_at
+from tasks.serving.summarizer import adapter, pyfunc
 
 
 def readable_versions(client: Any, name: str, found: Findings) -> list[claims.Version]:
@@ -140,7 +138,7 @@ def check_files(
         )
         return None
     _check_tags(where, version, logged, found)
-    folder = _files(logged.artifact_location, scratch)
+    folder = files_at(logged.artifact_location, scratch / "model")
     if not folder.is_dir():
         found.differences.append(
             f"{where}: its files are gone from {logged.artifact_location}; {RESTORE}"
@@ -150,6 +148,8 @@ def check_files(
     found.differences += [
         f"{where}: {logged.artifact_location}/{fault}; {_fix(fault)}" for fault in faults
     ]
+    if not faults and adapter.is_adapter(folder / pyfunc.PACKAGE):
+        check_base(client, where, version, folder / pyfunc.PACKAGE, scratch, found)
     if not version.served and pyfunc.SERVED_DIGEST not in logged.tags:
         found.remarks.append(
             f"{where} was registered before the files around the package had a digest: the package is "
@@ -186,16 +186,6 @@ def _check_tags(where: str, version: claims.Version, logged: Any, found: Finding
         )
 
 
-def _files(location: str, scratch: Path) -> Path:
-    """A logged model's files: in place on a local store, else a fresh copy."""
-    parts = urlparse(location)
-    if parts.scheme in ("", "file"):
-        return Path(unquote(parts.path))
-    target = scratch / "model"
-    target.mkdir(parents=True, exist_ok=True)
-    return Path(mlflow.artifacts.download_artifacts(artifact_uri=location, dst_path=str(target)))
-
-
 def _faults(folder: Path, version: claims.Version, logged: str) -> list[str]:
     """What differs among a logged model's files, a few words each."""
     held = {f"version {version.number}": version.served, "its logged model": logged}
@@ -207,7 +197,8 @@ def _faults(folder: Path, version: claims.Version, logged: str) -> list[str]:
     package = folder / pyfunc.PACKAGE
     if not package.is_dir():
         return [*faults, f"{pyfunc.PACKAGE} is gone"]
-    if not faults and digest.of_folder(package) != version.digest:
+    is_adapter = adapter.is_adapter(package) and version.served
+    if not faults and not is_adapter and digest.of_folder(package) != version.digest:
         return [
             f"{pyfunc.PACKAGE}: its digest is not {version.digest[:16]}..., the one of what was judged"
         ]

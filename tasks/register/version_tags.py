@@ -25,6 +25,8 @@ APPROVED_BY, APPROVAL_COMMENT = "precis.approved_by", "precis.approval_comment"
 # Whether its promotion or rollback was told (moves.py); versions of before have no such tag.
 TOLD, UNTOLD = "precis.told", "no"
 VERIFIED = "precis.verified"
+# Of a version that holds an adapter: the registered model of its base, and that base's digest.
+BASE, BASE_DIGEST = "precis.base", "precis.base_digest"
 NOBODY = 0  # what the first champion succeeds
 
 
@@ -51,6 +53,8 @@ class Version:
         ""  # the run that found a rollback in effect whose own run had not ended well
     )
     verified: str = ""  # where it was seen to write what it was judged by (verified.py)
+    base: str = ""  # of an adapter: the registered model that holds its base, by name
+    base_digest: str = ""
     told: str = ""  # UNTOLD, or when its promotion or rollback was told
 
     def follows(self, champion: Version | None) -> bool:
@@ -171,5 +175,7 @@ def _version(entry: Any) -> Version:
         served=entry.tags.get(pyfunc.SERVED_DIGEST, ""),
         completed_by=entry.tags.get(COMPLETED_BY, ""),
         verified=entry.tags.get(VERIFIED, ""),
+        base=entry.tags.get(BASE, ""),
+        base_digest=entry.tags.get(BASE_DIGEST, ""),
         told=entry.tags.get(TOLD, ""),
     )

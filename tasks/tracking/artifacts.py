@@ -15,10 +15,12 @@ from urllib.parse import quote, unquote, urlparse
 from tasks.contracts import digest
 from tasks.contracts.errors import RegistryError
 from tasks.processes import workspace
-from tasks.serving.summarizer import pyfunc
 
 T = TypeVar("T")
 COPY_DAYS = 30  # an unused copy is removed after: longer than between two scheduled retrainings
+WHOLE = (
+    "whole"  # the folder of models that were made of an adapter and its base (checked_package.py)
+)
 PARTIAL = "tmp"  # of a folder that a download is written to
 _roots: dict[tuple[str, str], str] = {}  # artifact URI of runs, by store and run id
 _copies: dict[str, Path] = {}  # copies of a remote store's artifacts, by URI
@@ -49,51 +51,6 @@ def fetch(uri: str) -> Path:
         return copy
     except (MlflowException, OSError) as error:
         raise RegistryError(f"artifact {uri} cannot be read: {error}") from error
-
-
-def package(path: str, model_digest: str) -> Path:
-    """A package on this machine, its bytes checked against its digest.
-
-    `path`: a folder, or the `models:/m-...` URI of a logged model; a copy of it that has changed is
-    fetched once more. Of a logged model the files around the package, by which MLflow serves it, are checked
-    too. Raises RegistryError when a digest differs.
-    """
-    logged = path.startswith("models:/")
-
-    def folder() -> Path:
-        return fetch(path) / pyfunc.PACKAGE if logged else Path(path)
-
-    if not _check_or_refetch(path, lambda: digest.of_folder(folder()) == model_digest):
-        raise RegistryError(
-            f"{path} is not what was judged: its files' digest is not {model_digest[:16]}...; "
-            "restore it from a backup, or roll back to a version that is intact"
-        )
-    served = _served_digest(path) if logged else {}
-    if served and not _check_or_refetch(path, lambda: not _around_package(fetch(path), served)):
-        faults = _around_package(fetch(path), served)
-        raise RegistryError(
-            f"{path} is not what was registered: {'; '.join(faults)}; MLflow would serve it otherwise than "
-            "it was judged. Restore it from a backup, or roll back to a version that is intact"
-        )
-    return folder()
-
-
-def _served_digest(uri: str) -> dict[str, str]:
-    """The digest of all that MLflow serves, by who holds it; empty for models of before there was one."""
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    model_id = uri.removeprefix("models:/")
-    try:
-        digests = mlflow.MlflowClient().get_logged_model(model_id).tags
-    except MlflowException as error:
-        raise RegistryError(f"MLflow's logged model {model_id} cannot be read: {error}") from error
-    tag = pyfunc.SERVED_DIGEST
-    return {f"MLflow's logged model {model_id}": digests[tag]} if tag in digests else {}
-
-
-def _around_package(model: Path, registered: dict[str, str]) -> list[str]:
-    return pyfunc.Check(model, registered, package=False).finish()
 
 
 def _location(uri: str) -> str:
@@ -195,10 +152,10 @@ def intact(reference: T, check: Callable[[T], bool]) -> bool:
 
     A copy that fails may be older than what a retry has stored since: it is then fetched once more.
     """
-    return _check_or_refetch(getattr(reference, "uri", ""), lambda: check(reference))
+    return check_or_refetch(getattr(reference, "uri", ""), lambda: check(reference))
 
 
-def _check_or_refetch(uri: str, check: Callable[[], bool]) -> bool:
+def check_or_refetch(uri: str, check: Callable[[], bool]) -> bool:
     """Whether `check` holds; if not, once more after the copy of `uri` was removed."""
     return check() or (_remove_copy(uri) and check())
 
@@ -213,7 +170,8 @@ def _remove_copy(uri: str) -> bool:
 
 def forget_old() -> None:
     """Remove copies that no run has used for COPY_DAYS, and after a day what a killed download left."""
-    for path in (workspace.work_folder() / "fetched").glob("*"):
+    work = workspace.work_folder()
+    for path in (*(work / "fetched").glob("*"), *(work / WHOLE).glob("*")):
         days = 1 if path.name.startswith(PARTIAL) else COPY_DAYS
         with contextlib.suppress(FileNotFoundError):  # another process removed it
             if path.stat().st_mtime < time.time() - days * 86400:

@@ -146,7 +146,7 @@ def run_for(
     when MLflow cannot be reached or the experiment was deleted.
     """
     with connection.first_request() as client:
-        experiment_id = _experiment(client, name)
+        experiment_id = experiment_of(client, name)
     run_id = None if first_try else _resume(client, experiment_id, flow_run_id, tags)
     resumed = run_id is not None
     if run_id is None:
@@ -216,27 +216,27 @@ def _tag_error(client: Any, run_id: str, error: Exception) -> None:
         logging.getLogger(__name__).warning("the failure could not be noted: %s", unreachable)
 
 
-def _experiment(client: Any, name: str) -> str:
+def experiment_of(client: Any, name: str) -> str:
     """The id of the experiment of this name, created if it does not exist."""
     artifact_location = None
     if client.tracking_uri.startswith("sqlite:"):
         # A store without a server would put artifacts wherever the command happens to run.
         folder = workspace.EMBEDDED_STORE / "artifacts" / name
         artifact_location = folder.absolute().as_uri()
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
+    found = client.get_experiment_by_name(name)
+    if found is None:
         try:  # another process may create it first
             return str(client.create_experiment(name, artifact_location=artifact_location))
         except MlflowException:
-            experiment = client.get_experiment_by_name(name)
-            if experiment is None:
+            found = client.get_experiment_by_name(name)
+            if found is None:
                 raise
-    if experiment.lifecycle_stage == "deleted":
+    if found.lifecycle_stage == "deleted":
         raise RegistryError(
             f"MLflow experiment {name!r} was deleted; restore it (mlflow experiments restore "
-            f"--experiment-id {experiment.experiment_id}) or give the recipe another name"
+            f"--experiment-id {found.experiment_id}) or give the recipe another name"
         )
-    return str(experiment.experiment_id)
+    return str(found.experiment_id)
 
 
 def flat(values: dict[str, object], prefix: str = "") -> dict[str, str]:

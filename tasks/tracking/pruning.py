@@ -32,7 +32,10 @@ STEPS = {
 REFUSED = ("REJECT", "INCONCLUSIVE", "NOT_APPROVED")  # verdicts
 ADAPTER = "adapter"  # the artifact folder that training stores
 # By the run's id.
-OF_A_RUN = ("data", "ingest", "gate", "sealed", "sealed-gate", "register", "approval")
+OF_A_RUN = (
+    *("data", "ingest", "gate", "sealed", "sealed-gate", "register", "approval"),
+    "dequantized",
+)
 GOES_ON = ("RUNNING", mlflow_run.SCHEDULED)  # SCHEDULED: waits for people's approval
 
 

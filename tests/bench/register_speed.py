@@ -36,7 +36,7 @@ from tasks.models import find_base, package  # noqa: E402
 from tasks.models.prepared_base import BaseFolder  # noqa: E402
 from tasks.register import claims  # noqa: E402
 from tasks.register import log_model as logging  # noqa: E402
-from tasks.tracking import artifacts, connection  # noqa: E402
+from tasks.tracking import checked_package, connection  # noqa: E402
 
 NAME = "bulk"
 
@@ -59,7 +59,7 @@ class Store:
 
     def hash(self) -> None:
         """What evaluation checks."""
-        artifacts.package(self.model.path, self.model.digest)
+        checked_package.package(self.model.path, self.model.digest)
 
     def precis(self) -> None:
         """From a judged package to the champion."""

@@ -178,6 +178,24 @@ def test_more_devices_are_offered_where_they_would_take_a_part(
         assert ("shard the base's weights over more training.devices" in problem) is offered
 
 
+def test_what_an_adapter_takes_in_the_registry_is_told(tmp_path: Path) -> None:
+    """The base in the type that training computes in, here float32; of merged models nothing more."""
+    base = tiny.make_tiny_base(tmp_path / "base")
+    merged = estimate(tiny.make_recipe(base), base, tmp_path)
+    adapter = estimate(tiny.make_recipe(base, register={"as": "adapter"}), base, tmp_path)
+    plain = {"base": {"quantization": "none"}, "register": {"as": "adapter"}}
+    assert adapter.base_bytes == 4 * adapter.parameters
+    assert (
+        estimate(tiny.make_recipe(base, **plain), base, tmp_path).base_bytes
+        == 2 * adapter.parameters
+    )
+    assert adapter.disk_bytes == merged.disk_bytes + adapter.base_bytes
+    assert adapter.lines()[-1].startswith(
+        "register.as adapter: a version takes about 0.00 GiB; its base"
+    )
+    assert adapter.lines()[:-1][:3] == merged.lines()[:3]
+
+
 def test_the_longest_row_is_what_the_recipe_and_the_base_allow(tmp_path: Path) -> None:
     """Not max_length where the base reads less, nor the base's maximum where the recipe limits it."""
     base = tiny.make_tiny_base(tmp_path / "base", context=96)

@@ -19,7 +19,7 @@ from stack import Stack, free_port, judged_store, prefect_server_in, served
 
 from tasks.contracts import digest
 from tasks.contracts.errors import RegistryError
-from tasks.tracking import artifacts
+from tasks.tracking import artifacts, checked_package
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1500)]
 BIN = Path(sys.executable).parent
@@ -142,13 +142,13 @@ def test_a_torn_copy_of_a_model_is_fetched_once_more(
 
     monkeypatch.setenv("PRECIS_WORK", str(tmp_path))
     uri = mlflow.MlflowClient().get_model_version("demo", "1").source
-    folder = artifacts.package(uri, promoted["model_digest"])
+    folder = checked_package.package(uri, promoted["model_digest"])
     weights = next(folder.glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1])
-    assert artifacts.package(uri, promoted["model_digest"]) == folder
+    assert checked_package.package(uri, promoted["model_digest"]) == folder
     assert digest.of_folder(folder) == promoted["model_digest"]
     with pytest.raises(RegistryError, match="is not what was judged"):
-        artifacts.package(uri, "0" * 64)
+        checked_package.package(uri, "0" * 64)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_what_people_change_stands_first_and_the_rest_is_one_line_a_group() -> N
     assert 1 + len(shown) - required == 12
     advanced = as_form(recipes.load(DEMO))[ADVANCED]
     assert [name for name, values in advanced.items() if values is None] == [
-        "base", "prompt", "merge", "gate",
+        "base", "prompt", "merge", "gate", "register",
     ]  # fmt: skip
 
 

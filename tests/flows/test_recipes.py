@@ -92,6 +92,12 @@ def test_every_problem_is_told_at_once_with_the_nearest_key(small: Path) -> None
         (SMALL + "evaluation: {cluster: ray:tcp://h:1}", "evaluation.cluster: write dask or ray"),
         (SMALL + "training: {lr: 1}", "training.lr: .*did you mean training.learning_rate"),
         (SMALL + "adapter: {lora_r: 1}", "adapter.lora_r: .*did you mean adapter.r"),
+        (SMALL + "register: {as: lora}", "register.as: .*'merged' or 'adapter'"),
+        (SMALL + "register: {ass: adapter}", "register.ass: .*did you mean as[?]"),
+        (
+            SMALL + "adapter: {kind: dora}\nregister: {as: adapter}",
+            "none of them adds adapter.kind",
+        ),
         (SMALL + "? [a, b]\n: 3", "not valid YAML"),
         (SMALL + "adapter: {target_modules: []}", "adapter.target_modules.*at least 1"),
         (

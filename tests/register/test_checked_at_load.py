@@ -21,7 +21,7 @@ from tasks.contracts.errors import RegistryError
 from tasks.register import lookup
 from tasks.register.task import package_of
 from tasks.serving.summarizer import pyfunc
-from tasks.tracking import artifacts
+from tasks.tracking import checked_package
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DOCUMENT = "Ann: Where is the lamp?"
@@ -118,7 +118,7 @@ def test_a_manifest_that_fits_other_files_is_not_the_registered_one(store: Any) 
     with pytest.raises(RuntimeError, match=r"the one that MLflow's logged model m-\w+ holds"):
         mlflow.pyfunc.load_model(store.get_model_version("lamps", "1").source)
     with pytest.raises(RegistryError, match="MLflow would serve it otherwise"):
-        artifacts.package(*_reference(store))
+        checked_package.package(*_reference(store))
 
 
 def _reference(store: Any) -> tuple[str, str]:
@@ -159,10 +159,10 @@ def test_a_version_of_before_has_no_manifest_and_is_not_refused(store: Any) -> N
     model, [uri, judged] = files_of(store, "lamps"), _reference(store)
     (model / pyfunc.MANIFEST).unlink()
     store.delete_logged_model_tag(uri.removeprefix("models:/"), pyfunc.SERVED_DIGEST)
-    assert artifacts.package(uri, judged) == model / PACKAGE
+    assert checked_package.package(uri, judged) == model / PACKAGE
     flip(model / PACKAGE / "tokenizer.json")
     with pytest.raises(RegistryError, match="is not what was judged"):
-        artifacts.package(uri, judged)
+        checked_package.package(uri, judged)
 
 
 def test_large_files_are_checked_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,7 +178,7 @@ def test_no_such_model_is_told_as_everywhere(
 
 
 def test_one_pull_at_a_time(store: Any, home: Path) -> None:
-    with pull._locked(home / "x"), pytest.raises(RegistryError, match="another process is pulling"):
+    with pull.locked(home / "x"), pytest.raises(RegistryError, match="another process is pulling"):
         pull.pull(store, "lamps", home / "x")
 
 

@@ -96,6 +96,14 @@ def pull(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="A folder that is not there yet, or empty.")
     ],
+    adapter: Annotated[
+        bool,
+        typer.Option(
+            "--adapter",
+            help="The adapter and its dequantized base, each in a folder of its own in DIR, which may hold "
+            "others.",
+        ),
+    ] = False,
 ) -> None:
     """Copy a registered model to a folder, checked byte by byte, for vLLM or transformers.
 
@@ -103,7 +111,7 @@ def pull(
     """
     from flows.pull import pull as pull_model
 
-    print(pull_model(model, folder))
+    print(pull_model(model, folder, adapter))
 
 
 def verify(

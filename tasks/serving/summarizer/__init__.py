@@ -2,14 +2,15 @@
 
 Training encodes rows with this code, evaluation generates with it and MLflow serves it. This whole
 folder is copied into every package (a model folder in Hugging Face format with `summarizer.json`, the
-settings), so what was judged is what is served. It imports torch, transformers and, in pyfunc.py and
-scoring_server.py, MLflow; within the folder imports are relative, so that copies of different versions can be
-loaded side by side in one process.
+settings), so what was judged is what is served. It imports torch, transformers and, in pyfunc.py,
+adapter.py and scoring_server.py, MLflow; within the folder imports are relative, so that copies of different
+versions can be loaded side by side in one process.
 
 Not for anything that needs this project installed: nothing here imports any of it. Importing this
 module imports no torch.
 """
 
+from .adapter import with_weights
 from .chat import (
     answer_end,
     conversation_of,
@@ -103,4 +104,5 @@ __all__ = [
     "split_reasoning",
     "turn_end",
     "values_of",
+    "with_weights",
 ]

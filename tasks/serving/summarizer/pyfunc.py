@@ -120,11 +120,15 @@ def printable(name: str) -> str:
     return name if name.isprintable() else ascii(name)
 
 
+def file_digests(files: Mapping[str, Path]) -> dict[str, str]:
+    """Of each file by its name: SHA-256, of a large one that of its pieces' (see `_digest`)."""
+    with _pool() as pool:
+        return {name: _digest(path, pool) for name, path in files.items()}
+
+
 def write_manifest(model: Path) -> str:
     """Write a logged model's manifest; returns its digest, for the registry."""
-    files = served_files(model)
-    with _pool() as pool:
-        digests = {name: _digest(path, pool) for name, path in files.items()}
+    digests = file_digests(served_files(model))
     text = json.dumps({"piece_bytes": PIECE_BYTES, "files": digests}, indent=1) + "\n"
     (model / MANIFEST).write_text(text, encoding="utf-8")
     return hashlib.sha256(text.encode()).hexdigest()
@@ -266,7 +270,8 @@ if not __package__:  # run by MLflow, under a name of MLflow's own
             self.code = load_code(package)
             if "mlflow.pyfunc.scoring_server" in sys.modules:
                 self.code.fit_server()
-            self.generator = self.code.Generator(package)
+            with self.code.with_weights(package) as whole:
+                self.generator = self.code.Generator(whole)
             check.finish()
             check.require()
 
