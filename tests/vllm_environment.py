@@ -18,8 +18,9 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from filelock import FileLock
 
@@ -115,8 +116,17 @@ def _make(folder: Path, shared: str) -> None:
 
 
 @contextlib.contextmanager
-def served(package: Path, max_tokens: int, log: Path) -> Iterator[str]:
-    """`vllm serve PACKAGE` in float32 while the block runs; gives the address of its OpenAI endpoints."""
+def served(
+    package: Path,
+    max_tokens: int,
+    log: Path,
+    options: Sequence[str] = (),
+    variables_of_its: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[str]:
+    """`vllm serve PACKAGE` in float32 while the block runs; gives the address of its OpenAI endpoints.
+
+    `options`: more of its own; `variables_of_its`: more variables.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -135,12 +145,14 @@ def served(package: Path, max_tokens: int, log: Path) -> Iterator[str]:
             "--port",
             str(port),
         ),
+        *options,
     ]
     variables = os.environ | {
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": "1",
         "VLLM_NO_USAGE_STATS": "1",
+        **variables_of_its,
     }
     with log.open("w") as stream:
         process = subprocess.Popen(

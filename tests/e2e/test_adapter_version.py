@@ -13,7 +13,8 @@ from stack import Stack, stack_with_judged
 
 from tasks.contracts import digest
 
-pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
+# Two minutes of CPU, beyond those of the store.
+pytestmark = [pytest.mark.long, pytest.mark.timeout(2400)]
 
 
 def precis(stack: Stack, *words: str) -> tuple[int, str]:

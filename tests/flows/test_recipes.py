@@ -1,4 +1,7 @@
-"""Reading recipes: overrides, and errors that name every problem and how to fix it."""
+"""Reading recipes: overrides, and errors that name every problem and how to fix it.
+
+Over 250 lines: what is refused is one list.
+"""
 
 from __future__ import annotations
 
