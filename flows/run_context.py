@@ -12,7 +12,7 @@ from prefect.context import FlowRunContext, TagsContext
 from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_UI_URL
 
-from flows import champion_moves, full_disk, model_page, stale_runs
+from flows import champion_moves, model_page, stale_runs
 from flows.manifest import manifest
 from flows.stack import embedded
 from tasks.contracts.recipe import Recipe
@@ -66,7 +66,6 @@ def bare_run(name: str, again: bool = False) -> Iterator[mlflow_run.Run]:
         tags |= {"precis.prefect_url": link, "mlflow.note.content": f"[Prefect flow run]({link})"}
     first_try = is_first_try(again)
     with (
-        full_disk.told(),
         _untagged_tasks(),
         mlflow_run.run_for(name, str(flow_run.id), tags, first_try) as run,
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -15,10 +16,16 @@ from tasks.contracts.errors import PrecisError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
-# What SQLite says of the same; its errors carry no number.
-SQLITE_FULL, SQLITE_REFUSED = "database or disk is full", "attempt to write a readonly database"
+# As the kernel, SQLite and PostgreSQL say it: their errors, and those of a step's own process, come as texts.
+FULL_TEXTS = ("no space left on device", "disk is full", "disk quota exceeded")
+SQLITE_REFUSED = "attempt to write a readonly database"
+# What SQLAlchemy shows after the error: the statement, its values, a link.
+STATEMENT = re.compile(
+    r"\n\[SQL: .*?\]$(\n\[parameters: .*?\]$)?(\n\(Background on [^\n]*\))?", re.S | re.M
+)
 LITTLE_BYTES = 32 << 20
 MIB = 1 << 20
+FREE_SPACE = "free some space"
 
 
 def told(error: BaseException) -> str:
@@ -26,7 +33,7 @@ def told(error: BaseException) -> str:
     for one in _chain(error):
         number = one.errno if isinstance(one, OSError) else None
         name = getattr(one, "filename", None)
-        if number in FULL or SQLITE_FULL in str(one):
+        if _is_full(one):
             return _full(Path(os.fsdecode(name)) if isinstance(name, str | bytes) else None)
         if number in REFUSED or SQLITE_REFUSED in str(one):
             what = f"{os.fsdecode(name)!r}" if isinstance(name, str | bytes) else "a file"
@@ -41,15 +48,26 @@ def told(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def as_errors() -> Iterator[None]:
-    """Let what the machine refuses be an error that a user can fix. Raises PrecisError for it."""
+    """Let what the machine refuses be an error that a user can fix. Raises PrecisError for it.
+
+    A PrecisError that a full disk caused keeps its kind and text, and names the disk too.
+    """
     try:
         yield
-    except PrecisError:
+    except PrecisError as error:
+        message = told(error) if any(map(_is_full, _chain(error))) else ""
+        if message and FREE_SPACE not in str(error):
+            raise type(error)(f"{STATEMENT.sub('', str(error))}\n{message}") from error
         raise
     except Exception as error:
         if message := told(error):
             raise PrecisError(message) from error
         raise
+
+
+def _is_full(error: BaseException) -> bool:
+    number = error.errno if isinstance(error, OSError) else None
+    return number in FULL or any(text in str(error).lower() for text in FULL_TEXTS)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -79,7 +97,7 @@ def _full(path: Path | None) -> str:
         for disk, at in (little or disks).items()
     ]
     return (
-        f"no space is left on the disk of {' or '.join(named)}: free some space (precis prune removes old "
+        f"no space is left on the disk of {' or '.join(named)}: {FREE_SPACE} (precis prune removes old "
         "runs' files), or set PRECIS_WORK, TMPDIR or PREFECT_HOME to a larger disk; what is done is kept, "
         "and the same command goes on from there"
     )

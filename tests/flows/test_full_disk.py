@@ -9,29 +9,28 @@ from pathlib import Path
 
 import pytest
 
-from flows import full_disk, log_filter
+from flows import log_filter
+from tasks.contracts import machine_faults
 from tasks.contracts.errors import PrecisError, RegistryError
 
 
 def _write_to_full_disk() -> None:
     """/dev/full refuses each write as a full disk does (ENOSPC)."""
-    with full_disk.told(), open("/dev/full", "w") as full:
+    with machine_faults.as_errors(), open("/dev/full", "w") as full:
         full.write("a")
         full.flush()
 
 
 def test_a_refused_write_names_the_disk(home: Path) -> None:
     """With how much is free there, and the way to another disk."""
-    with pytest.raises(
-        PrecisError, match=r"No space left on device\nThe disk of /.* is full \("
-    ) as found:
+    with pytest.raises(PrecisError, match=r"no space is left on the disk of /.* MiB free") as found:
         _write_to_full_disk()
     assert "PRECIS_WORK" in str(found.value)
     assert isinstance(found.value.__cause__, OSError)
 
 
 def _fill_database(file: Path) -> None:
-    with contextlib.closing(sqlite3.connect(file)) as database, full_disk.told():
+    with contextlib.closing(sqlite3.connect(file)) as database, machine_faults.as_errors():
         database.execute("CREATE TABLE a (b)")
         database.execute("PRAGMA max_page_count = 1")
         try:
@@ -45,18 +44,20 @@ def test_a_full_sqlite_names_the_disk_of_the_store(home: Path) -> None:
     """The error's kind stays, and what it tells besides; the statement is left out."""
     with pytest.raises(RegistryError) as found:
         _fill_database(home / "mlflow.db")
-    expected = "MLflow: database or disk is full\nTraining is done\nThe disk of /"
+    expected = (
+        "MLflow: database or disk is full\nTraining is done\nno space is left on the disk of /"
+    )
     assert str(found.value).startswith(expected)
 
 
 def test_the_file_that_could_not_be_written_decides(home: Path) -> None:
     """Of several disks the one is named that the error is about."""
-    with pytest.raises(PrecisError, match=f"The disk of {home} is full"), full_disk.told():
+    with pytest.raises(PrecisError, match=f"the disk of {home} "), machine_faults.as_errors():
         raise OSError(28, "No space left on device", str(home / "a/b/c"))
 
 
 def test_other_errors_pass_as_they_are(home: Path) -> None:
-    with pytest.raises(FileNotFoundError), full_disk.told():
+    with pytest.raises(FileNotFoundError), machine_faults.as_errors():
         (home / "absent").read_text()
 
 

@@ -48,6 +48,7 @@ def test_a_closed_pipe_ends_every_command_without_a_word() -> None:
     assert len(done.stdout.split()) == len(verbs) + 1 >= 17
 
 
+@pytest.mark.long  # mounts: where a user may make no namespace it cannot run
 def test_a_full_disk_under_standard_output_is_named(tmp_path: Path) -> None:
     """`precis ... > file`, on another disk than the folder's."""
     mount = "mkdir sub && mount -t tmpfs -o size=1m tmpfs sub && "
@@ -78,7 +79,7 @@ def test_a_full_disk_under_standard_output_is_named(tmp_path: Path) -> None:
     ],
     ids=["read-only", "full"],
 )
-@pytest.mark.full
+@pytest.mark.long  # mounts, as above
 def test_a_folder_that_takes_nothing_is_named(
     tmp_path: Path, verb: str, mount: str, messages: list[str]
 ) -> None:
