@@ -8,6 +8,8 @@ folder and entry point, the service's command, environment, volumes, and health 
 depends_on. Not as in Compose: all share this machine's network, so a service's name is 127.0.0.1; PostgreSQL
 and S3 are this machine's own (of Debian, and rclone), since their images are not ours to build. Prints what
 happened with seconds; exit 1 at the first thing that goes wrong. FOLDER keeps volumes and logs.
+
+Over 250 lines: a script by itself.
 """
 
 from __future__ import annotations
