@@ -10,16 +10,23 @@ from __future__ import annotations
 import logging
 
 LOGGERS = ("prefect.task_runs", "prefect.flow_runs")
+# What Prefect's engine logs of a cancelled run: the state that it last knew, after the run has ended.
+LAST_KNOWN = "Finished in state Running"
 # Logs, with a traceback, the database error that it then raises: of a full disk, one for each write.
 RAISED_TOO = "mlflow.store.db.utils"
 
 
 def hide_known_errors() -> None:
     """From here on, leave out log records whose exception is a PrecisError, a cancelled run, or
-    a full disk and the like."""
+    a full disk and the like, and a cancelled run's line that it finished in state Running."""
     for name in LOGGERS:
         logging.getLogger(name).addFilter(_has_no_known_error)
+        logging.getLogger(name).addFilter(_tells_the_last_state)
     logging.getLogger(RAISED_TOO).addFilter(_has_no_exception)
+
+
+def _tells_the_last_state(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(LAST_KNOWN)
 
 
 def _has_no_exception(record: logging.LogRecord) -> bool:

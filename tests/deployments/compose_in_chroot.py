@@ -63,8 +63,9 @@ def filled(value: Any, env: dict[str, str]) -> Any:
 class Service:
     """A service of compose.yaml in a container of the image."""
 
-    def __init__(self, name: str, spec: dict[str, Any], folder: Path, container: str) -> None:
-        self.name, self.spec, self.folder, self.container = name, spec, folder, container
+    def __init__(self, name: str, compose: dict[str, Any], folder: Path, container: str) -> None:
+        self.name, self.spec, self.folder = name, compose["services"][name], folder
+        self.container, self.configs = container, compose["configs"]
         self.process: subprocess.Popen[bytes] | None = None
 
     def words(self, command: list[str]) -> list[str]:
@@ -78,6 +79,10 @@ class Service:
                 place.mkdir(parents=True)
                 os.chown(place, 1000, 1000)
             words += ["-v", f"{place}:{volume.split(':')[1]}"]
+        for config in self.spec.get("configs", []):
+            file = self.folder / f"{config['source']}.config"
+            file.write_text(self.configs[config["source"]]["content"])
+            words += ["-v", f"{file}:{config['target']}:ro"]
         return [*words, self.container, "--", *command]
 
     def start(self) -> None:
@@ -137,15 +142,16 @@ def main(folder: Path) -> None:
         # One for all services: without overlayfs each would be a copy of the whole image.
         container = _output([*BUILDAH, "from", "--isolation=chroot", *names, "precis"])
         stack.callback(_output, [*BUILDAH, "rm", container])
-        services = {
-            name: Service(name, compose["services"][name], folder, container) for name in OURS
-        }
+        services = {name: Service(name, compose, folder, container) for name in OURS}
         for name in OURS:  # in the order of depends_on
             begun = time.monotonic()
             services[name].start()
             stack.callback(lambda name=name: say(f"{name} stopped", services[name].stop()))
             services[name].wait_until_healthy()
             say(f"{name} healthy", time.monotonic() - begun)
+        page = urllib.request.Request("http://127.0.0.1:4200/", headers={"Accept": "text/html"})
+        with urllib.request.urlopen(page) as answer:
+            say(f"Prefect's UI: {answer.url}, {len(answer.read())} bytes")
         worker = services["worker"]
         say(f"user: {worker.run('id', '-u').strip()}, folder: {worker.run('pwd').strip()}")
         worker.run(

@@ -31,6 +31,8 @@ COMMANDS = [
     "prefect server start",
     "prefect worker start",
     "prefect work-pool create",
+    "prefect work-pool get-default-base-job-template",
+    "prefect work-pool update",
     "prefect deploy",
     "prefect gcl update",
 ]

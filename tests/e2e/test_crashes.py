@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -87,13 +88,19 @@ def went_on(servers: Servers, run_id: str) -> bool:
 
 
 def test_cancel_leaves_a_checkpoint_and_no_process_and_a_retry_resumes(servers: Servers) -> None:
-    """`prefect flow-run cancel`: the training group is gone within 30 seconds; MLflow says killed."""
+    """`prefect flow-run cancel`: the training group is gone within 30 seconds; MLflow says killed.
+
+    Within as long the UI says Cancelled, and the log does not say after it that the run is Running.
+    """
     run_id, trainers = training(servers)
     servers.prefect("flow-run", "cancel", run_id)
-    asked = time.monotonic()
+    asked, at = time.monotonic(), datetime.now(UTC).isoformat()
     wait_for(lambda: not alive(trainers), 60, "training goes on")
     assert time.monotonic() - asked < 30
     assert servers.wait(run_id)["type"] == "CANCELLED"
+    assert time.monotonic() - asked < 30
+    later = {"logs": {"flow_run_id": {"any_": [run_id]}, "timestamp": {"after_": at}}}
+    assert not [line for line in servers.ask("logs/filter", later) if "Running" in line["message"]]
     wait_for(lambda: servers.mlflow_runs()[run_id]["info"]["status"] == "KILLED", 60, "not killed")
     assert _checkpoints(servers)
     finishes(servers, run_id)

@@ -95,7 +95,7 @@ def test_they_are_the_files_that_transformers_loads(
     packaged = tiny.packaged(folder, tmp_path / "package", prepared.settings)
     assert parameter_count(packaged) == parameter_count(files)
     assert sorted(packaged.glob("*.safetensors")) == [packaged / path.name for path in theirs]
-    assert merge._companion_files(folder) == sorted([*companions, *index])
+    assert merge.companion_files(folder) == sorted([*companions, *index])
 
 
 REFUSED: dict[str, tuple[list[Change], str]] = {

@@ -1,4 +1,4 @@
-"""A full disk is named, whatever met it: the kernel's own refusal, or SQLite's."""
+"""A full disk is named, whatever met it: the kernel or SQLite; the log tells nothing twice or wrongly."""
 
 from __future__ import annotations
 
@@ -78,3 +78,18 @@ def test_mlflow_does_not_show_a_traceback_of_it(
     utils._logger.warning("without one")
     utils._logger.removeHandler(caplog.handler)
     assert {record.getMessage() for record in caplog.records} == {"without one"}
+
+
+def test_a_cancelled_run_is_not_told_to_be_running(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Prefect's engine logs the state that it last knew; the line of any other state stays."""
+    for name in (*log_filter.LOGGERS, log_filter.RAISED_TOO):
+        monkeypatch.setattr(logging.getLogger(name), "filters", [])
+    log_filter.hide_known_errors()
+    logger = logging.getLogger("prefect.flow_runs")
+    logger.addHandler(caplog.handler)
+    logger.error("Finished in state Running()")
+    logger.error("Finished in state Cancelled()")
+    logger.removeHandler(caplog.handler)
+    assert {record.getMessage() for record in caplog.records} == {"Finished in state Cancelled()"}
