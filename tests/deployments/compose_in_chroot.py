@@ -26,6 +26,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +35,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 import s3_server  # noqa: E402
 
 BUILDAH = ["buildah", "--storage-driver", "vfs"]
+USER = 1000  # the image's
 OURS = ("bucket", "prefect", "mlflow", "worker")
 PASSWORD = "a-plain-password-1"
 VARIABLE = re.compile(r"\$\{(\w+)(?:(:[-?+])([^}]*))?\}")
@@ -77,7 +79,7 @@ class Service:
             place = self.folder / "volumes" / volume.split(":")[0]
             if not place.exists():  # a new volume belongs to the image's user
                 place.mkdir(parents=True)
-                os.chown(place, 1000, 1000)
+                os.chown(place, USER, USER)
             words += ["-v", f"{place}:{volume.split(':')[1]}"]
         for config in self.spec.get("configs", []):
             file = self.folder / f"{config['source']}.config"
@@ -167,14 +169,9 @@ def main(folder: Path) -> None:
         say("retrain/demo", time.monotonic() - begun)
         print(worker.run("precis", "history", "demo"), flush=True)
         _cancel_one(worker)
-    left = _output(
-        [
-            "sh",
-            "-c",
-            "ps -eo user,args | grep -E 'prefect|mlflow|step_process' | grep -c ' 1000 ' || true",
-        ]
-    )
-    say(f"processes of user 1000 afterwards: {left}")
+    left = [process for process in psutil.process_iter() if process.uids().real == USER]
+    if left:
+        raise SystemExit(f"processes are left: {left}")
 
 
 def _cancel_one(worker: Service) -> None:
@@ -267,8 +264,6 @@ def _start_postgres(data: Path, compose: dict[str, Any]) -> Any:
 
 
 def _tini_below(pid: int) -> list[int]:
-    import psutil
-
     below = psutil.Process(pid).children(recursive=True)
     return [child.pid for child in below if child.name() == "tini"]
 
