@@ -19,6 +19,7 @@ from flows.cli.entry import main
 from flows.evaluate import Evaluated
 from flows.registry import Champion
 from tasks.gate.task import Decay
+from tasks.tracking import connection
 from tasks.tracking.history import HistoryRecord
 
 ROOT = Path(__file__).parents[2]
@@ -68,15 +69,23 @@ def test_a_failure_is_status_1_and_a_line(home: Path, capsys: pytest.CaptureFixt
             main(words)
 
 
-def test_json_is_all_that_is_printed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One object; null where there is no champion. A name that nobody knows has no history: status 1."""
-    assert main(["champion", "demo", "--json"]) == 0
+def test_json_is_all_that_is_printed(
+    home_with_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One object; null where there is no champion. A name that nobody knows is an error: status 1."""
+    client = connection.connect()
+    client.create_run(client.create_experiment("known"))
+    assert main(["champion", "known", "--json"]) == 0
     assert capsys.readouterr() == ("null\n", "")
-    for words in (["history", "--json", "demo"], ["history", "demo"]):
+    for words in (
+        ["champion", "--json", "demo"],
+        ["history", "--json", "demo"],
+        ["history", "demo"],
+    ):
         assert main(words) == 1
         out, err = capsys.readouterr()
         assert out == ""
-        assert "knows no model 'demo'; it has: none" in err
+        assert "knows no model 'demo'; it has: known" in err
 
 
 def test_the_command_is_a_process_of_that_status() -> None:
