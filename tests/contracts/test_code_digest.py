@@ -94,7 +94,9 @@ def test_all_code_that_a_package_carries_counts() -> None:
     """Whichever of its modules a step imports: its `__init__.py` imports the others, some of them late."""
     folder = code_digest.ROOT / "tasks/serving/summarizer"
     modules = {f"tasks.serving.summarizer.{path.stem}" for path in folder.glob("*.py")}
-    modules -= {"tasks.serving.summarizer.__init__", "tasks.serving.summarizer.pyfunc"}
+    # These load a package; `merge` counts what it takes of adapter.py by its own import.
+    loads = ("__init__", "pyfunc", "adapter", "scoring_server")
+    modules -= {f"tasks.serving.summarizer.{name}" for name in loads}
     assert len(modules) > 10
     for name in ("prompt", "kernels", "cache"):
         reached = code_digest._with_imports({f"tasks.serving.summarizer.{name}"}, code_digest.ROOT)

@@ -6,11 +6,13 @@ settings), so what was judged is what is served. It imports torch, transformers 
 adapter.py and scoring_server.py, MLflow; within the folder imports are relative, so that copies of different
 versions can be loaded side by side in one process.
 
+pyfunc.py imports adapter.py and scoring_server.py when it loads a package: they decide nothing that training
+does, and what is imported here is part of every step's key.
+
 Not for anything that needs this project installed: nothing here imports any of it. Importing this
 module imports no torch.
 """
 
-from .adapter import with_weights
 from .chat import (
     answer_end,
     conversation_of,
@@ -38,7 +40,6 @@ from .reasoning import BLOCKS as REASONING_BLOCKS
 from .reasoning import split_reasoning
 from .request_documents import documents_of
 from .request_params import asked_for, params_of
-from .scoring_server import fit_server
 from .settings import (
     AUTO_SLOTS,
     CONTINUOUS_MODEL_TYPES,
@@ -83,7 +84,6 @@ __all__ = [
     "first_left_out",
     "fit",
     "fit_chat",
-    "fit_server",
     "frame",
     "full_length",
     "left_out",
@@ -104,5 +104,4 @@ __all__ = [
     "split_reasoning",
     "turn_end",
     "values_of",
-    "with_weights",
 ]

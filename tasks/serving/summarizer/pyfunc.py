@@ -269,8 +269,9 @@ if not __package__:  # run by MLflow, under a name of MLflow's own
             check.require()  # before any of the package's code runs
             self.code = load_code(package)
             if "mlflow.pyfunc.scoring_server" in sys.modules:
-                self.code.fit_server()
-            with self.code.with_weights(package) as whole:
+                importlib.import_module(f"{self.code.__name__}.scoring_server").fit_server()
+            adapter = importlib.import_module(f"{self.code.__name__}.adapter")
+            with adapter.with_weights(package) as whole:
                 self.generator = self.code.Generator(whole)
             check.finish()
             check.require()
