@@ -20,12 +20,12 @@ demo: setup  ## train, judge and register a summarizer, then refuse a weaker one
 	$(BIN)/precis run deployments/recipes/demo.yaml --set data.train_rows=64
 	@echo; $(BIN)/precis history demo
 
-test: setup  ## what a contributor runs; the aim is 5 minutes on 2 quiet cores; 7.7 measured on 8288344
+test: setup  ## what a contributor runs; the aim is 5 minutes on 2 quiet cores; 8.3 measured on 3e0a068
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 # Three workers on two cores: many of these wait, for leases, schedules and servers that start.
 # The order of files is tests/conftest.py's.
-test-all: setup  ## what needs S3, crashes, clean environments; the aim is 25 minutes; 44.2 measured in CI on 878a16e, 33.9 here on dedd64a
+test-all: setup  ## what needs S3, crashes, clean environments; the aim is 25 minutes; 42.3 here on f7b0863, part of it beside another
 	$(BIN)/python -m pytest -q -m "full and not long" -n 3 --dist loadfile --no-loadscope-reorder
 
 test-long: setup  ## faults and recipes that take minutes each; by hand, on a quiet machine
