@@ -82,7 +82,10 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _full(path: Path | None) -> str:
-    """A write carries no path: then the disks that hold our files and have little left are named."""
+    """A write carries no path: then the disks that hold our files and have little left are named.
+
+    Where none of them is full, that is told, and none is named as the full one.
+    """
     work = os.environ.get("PRECIS_WORK")
     home = os.environ.get("PREFECT_HOME") or Path.home() / ".prefect"
     ours = [Path.cwd(), *([Path(work)] if work else []), Path(tempfile.gettempdir()), Path(home)]
@@ -96,6 +99,12 @@ def _full(path: Path | None) -> str:
         f"{shutil.disk_usage(at).total / MIB:,.0f})"
         for disk, at in (little or disks).items()
     ]
+    if not (path or little):
+        return (
+            f"no space is left where it was written, and the disks here have some: {', '.join(named)}. So a "
+            "quota, or the disk of a server (MLflow's, its database's, S3's), is full: "
+            f"{FREE_SPACE} there, and the same command goes on"
+        )
     return (
         f"no space is left on the disk of {' or '.join(named)}: {FREE_SPACE} (precis prune removes old "
         "runs' files), or set PRECIS_WORK, TMPDIR or PREFECT_HOME to a larger disk; what is done is kept, "

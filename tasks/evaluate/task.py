@@ -53,10 +53,8 @@ def evaluate(
     if cached := step_cache.recall(run, "evaluate", key, Scores, _intact, f"evaluate.{who}"):
         return cached
     folder = workspace.work_folder() / "evaluate" / key[:16]
-    table, package_folder = (
-        folder / f"{who}.json",
-        checked_package.package(model.path, model.digest),
-    )
+    table = folder / f"{who}.json"
+    package_folder = checked_package.package(model.path, model.digest)
     with concurrency.gpu(recipe.evaluation.devices, gpus_for(2 * parameter_count(package_folder))):
         if recipe.evaluation.cluster:
             answer, cost = _on_cluster(model, dataset, recipe, who, table)
