@@ -96,12 +96,7 @@ def _all(cursor: Any, query: str) -> list[Any]:
 @contextlib.contextmanager
 def copied(store: Path, folder: Path) -> Iterator[S3Home]:
     """An S3Home with the inputs of the champion store; all is removed afterwards."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    client = folder / "client"
-    tiny_run.put_copy(store, client)
-    shutil.rmtree(client / "mlruns")
-    (client / "mlruns/work").mkdir(parents=True)
+    client = tiny_run.put_client(store, folder)
     (folder / "s3" / BUCKET).mkdir(parents=True)
     database = folder / "postgres"
     database.mkdir()

@@ -110,12 +110,7 @@ class ServersHome(home.Home):
 @contextlib.contextmanager
 def copied(store: Path, folder: Path) -> Iterator[ServersHome]:
     """A ServersHome whose MLflow server begins with the champion store; all is removed afterwards."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    client = folder / "client"
-    tiny_run.put_copy(store, client)
-    shutil.rmtree(client / "mlruns")
-    (client / "mlruns/work").mkdir(parents=True)
+    client = tiny_run.put_client(store, folder)
     once.give_store_to_server(store, folder / "mlflow.db", folder / "artifacts")
     servers = Servers(folder)
     try:

@@ -138,3 +138,14 @@ def put_copy(store: Path, folder: Path) -> None:
         (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
     shutil.copytree(store / "prefect", folder / "prefect")
     once.copy_store(store, folder)
+
+
+def put_client(store: Path, folder: Path) -> Path:
+    """The folder `client` in a new `folder`: the champion store's inputs, and no store of its own."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    client = folder / "client"
+    put_copy(store, client)
+    shutil.rmtree(client / "mlruns")
+    (client / "mlruns/work").mkdir(parents=True)
+    return client
